@@ -1,0 +1,527 @@
+"""The recipe: one dataclass a section, read from YAML and the command line by jsonargparse.
+
+A field is declared once, here: its type, its default and, in the string below it, what it means. `--help` prints those strings.
+Nothing in this file imports torch, so that `--help` and a typo are answered before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Optional, TypeVar, Union, get_type_hints
+
+import yaml
+
+from lib.files import FlukeError
+
+Transform = Union[str, dict[str, dict[str, Any]]]
+
+
+@dataclass
+class Data:
+    """The contest's files, what a row means, and how an image becomes a tensor."""
+
+    root: str = "."
+    """Folder that every other path of this section is relative to (itself relative to the current folder)."""
+    train_csv: Optional[str] = "train.csv"
+    """Table of training images, CSV or Parquet; null with `train_dir`."""
+    train_dir: Optional[str] = None
+    """Instead of a table: a folder with one sub-folder of images a class."""
+    image_dir: str = "."
+    """Folder that the image names of the tables are relative to; nothing outside it is ever read."""
+    test_csv: Optional[str] = None
+    """Table of test images (the sample submission will do); null takes the sample submission, or every image of `test_dir`."""
+    test_dir: Optional[str] = None
+    """Folder of the test images where it is not `image_dir`."""
+    sample_submission: Optional[str] = None
+    """The contest's sample submission: its columns, rows and order are what is written. Null: no submission."""
+    image_column: str = "image"
+    """Column of image names, with or without extension or folder."""
+    label_column: str = "label"
+    """Column of labels; they stay strings ("01", "NA" and "1e5" survive)."""
+    label_separator: Optional[str] = None
+    """What separates several labels of one image (" ", "|", ...). Null: one label an image (softmax)."""
+    new_label: Optional[str] = None
+    """Label that means "an individual not seen before" (new_whale)."""
+    drop_images: list[str] = field(default_factory=list)
+    """Image names to leave out of training and validation."""
+    min_images: int = 1
+    """Leave out classes with fewer images than this (one label an image)."""
+    max_images: Optional[int] = None
+    """Leave out classes with more images than this (one label an image)."""
+    largest_classes: Optional[int] = None
+    """Keep this many classes, those with most images (one label an image)."""
+    take: dict[str, int] = field(default_factory=dict)
+    """Keep only the first n rows of a class: {new_whale: 18}. Such a class is exempt from the three filters above."""
+    on_unreadable: Literal["error", "drop"] = "error"
+    """What to do with training images that are missing or can't be decoded: stop, or leave them out and say so. Test rows are never
+    dropped: a contest wants an answer for each."""
+    check: Literal["decode", "header"] = "decode"
+    """How images are checked at the start: decode every one, or read only its header, which is some ten times as fast but meets a
+    file that is cut off only when its turn comes."""
+    size: int = 224
+    """Training image side in pixels."""
+    eval_size: Optional[int] = None
+    """Side in pixels for validation and test; null: `size`. A size 15 to 30% larger than `size` often scores better, for
+    RandomResizedCrop shows the network larger objects than evaluation does (Touvron et al. 2019, FixRes)."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """How an image becomes square: squash both sides, resize the short side and crop the centre, or pad the short side with grey."""
+    augment: list[Transform] = field(default_factory=lambda: ["RandomHorizontalFlip"])
+    """torchvision.transforms.v2 transforms for training, in order, by name: `- RandomRotation: {degrees: 10}`; within RandomApply,
+    RandomChoice and RandomOrder `transforms: [...]` in the same way. Unless one of them does the scaling (RandomResizedCrop,
+    Resize, RandomShortestSize, ...), the image is first brought to `size` as `fit` says. A `size` left out is `data.size`."""
+    workers: int = 2
+    """Processes that decode and augment; 0 does it in the main process. Changes no number."""
+    cache_dir: Optional[str] = None
+    """Folder for a packed cache of decoded images, scaled down to `cache_size`; null: decode each time. Pays for large photographs."""
+    cache_size: Optional[int] = None
+    """Short side in pixels of cached images; null: 1.15 times the larger of `size` and `eval_size`."""
+
+
+@dataclass
+class Model:
+    """Backbone, pooling and head."""
+
+    name: str = "resnet18"
+    """Any model of timm (`python -c "import timm; print(timm.list_models())"`)."""
+    pretrained: bool = True
+    """Start from timm's pretrained weights (downloaded). Ignored when `weights` is given."""
+    weights: Optional[str] = None
+    """Local file to start from: .safetensors, or .pth/.bin read with weights_only; timm's names, or a run's best/model.safetensors.
+    Tensors of another head are left out, by name, and said."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Other arguments of timm.create_model, such as {drop_path_rate: 0.1}."""
+    pool: Literal["default", "avg", "max", "gem"] = "default"
+    """Pooling of the feature map: the backbone's own, average, max, or generalised mean with learned p (Radenovic et al. 2018)."""
+    hidden: list[int] = field(default_factory=list)
+    """Widths of hidden layers between features and logits, each Linear, BatchNorm, ReLU: [128, 32]."""
+    dropout: float = 0.0
+    """Dropout probability before the last layer."""
+    embedding_dim: Optional[int] = None
+    """Width of the embedding (Linear, then BatchNorm) in train_embedding; null: the backbone's features through BatchNorm alone."""
+
+
+@dataclass
+class Objective:
+    """What is optimised."""
+
+    name: Literal[
+        "cross_entropy",
+        "focal",
+        "bce",
+        "asymmetric",
+        "arcface",
+        "subcenter_arcface",
+        "cosface",
+        "triplet",
+        "multi_similarity",
+        "contrastive",
+        "supcon",
+        "proxy_anchor",
+    ] = "cross_entropy"
+    """One label an image: cross_entropy, focal (Lin et al. 2017). Several: bce, focal (on BCE), asymmetric (Ridnik et al. 2021).
+    The rest are for train_embedding, from pytorch-metric-learning."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes (cross_entropy, focal on softmax)."""
+    gamma: float = 2.0
+    """Focusing exponent of focal; 0 makes it cross-entropy (or BCE)."""
+    alpha: float = 1.0
+    """Factor of focal."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a class's loss counts n / (classes * images of the class), from the training rows alone (scikit-learn's formula).
+    With several labels: positives count negatives/positives of their label."""
+    class_weight_power: float = 1.0
+    """Exponent that tempers balanced class weights: 1 full, 0.5 square root, 0 none."""
+    class_factors: dict[str, float] = field(default_factory=dict)
+    """Further weight for single classes, multiplied in: {Shirts: 2.0} (report 2's wish for confusable classes)."""
+    logit_adjustment: float = 0.0
+    """tau of logit adjustment for long tails (Menon et al. 2021): tau * log(class share) is added to the logits in training only."""
+    mixup: float = 0.0
+    """alpha of MixUp (torchvision v2); 0: off."""
+    cutmix: float = 0.0
+    """alpha of CutMix (torchvision v2); 0: off. With both, each batch draws one of them."""
+    mix_prob: float = 1.0
+    """Share of the batches that are mixed."""
+
+
+@dataclass
+class Optim:
+    """Optimiser, learning rates, schedule, freezing."""
+
+    name: str = "adamw"
+    """Any optimiser of timm.optim.create_optimizer_v2 (adamw, adam, sgd, lamb, lion, ...)."""
+    lr: float = 1e-3
+    """Learning rate at the top of the schedule."""
+    weight_decay: float = 0.05
+    """Weight decay; biases and one-dimensional parameters are spared."""
+    momentum: float = 0.9
+    """Momentum, for optimisers that have one."""
+    head_lr: float = 1.0
+    """Factor on `lr` for head and objective (everything that is not the backbone): 10 in report 5, 100 in report 3."""
+    layer_decay: Optional[float] = None
+    """Factor on `lr` from each layer group of the backbone to the one before it (timm's groups); null: the same rate everywhere."""
+    freeze_epochs: int = 0
+    """Epochs in which the backbone keeps its weights and BatchNorm statistics and only the head learns."""
+    freeze: list[str] = field(default_factory=list)
+    """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0): their BatchNorm statistics stay, and
+    no gradient is computed below them, which saves time."""
+    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
+    """Learning rate after warm-up, as a function of the optimiser step; plateau: of the validation metric."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from a hundredth of the rate; fractions allowed. For onecycle: the rising part (0: 30% of the job)."""
+    min_lr: float = 0.0
+    """Last rate of cosine and lowest of plateau, as a share of `lr` (report 5: 0.05)."""
+    step_epochs: float = 3.0
+    """step: epochs between drops."""
+    factor: float = 0.1
+    """step and plateau: what the rate is multiplied with at a drop."""
+    plateau_patience: int = 5
+    """plateau: epochs without improvement of `train.metric` before a drop (as in ReduceLROnPlateau)."""
+    clip_norm: Optional[float] = None
+    """Gradient norm is clipped to this; null: not at all."""
+
+
+@dataclass
+class Train:
+    """The loop."""
+
+    epochs: int = 10
+    """Passes over the training rows."""
+    batch_size: int = 32
+    """Images a batch over all processes together, so that one process and several train alike; each takes an equal share."""
+    accumulate: int = 1
+    """Batches summed into one optimiser step."""
+    sampler: Literal["shuffle", "weighted"] = "shuffle"
+    """shuffle: every row once an epoch. weighted: rows drawn with replacement, rare classes more often."""
+    sampler_power: float = 1.0
+    """weighted: a row is drawn in proportion to (images of its class) ** -power; 1 makes classes equally frequent."""
+    metric: str = "auto"
+    """Validation metric that chooses the best epoch, drives plateau and early stopping; auto: accuracy, macro_map (several labels) or
+    map@5 (embeddings). `loss` may be named too."""
+    patience: Optional[int] = None
+    """Stop after this many epochs without a better metric; null: never."""
+    ema: Optional[float] = None
+    """Decay a step of an exponential moving average of the weights, which is what is evaluated and kept; null: none."""
+    seed: int = 0
+    """Seed of order, augmentation, dropout and new weights: each draw is a function of (seed, epoch, row or step)."""
+    limit_rows: Optional[int] = None
+    """Dry run: use only this many training, validation and test rows each. No submission is written."""
+    max_minutes: Optional[float] = None
+    """Stop training in time to validate, predict and write within this many minutes of the start (Kaggle: 9 hours = 540)."""
+    save_minutes: Optional[float] = 10.0
+    """Save resumable state at least this often, in mid-epoch too; null: at the end of epochs only."""
+    keep_last: int = 2
+    """Resumable states kept."""
+    channels_last: bool = True
+    """Memory format of images and weights; doubles depthwise networks on a CPU."""
+    compile: bool = False
+    """torch.compile the network (a minute or more at the start; needs a C++ compiler on a CPU)."""
+    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers of Accelerate: tensorboard, wandb, mlflow, ..., each of which has to be installed. []: none."""
+
+
+@dataclass
+class Folds:
+    """Who is held out."""
+
+    holdout: float = 0.2
+    """Held-out rows for train_classifier and train_embedding: a share below 1 or a number of rows (1000)."""
+    n: int = 5
+    """Folds of kfold."""
+    stratify: bool = True
+    """Each side gets its share of every class (of every label: iterative stratification)."""
+    group_column: Optional[str] = None
+    """Column of the training table; rows with the same value never sit on both sides."""
+    group_csv: Optional[str] = None
+    """Table (image, group) instead of a column, first column image names, second groups; relative to `data.root`."""
+    csv: Optional[str] = None
+    """Your own folds: a table (image, fold), relative to `data.root`; train_classifier validates on fold 0."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+@dataclass
+class Predict:
+    """Inference and the submission."""
+
+    batch_size: Optional[int] = None
+    """Images a batch and process; null: 64, or `train.batch_size` if that is larger."""
+    tta: list[Literal["hflip", "vflip", "hvflip"]] = field(default_factory=list)
+    """Flips whose logits are averaged with the upright image's."""
+    submission: Literal["auto", "label", "topk", "labels", "scores"] = "auto"
+    """What the sample's columns hold: one label; `topk` labels, best first; every label over its threshold; or a column of
+    probabilities a class. auto: scores when the columns are the classes, labels for several labels an image, else label."""
+    topk: int = 5
+    """Labels a row for `submission: topk`."""
+    allow_empty: bool = False
+    """labels: may a row have no label at all? If not, its most probable one is given."""
+    separator: str = " "
+    """What separates several labels in a submission."""
+
+
+@dataclass
+class Retrieval:
+    """From embeddings to names; the number of names is `predict.topk`, flips are `predict.tta`."""
+
+    metric: Literal["cosine", "l2"] = "cosine"
+    """What "near" means: cosine similarity, or minus the squared Euclidean distance of embeddings as they are."""
+    factory: str = "Flat"
+    """FAISS index, as a faiss.index_factory string: Flat is exact; IVF1024,SQ8 or HNSW32 for a million images."""
+    search: dict[str, int] = field(default_factory=dict)
+    """Search parameters of that index: {nprobe: 16}, {efSearch: 64}, {k_factor_rf: 4}."""
+    neighbours: int = 100
+    """Gallery images looked at for each query."""
+    method: Literal["best", "mean_n", "vote"] = "best"
+    """An identity's score: its nearest image's, the mean of its nearest `n` (or of as many as it has), or a weighted vote."""
+    n: int = 3
+    """mean_n: images averaged."""
+    temperature: float = 0.07
+    """vote: a neighbour counts exp(score / temperature)."""
+    centre_weight: float = 0.0
+    """Share of the class centres (ArcFace's weights) in an identity's score, beside its images (happywhale 2022). Cosine only."""
+    expand: int = 0
+    """Query expansion: add this many nearest gallery embeddings to a query and search again; 0: off. Cosine only."""
+    expand_alpha: float = 3.0
+    """Exponent of their similarity as a weight (Radenovic et al. 2018)."""
+    rerank: int = 0
+    """k-reciprocal re-ranking with this many neighbours (Zhong et al. 2017: 20); 0: off. Cosine only, for 20,000 images at most."""
+    rerank_weight: float = 0.3
+    """Share of the plain distance in the re-ranked one."""
+    threshold: Union[float, Literal["auto"]] = "auto"
+    """Score that a name needs to stand before `data.new_label`; auto: fitted on validation as `threshold_by` says."""
+    threshold_by: Literal["map@k", "share", "far"] = "map@k"
+    """Fitted for the best MAP@k, for a share of `new_share` new answers, or for a false acceptance rate of `far`."""
+    new_share: Union[float, Literal["estimate"]] = "estimate"
+    """Share of new individuals among the queries to answer: assumed, or estimated from their scores (never from their labels)."""
+    far: float = 0.05
+    """False acceptance rate: share of new individuals' queries (of different pairs, in verification) taken for a known one."""
+
+
+@dataclass
+class Recipe:
+    """A contest's recipe."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    folds: Folds = field(default_factory=Folds)
+    predict: Predict = field(default_factory=Predict)
+    retrieval: Retrieval = field(default_factory=Retrieval)
+
+
+_SECTIONS: dict[str, type] = get_type_hints(Recipe)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: keys and numbers with leading zeros stay text (labels), 1e-3 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [k.value for k, _ in node.value]
+        if twice := {k for k in keys if keys.count(k) > 1}:
+            raise FlukeError(f"{self.name}, line {node.start_mark.line + 1}: {sorted(twice)[0]!r} is given twice.")
+        return {k.value: self.construct_object(v, deep=True) for k, v in node.value}
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rx) for tag, rx in pairs if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"([-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|(0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.[0-9]+|\.inf)|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice)."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+
+
+T = TypeVar("T")
+
+
+def make_parser(doc: str, recipe: bool = True) -> Any:
+    """A jsonargparse parser whose help is the script's docstring, with the recipe's fields if `recipe`; scripts add their own."""
+    import jsonargparse
+
+    if "docstring_parse_attribute_docstrings" not in _done:
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
+        _done.add("docstring_parse_attribute_docstrings")
+    usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
+    parser = jsonargparse.ArgumentParser(
+        description=doc, usage=usage, exit_on_error=False, parser_mode="fluke" if recipe else "yaml"
+    )
+    if recipe:
+        parser.add_argument("--cfg", action="config", help="The recipe, a YAML file; options after it on the command line win.")
+        parser.add_class_arguments(Recipe)
+    return parser
+
+
+def add_run_arguments(parser: Any) -> None:
+    """--out and --resume, for the scripts that train."""
+    parser.add_argument("--out", type=str, default=None, help="Folder of the run; default: runs/<recipe>-<time>.")
+    parser.add_argument(
+        "--resume", action="store_true", help="Go on with the run in --out, or else with the newest unfinished one of this recipe."
+    )
+
+
+_done: set[str] = set()
+
+
+def parse(parser: Any, argv: list[str] | None = None) -> Any:
+    """Parse `argv` (default: the command line) to a namespace whose `recipe` is a Recipe, if the parser has one.
+
+    Raises FlukeError with one sentence, naming the field and, for an unknown name, the nearest right one.
+    """
+    from argparse import ArgumentError
+
+    argv = sys.argv[1:] if argv is None else argv
+    known = [option for action in parser._actions for option in action.option_strings]
+    for token in argv:
+        if re.match(r"--[A-Za-z]", token) and (name := token.split("=")[0]) not in known:
+            raise FlukeError(f"Unknown option {name}{_nearest(name, known)}")
+    for i, token in enumerate(argv):
+        if token == "--cfg" and i + 1 < len(argv):
+            _check_file(argv[i + 1])
+        elif token.startswith("--cfg="):
+            _check_file(token[6:])
+    try:
+        args = parser.parse_args(argv)
+    except ArgumentError as error:
+        raise FlukeError(_sentence(str(error))) from None
+    has_recipe = "--cfg" in known
+    if has_recipe:
+        args.recipe_file = str(args.cfg[-1]) if args.cfg else None
+        args.recipe = Recipe(**{f.name: _SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
+        check(args.recipe)
+    return args
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:  # a right field in the wrong section
+        close = [n for n in names if n.split(".")[-1] == name.lstrip("-").split(".")[-1]][:1]
+    return f"; did you mean {close[0]}?" if close else "; --help lists them all."
+
+
+def _sentence(message: str) -> str:
+    """jsonargparse's message, boiled down to: the field, what is wrong, what would be right."""
+    flat = " ".join(message.split())
+    if found := re.search(r'key "([^"]+)":.*?Expected an? (.+?)\. Got value: (.*)$', flat):
+        key, want, got = found.groups()
+        want = re.sub(r"<class '(\w+)'>|typing\.", lambda m: m.group(1) or "", want)
+        want = re.sub(r"Literal\[(.*?)\]", lambda m: "one of " + m.group(1).replace("'", ""), want)
+        hint = ""
+        if options := re.findall(r"one of ([^\]]+)", want):
+            hint = _nearest(got, [o.strip() for o in options[0].split(",")])
+        return f"--{key} {got}: expected {want}{hint if hint.startswith('; did') else ''}."
+    return flat if flat.endswith(".") else flat + "."
+
+
+def _check_file(path: str) -> None:
+    try:
+        tree = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlukeError(f"--cfg {path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
+    except yaml.YAMLError as error:
+        raise FlukeError(f"--cfg {path}: not YAML: {' '.join(str(error).split())}.") from None
+    if tree is None:
+        return
+    if not isinstance(tree, dict):
+        raise FlukeError(
+            f"--cfg {path}: expected sections ({', '.join(f.name for f in fields(Recipe))}), got {type(tree).__name__}."
+        )
+    _check_keys(tree, Recipe, path, "")
+
+
+def _check_keys(tree: dict[str, Any], cls: Any, path: str, prefix: str) -> None:
+    hints = get_type_hints(cls)
+    every = [f"{s.name}.{f.name}" for s in fields(Recipe) for f in fields(_SECTIONS[s.name])]
+    for key, value in tree.items():
+        if key not in hints:
+            names = [prefix + name for name in hints] + every
+            raise FlukeError(f"{path}: unknown field {prefix}{key}{_nearest(prefix + key, names)}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise FlukeError(f"{path}: section {key} holds fields ({', '.join(get_type_hints(hints[key]))}), not {value!r}.")
+            _check_keys(value, hints[key], path, f"{prefix}{key}.")
+
+
+def check(recipe: Recipe) -> None:
+    """What a type can't say; all of it, before anything slow begins. Raises FlukeError naming every field that is wrong."""
+    faults = []
+
+    def want(ok: bool, sentence: str) -> None:
+        if not ok:
+            faults.append(sentence)
+
+    d, m, o, p, t, f = recipe.data, recipe.model, recipe.objective, recipe.optim, recipe.train, recipe.folds
+    want((d.train_csv is None) != (d.train_dir is None), "set exactly one of data.train_csv and data.train_dir (the other to null)")
+    want(d.size >= 8 and (d.eval_size is None or d.eval_size >= 8), "data.size and data.eval_size are sides in pixels, 8 at least")
+    want(d.workers >= 0, "data.workers can't be negative")
+    want(d.label_separator is None or d.label_separator != "", "data.label_separator is empty; null means one label an image")
+    want(d.cache_size is None or d.cache_size >= 8, "data.cache_size is a short side in pixels, 8 at least, or null")
+    want(all(n >= 1 for n in d.take.values()), "data.take keeps at least 1 row of each class it names")
+    want(d.label_separator is None or d.train_dir is None, "data.label_separator needs data.train_csv, not train_dir")
+    want(
+        d.label_separator is None or (d.min_images <= 1 and d.max_images is None and d.largest_classes is None and not d.take),
+        "data.min_images, max_images, largest_classes and take are for one label an image (data.label_separator: null)",
+    )
+    want(0 <= m.dropout < 1, "model.dropout is a probability below 1")
+    want(0 <= o.label_smoothing < 1, "objective.label_smoothing is a share below 1")
+    want(o.gamma >= 0 and o.mixup >= 0 and o.cutmix >= 0, "objective.gamma, mixup and cutmix can't be negative")
+    want(0 <= o.mix_prob <= 1, "objective.mix_prob is a share")
+    want(p.lr > 0 and p.head_lr > 0, "optim.lr and optim.head_lr are positive")
+    want(p.layer_decay is None or 0 < p.layer_decay <= 1, "optim.layer_decay lies in (0, 1]")
+    want(0 <= p.min_lr <= 1, "optim.min_lr is a share of optim.lr")
+    want(0 < p.factor < 1, "optim.factor lies between 0 and 1")
+    want(p.warmup_epochs >= 0 and p.freeze_epochs >= 0 and p.step_epochs > 0, "epochs of optim can't be negative")
+    want(p.clip_norm is None or p.clip_norm > 0, "optim.clip_norm is positive or null")
+    want(t.epochs >= 1 and t.batch_size >= 1 and t.accumulate >= 1, "train.epochs, batch_size and accumulate are 1 at least")
+    want(t.patience is None or t.patience >= 1, "train.patience is 1 at least, or null")
+    want(t.ema is None or 0 < t.ema < 1, "train.ema is a decay between 0 and 1, or null")
+    want(t.limit_rows is None or t.limit_rows >= 2, "train.limit_rows is 2 at least, or null")
+    want(t.max_minutes is None or t.max_minutes > 0, "train.max_minutes is positive, or null")
+    want(t.save_minutes is None or t.save_minutes > 0, "train.save_minutes is positive, or null")
+    want(t.keep_last >= 1, "train.keep_last is 1 at least")
+    want(
+        f.holdout > 0 and (f.holdout < 1 or f.holdout == int(f.holdout)),
+        "folds.holdout is a share below 1 or a whole number of rows",
+    )
+    want(f.n >= 2, "folds.n is 2 at least")
+    want(f.group_column is None or f.group_csv is None, "set one of folds.group_column and folds.group_csv, not both")
+    want(f.group_column is None or d.train_dir is None, "folds.group_column needs data.train_csv; train_dir: folds.group_csv")
+    want(f.csv is None or (f.group_column or f.group_csv) is None, "folds.csv stands alone: unset folds.group_column and group_csv")
+    want(recipe.predict.topk >= 1, "predict.topk is 1 at least")
+    r = recipe.retrieval
+    want(r.neighbours >= 1 and r.n >= 1, "retrieval.neighbours and retrieval.n are 1 at least")
+    want(r.temperature > 0, "retrieval.temperature is positive")
+    want(0 <= r.centre_weight <= 1 and 0 <= r.rerank_weight <= 1, "retrieval.centre_weight and rerank_weight are shares")
+    want(r.expand >= 0 and r.expand_alpha >= 0 and r.rerank >= 0, "retrieval.expand, expand_alpha and rerank can't be negative")
+    want(
+        r.metric == "cosine" or not (r.centre_weight or r.expand or r.rerank),
+        "retrieval.centre_weight, expand and rerank need retrieval.metric cosine",
+    )
+    want(r.threshold == "auto" or abs(r.threshold) < float("inf"), "retrieval.threshold is a finite score, or auto")
+    want(r.new_share == "estimate" or 0 < r.new_share < 1, "retrieval.new_share lies between 0 and 1, or is estimate")
+    want(0 < r.far < 1, "retrieval.far lies between 0 and 1")
+    if faults:
+        raise FlukeError("The recipe can't be: " + "; ".join(faults) + ".")
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `--cfg` reads back to the same recipe."""
+    from dataclasses import asdict
+
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True, width=120)

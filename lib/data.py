@@ -1,0 +1,137 @@
+"""Datasets, order and loaders: what is seen when is a function of (seed, epoch, row), never of workers, processes or interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lib import config
+from lib.images import decode
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed that is a function of the integers given, the same on every machine and Python."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Images(Dataset[tuple[Any, ...]]):
+    """Decoded, transformed images by position.
+
+    An index is (epoch, position); an item is (images, target, position) with one uint8 (3, side, side) tensor for each transform: several
+    transforms of one decoded image serve several models in one pass. Before the transforms, torch's default generator is seeded
+    with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        transforms: Sequence[Callable[[Any], Tensor]],
+        targets: np.ndarray | None = None,
+        seed: int = 0,
+        short_side: int | None = None,
+        read: Callable[[int], Any] | None = None,
+    ):
+        self.paths, self.transforms, self.seed, self.short_side = paths, transforms, seed, short_side
+        self.targets = torch.zeros(len(paths), dtype=torch.int64) if targets is None else torch.from_numpy(targets)
+        self.read = read
+        """Reads the decoded image at a position from a cache; None: from its file."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[list[Tensor], Tensor, int]:
+        epoch, position = index
+        image = self.read(position) if self.read else decode(self.paths[position], self.short_side)
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed_of(self.seed, epoch, position))
+        try:
+            return [transform(image) for transform in self.transforms], self.targets[position], position
+        finally:
+            torch.set_rng_state(state)
+
+
+class Order:
+    """The rows of an epoch, in order: a permutation, or draws with replacement in proportion to `weights`.
+
+    Calls: epoch -> (n,) int64 positions, a pure function of (seed, epoch), the same on every process.
+    """
+
+    def __init__(self, n: int, seed: int, weights: np.ndarray | None = None):
+        self.n, self.seed, self.weights = n, seed, weights
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng(seed_of(self.seed, epoch))
+        if self.weights is None:
+            return generator.permutation(self.n)
+        return generator.choice(self.n, self.n, p=self.weights / self.weights.sum())
+
+
+def row_weights(targets: np.ndarray, power: float) -> np.ndarray:
+    """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power; with several labels its rarest label's."""
+    if targets.ndim == 1:
+        counts = np.bincount(targets).astype(float)
+        return counts[targets] ** -power
+    counts = np.maximum(targets.sum(0), 1.0)
+    return np.where(targets > 0, counts ** -power, 0.0).max(1, initial=len(targets) ** -power)
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """This process's share of each batch of an epoch, from batch `start` on; every process has a share of every batch.
+
+    `batch_size` counts the images of all processes. A last, smaller batch is left out (BatchNorm on one image has no variance; the
+    next epoch's order is another), unless it is the only one.
+    """
+
+    def __init__(self, order: Callable[[int], np.ndarray], n: int, batch_size: int, rank: int = 0, world: int = 1):
+        batch_size = min(batch_size, n // world * world)
+        self.order, self.share, self.rank, self.world = order, batch_size // world, rank, world
+        self.count = n // batch_size
+        """Batches an epoch."""
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return self.count - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rows = self.order(self.epoch)
+        for batch in range(self.start, self.count):
+            first = (batch * self.world + self.rank) * self.share
+            yield [(self.epoch, int(row)) for row in rows[first : first + self.share]]
+
+
+def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[Any]:
+    """Batches of (list of uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before iterating."""
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def ordered_loader(images: Images, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader[Any]:
+    """Every position once, in order, dealt out to the processes in equal batches; the last positions come twice where n is no
+    multiple of `world`, since a gather needs as many rows from each: whoever gathers drops what it has already."""
+    n = len(images)
+    padded = list(range(n)) + [n - 1] * (-n % world)
+    mine = padded[rank::world]
+    batches = [[(0, row) for row in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    return DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def check_batch(t: config.Train, rows: int, world: int) -> None:
+    """Raise FlukeError unless a batch divides among the processes and there are rows for one."""
+    from lib.files import FlukeError
+
+    if t.batch_size % world:
+        raise FlukeError(f"train.batch_size {t.batch_size} counts all processes' images; {world} processes can't share it equally.")
+    if rows < 2 * world:
+        raise FlukeError(f"{rows} training rows are too few for {world} process{'es' if world > 1 else ''}.")

@@ -1,0 +1,292 @@
+"""One run, or one fold of it, end to end: what train_classifier, train_embedding and kfold call."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from tqdm import tqdm
+
+from lib import config, images, scores, submission, table
+from lib import folds as folds_of
+from lib.cache import open_cache
+from lib.checkpoint import find, read_state
+from lib.config import Recipe
+from lib.data import Batches, Images, check_batch, seed_of
+from lib.files import FlukeError, Interrupted, default_run, locked, newest, read_json, require_free, write_json, write_text
+from lib.model import Network, Spec, load_best, load_start
+from lib.predict import predict
+from lib.ranks import Stop, on_main
+from lib.scores import Scores
+from lib.table import Table
+from lib.tasks import Classifier, Task
+from lib.train import differences, fit
+
+LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: by default it hands each big activation back to the kernel, and up to half the time of a CPU
+    training step goes into page faults. Elsewhere than on glibc nothing happens."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass
+
+
+def make_accelerator(t: config.Train, run: Path) -> Accelerator:
+    """Accelerate's devices, precision and trackers; raises FlukeError for a tracker that isn't known or installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = [str(name) for name in get_available_trackers()]
+    for name in t.log_with:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise FlukeError(f"train.log_with {name}: Accelerate knows {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}.")
+        if name not in available:
+            raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
+    return Accelerator(log_with=t.log_with or None, project_dir=run)
+
+
+def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None) -> Path:
+    """The folder this run writes to: --out, or the newest unfinished run of this recipe with --resume, or a new name.
+
+    Raises FlukeError when a run is in the way, when there is none to resume, or when it is a run of another recipe.
+    """
+    if out is None and resume:
+        stem = Path(recipe_file).stem if recipe_file else "run"
+        folder = newest(Path("runs"), lambda f: f.name.startswith(stem + "-") and not (f / "metrics.json").exists())
+        if folder is None:
+            raise FlukeError(f"--resume: no unfinished run runs/{stem}-*; name one with --out.")
+        print(f"--resume takes the newest unfinished run: {folder}")
+    else:
+        folder = Path(out) if out else default_run(recipe_file)
+    if (folder / "recipe.yaml").exists():
+        if not resume:
+            raise FlukeError(f"{folder}: holds a run already; --resume goes on with it, another --out starts one.")
+        old = config.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        if found := differences(old, asdict(recipe)):
+            raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
+    return folder
+
+
+def describe(accelerator: Accelerator) -> dict[str, Any]:
+    """What the run ran on: command line, versions, git commit, processes, threads, device."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+
+
+
+def make_say(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
+    """A function that prints a line past the progress bar and appends it to log.txt, on the main process only."""
+
+    def say(line: str) -> None:
+        if accelerator.is_main_process:
+            tqdm.write(line)
+            with (folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(line + "\n")
+
+    return say
+
+
+def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
+    """The training table, without rows that can't be read if the recipe says so, and the test table if there is one."""
+    d = recipe.data
+    train = table.load_train(d, recipe.folds)
+    test = table.load_test(d, train.classes, train.multi)
+
+    def unreadable() -> list[dict[int, str]]:
+        return [images.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
+
+    bad = broadcast_object_list([on_main(accelerator, unreadable)])[0]
+    train = table.without_unreadable(train, bad[0], d.on_unreadable)
+    if test is not None:
+        test = table.without_unreadable(test, bad[1], "error", what="test")
+    say(table.summary(train))
+    if test is not None:
+        say(f"test: {len(test):,} images")
+    return train, test
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    kind: str = "classifier",
+    accelerator: Accelerator | None = None,
+    folds: np.ndarray | None = None,
+    fold: int = 0,
+) -> dict[str, Any]:
+    """Train, validate, predict and report one run in `folder`, going on where a killed one left off.
+
+    `kind` is classifier or embedding. With `folds` (n,), the fold number of each row of the training table, fold `fold` is held out; else
+    the recipe's hold-out is. Returns the contents of metrics.json. Raises FlukeError; Interrupted when a signal came and the state is saved.
+    """
+    deadline = time.monotonic() + 60 * recipe.train.max_minutes if recipe.train.max_minutes else None
+    keep_memory()
+    accelerator = accelerator or make_accelerator(recipe.train, folder)
+    with ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(locked(folder)))
+        say = make_say(accelerator, folder)
+        stop = stack.enter_context(Stop(accelerator))
+        if (folder / "metrics.json").exists():
+            say(f"{folder}: finished already")
+            return read_json(folder / "metrics.json")
+        train, test = load_tables(recipe, accelerator, say)
+        if folds is None:
+            train_rows, val_rows = folds_of.split(train, recipe.folds)
+        else:
+            train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        if limit := recipe.train.limit_rows:
+            train_rows, val_rows = _some(train_rows, limit), _some(val_rows, limit)
+            test = test.take(_some(np.arange(len(test)), limit)) if test is not None else None
+        sides = train.take(train_rows), train.take(val_rows)
+        say(folds_of.describe_split(train, train_rows, val_rows))
+        task: Task = Classifier(recipe, *sides)
+        return _run(recipe, folder, accelerator, say, stop, task, *sides, test, deadline)
+
+
+def _some(rows: np.ndarray, n: int) -> np.ndarray:
+    """`n` of `rows`, evenly spaced: a dry run meets every part of the table."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))]
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+    stop: Stop,
+    task: Task,
+    train: Table,
+    val: Table,
+    test: Table | None,
+    deadline: float | None,
+) -> dict[str, Any]:
+    d, t, world = recipe.data, recipe.train, accelerator.num_processes
+    check_batch(t, len(train), world)
+    order = task.order()
+    batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
+    sample = None
+    if d.sample_submission and t.limit_rows is None and task.kind == "classifier":
+        sample = submission.read_sample(Path(d.root) / d.sample_submission)
+    set_seed(seed_of(t.seed, 2) % 2**32)
+    spec = Spec(recipe.model, train.classes, train.multi, task.kind, d.eval_size or d.size, d.fit)
+    network = Network(spec, task.objective(), recipe.objective)
+    say(load_start(network, recipe.model))
+    megabytes = 4e-6 * sum(p.numel() for p in network.parameters())
+    state, skipped = find(folder / "last")
+    if state is None:
+        on_main(accelerator, lambda: start(folder, recipe, accelerator, train.classes, megabytes))
+    else:
+        before = read_state(state)
+        if before["world"] != world:
+            raise FlukeError(f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before.")
+        if before["threads"] != torch.get_num_threads():
+            say(f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ")
+    accelerator.init_trackers("fluke")
+
+    train_images = open_images(recipe, train, images.make_train_transform(d), task.targets())
+    val_images = open_images(recipe, val, images.make_eval_transform(d))
+    n_test = len(test) if test is not None else 0
+    outcome = fit(
+        network,
+        train_images,
+        batches,
+        val_images,
+        task.evaluate,
+        task.metric,
+        recipe,
+        accelerator,
+        folder,
+        stop,
+        say,
+        deadline,
+        len(val) + n_test,
+    )
+    accelerator.end_training()
+
+    best = load_best(folder / "best" / "model.safetensors").to(accelerator.device, memory_format=torch.channels_last)
+    batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
+
+    def outputs_of(side: Images, title: str) -> np.ndarray:
+        try:
+            return predict([best], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[0]
+        except Interrupted:
+            raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
+
+    source = {"run": folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
+    val_outputs = outputs_of(val_images, "predict validation")
+    found = task.evaluate(val_outputs)
+    say(f"validation, best epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
+    kept = "embeddings" if task.kind == "embedding" else "logits"
+
+    def write(name: str, side: Table, outputs: np.ndarray) -> None:
+        classes = () if kept == "embeddings" else side.classes
+        scores.save(folder / name, Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept))
+
+    on_main(accelerator, lambda: write("scores_val.npz", val, val_outputs))
+    if test is not None:
+        test_outputs = outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test")
+        on_main(accelerator, lambda: write("scores_test.npz", test, test_outputs))
+        if sample is not None:
+            on_main(accelerator, lambda: submit(recipe, folder / "submission.csv", sample, test, test_outputs, say))
+    result = {"metric": task.metric, "best_epoch": outcome.best_epoch, "epochs": len(outcome.history), "rows": len(val), **found}
+    if outcome.finished:
+        on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
+        say(f"done: {folder}")
+    else:
+        say(f"train.max_minutes is over after {len(outcome.history)} epochs: predictions are of the best so far; go on with: --out {folder} --resume")
+    return result
+
+
+def open_images(recipe: Recipe, side: Table, transform: images.Transform, targets: np.ndarray | None = None) -> Images:
+    """The images of a table, through the cache if the recipe has one."""
+    d = recipe.data
+    read = None
+    if d.cache_dir is not None:
+        short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
+        read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
+    return Images(side.paths, [transform], targets, recipe.train.seed, images.decode_side(transform), read)
+
+
+def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple[str, ...], megabytes: float) -> None:
+    """Write what names a run: recipe.yaml, classes.json, environment.json. Raises FlukeError when the disk has no room for the rest."""
+    # each resumable state: weights and Adam's two moments, and the average; two more than kept while one is replaced; the best
+    require_free(folder, megabytes * (4 * (recipe.train.keep_last + 1) + 2) + 20)
+    write_text(folder / "recipe.yaml", config.dump(recipe))
+    write_json(folder / "classes.json", list(classes))
+    write_json(folder / "environment.json", describe(accelerator))
+
+
+def submit(recipe: Recipe, path: Path, sample: Any, test: Table, logits: np.ndarray, say: Callable[[str], None]) -> None:
+    """Write the checked submission and say so."""
+    p = recipe.predict
+    kind = p.submission if p.submission != "auto" else submission.infer_kind(sample, test.classes, test.multi)
+    submission.write(path, sample, test.names, kind, logits, test.classes, multi=test.multi, k=p.topk, separator=p.separator, allow_empty=p.allow_empty)
+    say(f"submission: {path}, {len(test):,} rows as the sample has them ({kind})")

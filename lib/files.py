@@ -1,0 +1,163 @@
+"""The one error that users see, atomic writes, paths that stay inside their folder, run folders and their lock.
+
+Nothing here imports torch: scripts answer bad input before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+INTERRUPTED = 75  # exit code (EX_TEMPFAIL): state is saved, `--resume` goes on
+
+
+class FlukeError(Exception):
+    """Something the user can mend, in one sentence: the file, row or field; what is wrong; what would be right."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+def main_process() -> bool:
+    """Whether this is rank 0, also before torch.distributed exists (launchers set RANK)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
+    """Call a script's `main` and exit: 0, 2 with one sentence for a FlukeError, 75 for an Interrupted run, 130 for Ctrl-C."""
+    code = 0
+    try:
+        main(None)
+    except FlukeError as error:
+        code = 2
+        _say(f"error: {error}")
+    except Interrupted as stop:
+        code = INTERRUPTED
+        _say(str(stop))
+    except KeyboardInterrupt:
+        code = 130
+        _say("interrupted")
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _say(sentence: str) -> None:
+    if main_process():
+        print(sentence, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what was written there becomes `path` in one step, or not at all.
+
+    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FlukeError(f"{path}: the disk is full; what was saved before is intact.") from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file's, or a folder's, data to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises FlukeError when the file is missing or isn't JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FlukeError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:
+        raise FlukeError(f"{path}: not readable as JSON ({error}).") from None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refusing whatever leads out of `folder`: absolute names, `..`, links that point elsewhere.
+
+    Raises FlukeError. The file need not exist.
+    """
+    if not name or "\0" in name or name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
+        raise FlukeError(f"{name!r}: image names stay inside their folder ({folder}); no absolute names and no '..'.")
+    path = folder / name
+    # Links are resolved only where there is one: realpath of 100,000 plain files costs seconds.
+    if path.is_symlink() or any((folder / parent).is_symlink() for parent in Path(name).parents if str(parent) != "."):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise FlukeError(f"{name!r}: a link that leads out of {folder}.")
+    return path
+
+
+def require_free(folder: Path, megabytes: float) -> None:
+    """Raise FlukeError when the disk that holds `folder` has less than `megabytes` (10^6 bytes) free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e6
+    if free < megabytes:
+        raise FlukeError(f"{folder}: {free:,.0f} MB free, but this run needs about {megabytes:,.0f} MB; free some or set --out.")
+
+
+def newest(runs: Path, wanted: Callable[[Path], bool]) -> Path | None:
+    """The folder below `runs`, most recently started, that `wanted` accepts; None if there is none."""
+    folders = [path.parent for path in runs.glob("*/environment.json")]
+    folders.sort(key=lambda folder: (folder / "environment.json").stat().st_mtime, reverse=True)
+    return next((folder for folder in folders if wanted(folder)), None)
+
+
+def default_run(recipe_file: str | None) -> Path:
+    """runs/<recipe>-<time>, the name a run gets without --out."""
+    stem = Path(recipe_file).stem if recipe_file else "run"
+    return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; the kernel lets go of it when the process ends, however it ends.
+
+    Raises FlukeError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            raise FlukeError(f"{folder}: another process writes this run ({handle.read().strip() or 'unknown'}).") from None
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {os.uname().nodename}")
+        handle.flush()
+        yield

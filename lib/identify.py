@@ -1,0 +1,193 @@
+"""From neighbours to names: gallery images become ranked identities, and the new label takes the place its threshold gives it.
+
+Everything here is a function of numpy arrays. Identities are positions in a class list (`np.unique(gallery.labels)`), -1 for none;
+scores are higher for more alike, whatever the metric. How the threshold is found is stranger.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
+
+from lib.files import FlukeError
+from lib.metrics import map_at_k, map_at_r
+
+Method = Literal["best", "mean_n", "vote"]
+RERANK_ROWS = 20_000  # queries and gallery together: re-ranking holds several square matrices of so many rows
+
+
+class Ranking(NamedTuple):
+    """Identities of each query, best first, equal scores by class; a query with fewer than the others is filled up at the end."""
+
+    classes: NDArray[np.int64]
+    """(q, m) positions in the class list, -1 where filled up."""
+    scores: NDArray[np.float32]
+    """(q, m) higher is more alike, -inf where filled up."""
+    matches: NDArray[np.int64]
+    """(q, m) which column of the neighbours is the identity's nearest image, -1 for none."""
+
+    def names(self, class_list: NDArray[np.str_]) -> NDArray[np.str_]:
+        """The names (q, m) in a class list (C,), "" where filled up."""
+        return np.where(self.classes >= 0, class_list[self.classes], "")
+
+
+def rank_identities(
+    scores: NDArray[Any], classes: NDArray[Any], topk: int, method: Method = "best", n: int = 3, temperature: float = 0.07
+) -> Ranking:
+    """Identities ranked by their images among the neighbours.
+
+    scores (q, k) of the neighbours in any order, classes (q, k) whose images they are (-1: no neighbour). An identity's score is
+    best: that of its nearest image; mean_n: the mean of its nearest n, or of as many as are there (so that one image suffices);
+    vote: temperature * log(sum(exp(score / temperature))), the weighted vote of Wu et al. 2018 in units of a score, in which a
+    second near image adds a little. Raises FlukeError for topk < 1.
+    """
+    if topk < 1:
+        raise FlukeError(f"topk {topk}: a query is answered with at least 1 name.")
+    columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    there = classes >= 0
+    query, column, who, score = there.nonzero()[0], columns[there], classes[there], scores[there].astype(np.float64)
+    order = np.lexsort((column, -score, who, query))
+    query, column, who, score = query[order], column[order], who[order], score[order]
+    first = np.flatnonzero(np.diff(query, prepend=-1) | np.diff(who, prepend=-1))
+    count = np.diff(first, append=len(score))
+    value = score[first]
+    if method == "mean_n":
+        nearest = np.arange(len(score)) - np.repeat(first, count) < n
+        value = np.add.reduceat(np.where(nearest, score, 0), first) / np.minimum(count, n) if len(first) else value
+    elif method == "vote":
+        votes = np.exp((score - np.repeat(value, count)) / temperature)
+        value = value + temperature * np.log(np.add.reduceat(votes, first)) if len(first) else value
+    query, column, who, value = query[first], column[first], who[first], value.astype(np.float32)  # ties are ties as reported
+    order = np.lexsort((who, -value, query))
+    place = np.arange(len(query)) - np.searchsorted(query, query)  # `query` is sorted already: only its runs are permuted
+    kept = place < topk
+    at, order = (query[kept], place[kept]), order[kept]
+    ranking = Ranking(
+        np.full((len(scores), topk), -1, np.int64),
+        np.full((len(scores), topk), -np.inf, np.float32),
+        np.full((len(scores), topk), -1, np.int64),
+    )
+    ranking.classes[at], ranking.scores[at], ranking.matches[at] = who[order], value[order], column[order]
+    return ranking
+
+
+def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, topk: int) -> Ranking:
+    """Blend neighbours with class centres: (1 - weight) * score + weight * centre score, for every class, best `topk` kept.
+
+    The winners of happywhale 2022 combined ArcFace's logits with nearest neighbours so. centre_scores (q, C): cosine similarity of
+    each query to each class's weight vector (of several sub-centres the largest), NaN for a class without one, which keeps its
+    neighbours' score. `ranking`: of cosine scores, with all identities among the neighbours; one that isn't among them counts as
+    the last that is, which is more than it can have, so that neighbours don't bury what the centres find.
+    """
+    q, n_classes = centre_scores.shape
+    there = ranking.classes >= 0
+    lowest = ranking.scores.min(axis=1, where=there, initial=np.inf)
+    blended = np.repeat(np.where(np.isfinite(lowest), lowest, -1)[:, None], n_classes, axis=1).astype(np.float32)
+    matches = np.full((q, n_classes), -1, np.int64)
+    at = there.nonzero()[0], ranking.classes[there]
+    blended[at], matches[at] = ranking.scores[there], ranking.matches[there]
+    blended += np.float32(weight) * np.where(np.isnan(centre_scores), 0, centre_scores - blended)
+    order = np.argsort(-blended, axis=1, kind="stable")[:, :topk]
+    return Ranking(order, np.take_along_axis(blended, order, 1), np.take_along_axis(matches, order, 1))
+
+
+def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float) -> NDArray[np.float32]:
+    """Queries (q, d) moved towards their nearest neighbours, normalised: alpha query expansion (Radenovic et al. 2018).
+
+    queries normalised, neighbours (q, k, d) normalised, scores (q, k) their cosine similarity: q + sum of max(score, 0)^alpha * x.
+    """
+    weights = np.clip(scores, 0, None) ** alpha
+    expanded = queries + np.einsum("qk,qkd->qd", weights, neighbours)
+    return (expanded / np.linalg.norm(expanded, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rerank(queries: NDArray[Any], gallery: NDArray[Any], k1: int = 20, weight: float = 0.3) -> NDArray[np.float32]:
+    """Scores (q, n) of all gallery images by k-reciprocal encoding (Zhong et al. 2017), higher is more alike, 0 at most.
+
+    queries (q, d) and gallery (n, d) normalised. Minus (1 - weight) * Jaccard distance of the neighbourhoods - weight * scaled
+    distance; local query expansion over 0.3 * k1 neighbours, the paper's ratio. A query's scores depend on the other queries:
+    fit a threshold on scores made alike. Raises FlukeError beyond 20,000 images, for memory grows with their square.
+    """
+    if (total := len(queries) + len(gallery)) > RERANK_ROWS:
+        raise FlukeError(
+            f"retrieval.rerank: {total:,} images are too many for re-ranking, which takes {RERANK_ROWS:,}; set it to 0."
+        )
+    images = np.concatenate([queries, gallery]).astype(np.float32)
+    distance = np.maximum(2 - 2 * images @ images.T, 0)
+    distance /= distance.max(axis=1, keepdims=True)
+    order = np.argsort(distance, axis=1, kind="stable")
+
+    def reciprocal(k: int) -> NDArray[np.bool_]:
+        near = np.zeros_like(distance, dtype=bool)
+        np.put_along_axis(near, order[:, : k + 1], True, axis=1)
+        return near & near.T
+
+    wide, half = reciprocal(k1), reciprocal(round(k1 / 2))
+    sizes = half.sum(axis=1)
+    encoding = np.zeros_like(distance)
+    for row, near in enumerate(wide):
+        members = near.nonzero()[0]
+        shared = half[np.ix_(members, members)].sum(axis=1)
+        near = near | half[members[shared > 2 / 3 * sizes[members]]].any(axis=0)
+        encoding[row, near] = np.exp(-distance[row, near])
+    encoding /= encoding.sum(axis=1, keepdims=True)
+    expansion = max(1, round(0.3 * k1))
+    encoding = np.mean([encoding[order[:, place]] for place in range(expansion)], axis=0, dtype=np.float32)
+    scores = -np.float32(weight) * distance[: len(queries), len(queries) :]
+    for row in range(len(queries)):
+        touched = encoding[row].nonzero()[0]
+        overlap = np.minimum(encoding[row, touched], encoding[len(queries) :, touched]).sum(axis=1)
+        scores[row] -= (1 - weight) * (1 - overlap / (2 - overlap))
+    return scores
+
+
+def rank_with_new(
+    identities: Sequence[Sequence[str]] | NDArray[Any], scores: ArrayLike, threshold: float, new_label: str | None, k: int = 5
+) -> list[list[str]]:
+    """Up to k names a query: those that score the threshold or more, the new label, then the others. No name twice.
+
+    identities (q, m) names, best first, scores (q, m); what scores -inf isn't there. The new label stands even after the last
+    name if there is room, for a wrong name there costs nothing. With new_label None the names alone.
+    """
+    lists = []
+    # float64: a threshold between two float32 scores must not be rounded to one of them
+    for names, values in zip(identities, np.asarray(scores, np.float64), strict=True):
+        above = [str(name) for name, value in zip(names, values) if value >= threshold and value > -np.inf]
+        below = [str(name) for name, value in zip(names, values) if -np.inf < value < threshold]
+        new = [] if new_label is None else [new_label]
+        lists.append(list(dict.fromkeys(above + new + below))[:k])
+    return lists
+
+
+def evaluate(
+    truth: Sequence[str] | NDArray[Any],
+    identities: NDArray[Any],
+    scores: NDArray[Any],
+    known: NDArray[np.bool_],
+    threshold: float,
+    new_label: str | None,
+    hits: NDArray[np.bool_] | None = None,
+    relevant: NDArray[Any] | None = None,
+) -> dict[str, float]:
+    """Retrieval measured on labelled queries, under the names of lib.metrics; what the queries don't define is left out.
+
+    truth (q,), identities (q, m >= 5) and scores (q, m) best first, known (q,) is the query's individual in the gallery? If not,
+    the new label is the right answer. map@5 with the new label where the threshold places it; recall@1 and recall@5 over
+    known queries, without the new label; auroc of known against new by the best score; map@r from `hits` and `relevant`
+    (see lib.metrics.map_at_r), where the neighbours reach as far as the largest class.
+    """
+    answers = [name if there else new_label or "" for name, there in zip(truth, known)]
+    right = identities == np.asarray(truth, np.str_)[:, None]
+    values = {"map@5": map_at_k(answers, rank_with_new(identities, scores, threshold, new_label), 5)}
+    if known.any():
+        values["recall@1"] = float(right[known, :1].any(axis=1).mean())
+        values["recall@5"] = float(right[known, :5].any(axis=1).mean())
+    if known.any() and hits is not None and relevant is not None:
+        values["map@r"] = float(map_at_r(hits, relevant).mean())
+    if known.any() and not known.all():
+        values["auroc"] = float(roc_auc_score(known, scores[:, 0]))
+    return values

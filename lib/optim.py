@@ -1,0 +1,77 @@
+"""Parameter groups, optimiser, learning rate as a function of the optimiser step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from lib import config
+from lib.files import FlukeError
+
+
+def make_optimizer(o: config.Optim, backbone: nn.Module, rest: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all parameters that may ever learn; each group carries `lr_scale`, its factor on the schedule's rate.
+
+    `rest` is head and objective. Raises FlukeError for a name that timm doesn't know.
+    """
+    if o.name.lower() not in list_optimizers():
+        raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(list_optimizers())}.")
+    if o.layer_decay is None:
+        groups = param_groups_weight_decay(backbone, o.weight_decay)
+    else:
+        groups = param_groups_layer_decay(backbone, o.weight_decay, layer_decay=o.layer_decay)
+    groups = [{"lr_scale": 1.0, **group} for group in groups]
+    groups += [{**group, "lr_scale": o.head_lr} for group in param_groups_weight_decay(rest, o.weight_decay)]
+    groups = [group for group in groups if group["params"]]
+    for group in groups:
+        group.pop("use_fallback", None)
+        group["lr"] = o.lr * group["lr_scale"]
+    return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def rate_factor(o: config.Optim, step: int, total: int, per_epoch: int) -> float:
+    """Factor on `optim.lr` at optimiser step `step` (0-based) of `total`, with `per_epoch` steps an epoch.
+
+    `plateau` is constant here: its drops depend on the metric and are multiplied in by the loop.
+    """
+    warmup = round(o.warmup_epochs * per_epoch)
+    if o.schedule == "onecycle":
+        # Smith 2018, with the shape and the defaults of torch's OneCycleLR: lr/25 up to lr, then down to lr/25/10,000.
+        peak = (warmup or 0.3 * total) - 1
+        if step <= peak:
+            return _cosine(1 / 25, 1.0, step / max(peak, 1))
+        return _cosine(1.0, 1 / 25e4, (step - peak) / max(total - 1 - peak, 1))
+    if step < warmup:
+        return 0.01 + 0.99 * step / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    if o.schedule == "cosine":
+        return _cosine(1.0, o.min_lr, done)
+    if o.schedule == "step":
+        return o.factor ** math.floor((step / per_epoch) / o.step_epochs)
+    return 1.0
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def make_plateau(o: config.Optim, direction: str) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    """torch's ReduceLROnPlateau over a rate of its own that starts at 1; `plateau_factor` reads it. Its state_dict resumes it."""
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr
+    )
+
+
+def plateau_factor(plateau: torch.optim.lr_scheduler.ReduceLROnPlateau) -> float:
+    """The factor that the drops so far amount to."""
+    return plateau.optimizer.param_groups[0]["lr"]

@@ -1,0 +1,68 @@
+"""Inference: complete, in order, gathered from all processes; flips; several models in one pass over the images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from lib.data import Images, ordered_loader
+from lib.model import Network
+
+FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
+
+
+def bar_options(accelerator: Accelerator) -> dict[str, Any]:
+    """tqdm's arguments: on the main process only, gone when done, and seldom where nobody watches (a file, a notebook's log)."""
+    return {"disable": not accelerator.is_main_process, "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
+
+
+@torch.inference_mode()
+def predict(
+    networks: Sequence[Network],
+    images: Images,
+    accelerator: Accelerator,
+    batch_size: int,
+    workers: int,
+    flips: Sequence[str] = (),
+    which: Sequence[int] | None = None,
+    check: Callable[[], None] = lambda: None,
+    title: str = "predict",
+) -> list[np.ndarray]:
+    """Outputs (n, C or D) float32 of each network for all n images, in their order, the same on every process.
+
+    `which[m]` is the transform of `images` that network m looks at (default: the first); an image is decoded once for all of them.
+    With `flips`, a network's outputs for the upright and the flipped images are averaged. `check` is called once a batch and may raise.
+    Raises AssertionError if a row is missing, which would be a fault of ours.
+    """
+    n, device = len(images), accelerator.device
+    loader = ordered_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)
+    was_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    outputs: list[np.ndarray] = []
+    seen = np.zeros(n, bool)
+    for pictures, _, positions in tqdm(loader, desc=title, **bar_options(accelerator)):
+        check()
+        rows, first = np.unique(accelerator.gather(positions.to(device)).cpu().numpy(), return_index=True)
+        fresh = ~seen[rows]
+        for m, network in enumerate(networks):
+            x = pictures[which[m] if which else 0].to(device, non_blocking=True, memory_format=torch.channels_last)
+            with accelerator.autocast():
+                output = network(x)["output"]
+                for flip in flips:
+                    output = output + network(x.flip(FLIPS[flip]))["output"]
+            output = accelerator.gather(output.float() / (1 + len(flips))).cpu().numpy()
+            if m == len(outputs):
+                outputs.append(np.zeros((n, output.shape[1]), np.float32))
+            outputs[m][rows[fresh]] = output[first[fresh]]
+        seen[rows] = True
+    assert seen.all(), f"{(~seen).sum()} of {n} rows were not predicted"
+    for network, training in zip(networks, was_training):
+        network.train(training)
+    return outputs

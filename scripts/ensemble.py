@@ -1,0 +1,141 @@
+"""Combine runs, or k-fold runs, and say what the combination is honestly worth.
+
+    python scripts/ensemble.py --runs runs/a runs/b runs/c --method greedy
+    python scripts/ensemble.py --runs runs/a runs/b --method mean --metric macro_f1 --offsets macro_f1 --out runs/ens
+
+Weights are fitted on out-of-fold scores (oof.npz, or a single run's scores_val.npz). The ensemble's score is printed for rows that
+nothing was fitted on. A k-fold run is judged by its single folds' models, while on the test rows their mean is combined, which
+mostly does better. A run that knows only some of the first run's classes corrects the first run within them.
+
+Methods: mean (of logits), mean_prob (of probabilities), geometric (product of probabilities), rank (mean rank), vote, weighted
+(vote weighted by score), greedy (selection with replacement, Caruana 2004), optimal (least log-loss), stack_lr, stack_gb (stacking
+by logistic regression, gradient boosting).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from lib import config
+from lib.files import FlukeError, default_run, run_script, write_json, write_text
+
+Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the script with `argv`; returns what ensemble.json holds."""
+    parser = config.make_parser(__doc__, recipe=False)
+    parser.add_argument(
+        "--runs", nargs="+", type=str, required=True, help="Run folders; the first one's recipe is the submission's."
+    )
+    parser.add_argument("--method", type=Method, default="greedy", help="How to combine.")
+    parser.add_argument("--out", type=Optional[str], default=None, help="Folder to write; default: runs/ensemble-<time>.")
+    parser.add_argument("--metric", type=Optional[str], default=None, help="What to score by; default: the task's usual metric.")
+    parser.add_argument("--temperature", action="store_true", help="Calibrate the result by a temperature (Guo et al. 2017).")
+    parser.add_argument("--thresholds", action="store_true", help="Several labels an image: each label's threshold of best F1.")
+    parser.add_argument(
+        "--offsets",
+        type=Optional[Literal["accuracy", "macro_f1"]],
+        default=None,
+        help="One label an image: the best offset a class.",
+    )
+    args = config.parse(parser, argv)
+
+    from lib import scores  # scikit-learn only later: runs that don't fit each other are answered at once
+
+    out = Path(args.out) if args.out else default_run("ensemble")
+    if (out / "ensemble.json").exists() or (out / "recipe.yaml").exists():
+        raise FlukeError(f"--out {out}: holds a run or an ensemble already; take another name, or remove it first.")
+    oof, test = scores.of_runs(args.runs)
+    first = (oof or test)[0]
+    if args.thresholds and not first.multi:
+        raise FlukeError("--thresholds are for several labels an image; for one label there is --offsets.")
+    if args.offsets and first.multi:
+        raise FlukeError("--offsets are for one label an image; for several there is --thresholds.")
+    adjust = {"temperature": args.temperature, "thresholds": args.thresholds, "offsets": args.offsets}
+    recipe = _recipe(Path(args.runs[0]))
+
+    from lib import blend, metrics, pools, submission
+
+    sample = None
+    if recipe is not None and recipe.data.sample_submission and recipe.train.limit_rows is None and test:
+        sample = submission.read_sample(Path(recipe.data.root) / recipe.data.sample_submission, recipe.data.image_column)
+    task: metrics.Task = "multi" if first.multi else "single"
+    metric = args.metric or metrics.auto_metric(task)
+    metrics.check_metric(metric, task)
+    if metrics.METRICS[metric].resampled is None:
+        raise FlukeError(f"--metric {metric}: is known in training only; take {metrics.auto_metric(task)} or another.")
+    result = {"runs": args.runs, "method": args.method, "metric": metric, **{key: value for key, value in adjust.items() if value}}
+
+    if oof:
+        targets = scores.targets(oof[0], args.runs[0])
+        folds, result["inner_folds"] = _inner_folds(Path(args.runs[0]), oof[0].names, targets)
+        combination, honest, report = blend.judge(args.method, args.runs, pools.whole(oof), targets, metric, folds, **adjust)
+        result |= report
+    elif args.method in blend.FITTED or any(adjust.values()):
+        raise FlukeError(
+            f"{', '.join(args.runs)}: test scores alone; {args.method} and what else is fitted needs out-of-fold scores."
+        )
+    else:
+        combination = blend.Combination(blend.fit_method(args.method, pools.whole(test), None, first.multi, None))
+    if oof and test:
+        interval = scores.widen(result["score"], result["interval"], len(targets), len(test[0].names))
+        result |= {"test_rows": len(test[0].names), "test_interval": interval}
+    if combination.adjust is not None:
+        result["fitted"] = {
+            "temperature": combination.adjust.temperature,
+            "offsets": dict(zip(first.classes, combination.adjust.offsets.tolist())),
+        }
+    print(blend.describe(result))
+
+    out.mkdir(parents=True, exist_ok=True)
+    source = {"run": out.name, "model": f"{args.method} of {len(args.runs)}", "metric": metric, "runs": args.runs}
+    if test:
+        logits = combination(pools.whole(test))
+        if recipe is not None and sample is not None:
+            p = recipe.predict
+            kind = submission.infer_kind(sample, first.classes, first.multi) if p.submission == "auto" else p.submission
+            submission.write(
+                out / "submission.csv",
+                sample,
+                test[0].names,
+                kind,
+                logits,
+                first.classes,
+                multi=first.multi,
+                k=p.topk,
+                separator=p.separator,
+                allow_empty=p.allow_empty,
+            )
+        scores.save(out / "scores_test.npz", replace(test[0], logits=logits, source=source))
+    if oof:
+        scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source))
+    if recipe is not None:
+        write_text(out / "recipe.yaml", config.dump(recipe))
+    write_json(out / "ensemble.json", result)
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+    return result
+
+
+def _recipe(folder: Path) -> config.Recipe | None:
+    if not (folder / "recipe.yaml").exists():
+        print(f"{folder} has no recipe.yaml that says what a submission is: none will be written.")
+        return None
+    return config.parse(config.make_parser("", recipe=True), ["--cfg", str(folder / "recipe.yaml")]).recipe
+
+
+def _inner_folds(folder: Path, names: list[str], targets: Any) -> tuple[Any, str]:
+    """Which rows are left out together when a fit is judged: the first run's own folds, if any, which keep groups together."""
+    import numpy as np
+
+    from lib import blend, sources
+
+    if (folder / "folds.csv").exists():
+        return np.unique(sources.read_pairs(folder / "folds.csv", names), return_inverse=True)[1], str(folder / "folds.csv")
+    return blend.inner_folds(targets), "5, random"
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,423 @@
+"""Combining scores, and whether what it is said to be worth is true."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+from sklearn.metrics import f1_score, log_loss
+
+from lib import adjust, blend, pools
+from lib.files import FlukeError
+from lib.metrics import METRICS
+from lib.scores import Scores, load, save
+from scripts import ensemble
+
+accuracy = METRICS["accuracy"].function
+
+
+def members(n=1500, classes=6, skills=(1.6, 1.2, 0.8), seed=0):
+    """Logits of models that see the truth through noise of their own, and the truth."""
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(classes, size=n, p=np.arange(1, classes + 1) / (classes * (classes + 1) / 2))
+    truth = np.eye(classes)[targets]
+    return [(2 * skill * truth + rng.normal(size=(n, classes))).astype(np.float32) for skill in skills], targets
+
+
+def labels(n=800, classes=5, skills=(1.5, 1.0), seed=0):
+    """The same with several labels an image."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((n, classes)) < np.linspace(0.1, 0.5, classes)).astype(int)
+    return [(2 * skill * (targets - 0.7) + rng.normal(size=targets.shape)).astype(np.float32) for skill in skills], targets
+
+
+# --- pools, by hand ---------------------------------------------------------------------------------------------------------------
+
+P = np.array([[0.7, 0.2, 0.1]]), np.array([[0.1, 0.6, 0.3]]), np.array([[0.5, 0.1, 0.4]])
+LOGITS = [np.log(p).astype(np.float32) for p in P]
+THIRDS = np.full(3, 1 / 3)
+
+
+def test_pools_by_hand():
+    p = {name: softmax(pool(LOGITS, THIRDS, False), axis=1)[0] for name, pool in pools.POOLS.items()}
+    np.testing.assert_allclose(p["mean_prob"], [1.3 / 3, 0.9 / 3, 0.8 / 3], rtol=1e-5)
+    product = np.array([0.7 * 0.1 * 0.5, 0.2 * 0.6 * 0.1, 0.1 * 0.3 * 0.4]) ** (1 / 3)
+    np.testing.assert_allclose(p["geometric"], product / product.sum(), rtol=1e-5)
+    np.testing.assert_allclose(p["mean"], p["geometric"], rtol=1e-5)  # softmax: the same up to a constant a row
+    np.testing.assert_allclose(p["rank"], np.array([3 + 1 + 3, 2 + 3 + 1, 1 + 2 + 2]) / 18, rtol=1e-5)
+    np.testing.assert_allclose(p["vote"], 0.999 * np.array([2, 1, 0]) / 3 + 0.001 * p["mean_prob"], rtol=1e-4)
+
+
+def test_weights_weigh_and_ties_of_votes_go_to_the_surer_side():
+    weights = np.array([0.5, 0.5, 0])
+    p = softmax(pools.pool_probabilities(LOGITS, weights, False), axis=1)[0]
+    np.testing.assert_allclose(p, [0.4, 0.4, 0.2], rtol=1e-5)
+    tie = [np.log(np.array([[0.6, 0.3, 0.1]])), np.log(np.array([[0.1, 0.8, 0.1]]))]
+    assert np.argsort(-pools.pool_votes(tie, np.array([0.5, 0.5]), False))[0].tolist() == [1, 0, 2]
+
+
+def test_pools_of_several_labels_by_hand():
+    a, b = np.array([[0.9, 0.4], [0.2, 0.3]]), np.array([[0.4, 0.45], [0.1, 0.8]])
+    both, halves = [np.log(p / (1 - p)) for p in (a, b)], np.array([0.5, 0.5])
+    p = {name: expit(pool(both, halves, True)) for name, pool in pools.POOLS.items()}
+    np.testing.assert_allclose(p["mean_prob"], (a + b) / 2, rtol=1e-5)
+    np.testing.assert_allclose(p["geometric"], np.sqrt(a * b), rtol=1e-5)
+    np.testing.assert_allclose(p["rank"], np.array([[2, 1.5], [1, 1.5]]) / 3, rtol=1e-5)  # of the rows within a label
+    assert (p["vote"] >= 0.5).tolist() == [[True, False], [False, True]]  # one of two votes: by the mean probability
+
+
+def test_a_specialist_shares_out_the_first_models_mass():
+    first, specialist = np.log(np.array([[0.1, 0.3, 0.2, 0.4]])), np.log(np.array([[0.9, 0.1]])) + 5
+    p = softmax(pools.complete(first, specialist, np.array([2, 1]), False), axis=1)
+    np.testing.assert_allclose(p, [[0.1, 0.05, 0.45, 0.4]], rtol=1e-5)
+    sure = np.log(np.array([[0.98, 0.01, 0.005, 0.005]]))  # an image of another class: the specialist can't overrule
+    assert pools.complete(sure, specialist, np.array([2, 1]), False).argmax() == 0
+    np.testing.assert_allclose(pools.complete(first, specialist, np.array([2, 1]), True)[0, [2, 1]], specialist[0], rtol=1e-6)
+
+
+# --- fitted weights ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharpness", [1, 4])  # 4: overconfident, where log-loss likes to be watered down by noise
+@pytest.mark.parametrize("method", ["greedy", "optimal"])
+def test_useless_and_harmful_members_get_no_weight(method, sharpness):
+    for seed in range(8):
+        z, targets = members(n=600, seed=seed)
+        rng = np.random.default_rng(100 + seed)
+        useless = rng.normal(size=z[0].shape).astype(np.float32)
+        harmful = z[0][rng.permutation(len(targets))] * 2  # sure of itself, and of another row
+        everyone = [sharpness * m for m in [useless, *z, harmful]]
+        weights = blend.fit_method(method, everyone, targets, False, accuracy).weights
+        assert weights.sum() == pytest.approx(1)
+        assert weights[[0, 4]].tolist() == [0, 0]
+        assert (weights > 0).sum() >= 2
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "map@5"])
+def test_greedy_never_scores_below_the_best_member(metric):
+    score = METRICS[metric].function
+    for seed in range(10):
+        z, targets = members(n=200, skills=(1.4, 0.3, 1.0, 0.1), seed=seed)
+        assert score(blend.fit("greedy", z, targets, score)(z), targets) >= max(score(m, targets) for m in z)
+    z, targets = labels()
+    score = METRICS["macro_map"].function
+    assert score(blend.fit("greedy", z, targets, score)(z), targets) >= max(score(m, targets) for m in z)
+
+
+def test_greedy_takes_the_steps_of_a_plain_search():
+    z, targets = members(n=400, skills=(1.5, 1.4, 1.3), seed=3)
+    counts, reached = [0, 0, 0], max(accuracy(m, targets) for m in z)
+    counts[int(np.argmax([accuracy(m, targets) for m in z]))] = 1
+    while True:
+        tried = []
+        for i in range(3):
+            bag = [softmax(z[m], axis=1) for m in range(3) for _ in range(counts[m] + (m == i))]
+            tried.append(float((np.mean(bag, axis=0).argmax(axis=1) == targets).mean()))
+        if max(tried) <= reached:
+            break
+        reached = max(tried)
+        counts[int(np.argmax(tried))] += 1
+    assert sum(counts) > 2
+    found = blend.greedy_weights(z, targets, accuracy, False)
+    np.testing.assert_allclose(found, np.array(counts) / sum(counts))
+
+
+def test_optimal_weights_are_the_best_of_a_grid():
+    z, targets = members(n=800, skills=(1.2, 1.0, 0.3), seed=1)
+    p = [softmax(m, axis=1).astype(np.float64) for m in z]
+    grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1 - a, 41)]
+    best = min(log_loss(targets, sum(w * q for w, q in zip(ws, p))) for ws in grid)
+    weights = blend.simplex_weights(z, targets)
+    assert weights.min() >= 0
+    assert log_loss(targets, sum(w * q for w, q in zip(weights, p))) <= best + 1e-5
+    many, several = labels()
+    w = blend.simplex_weights(many, several)
+    losses = [log_loss(several.ravel(), (a * expit(many[0]) + (1 - a) * expit(many[1])).ravel()) for a in np.linspace(0, 1, 101)]
+    assert w[0] == pytest.approx(np.argmin(losses) / 100, abs=0.02)
+
+
+def test_votes_are_weighted_by_score_and_a_loss_can_be_no_weight():
+    z, targets = members()
+    scores = np.array([accuracy(m, targets) for m in z])
+    np.testing.assert_allclose(blend.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
+    with pytest.raises(FlukeError, match="better when higher"):
+        blend.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
+
+
+# --- honesty ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["stack_lr", "stack_gb", "greedy", "weighted"])
+def test_on_pure_noise_the_honest_score_is_chance(method):
+    """Members that know nothing: fitted, they look better than 1/4; judged, they don't."""
+    rng = np.random.default_rng(1)
+    noise, targets = [rng.normal(size=(800, 4)).astype(np.float32) for _ in range(4)], np.arange(800) % 4
+    combination, honest, report = blend.judge(
+        method, list("abcd"), noise, targets, "accuracy", blend.inner_folds(targets), offsets="accuracy" if method == "greedy" else None
+    )
+    chance = 1.96 * np.sqrt(0.25 * 0.75 / 800)
+    assert report["score"] == accuracy(honest, targets)
+    assert report["score"] < 0.25 + chance
+    if method != "weighted":
+        assert accuracy(combination(noise), targets) > 0.25 + chance
+
+
+def test_stacks_learn_what_no_weights_can():
+    """One member mixes two classes up, the other way round: a stack sees it."""
+    z, targets = members(n=900, skills=(1.5,))
+    swapped = [z[0][:, [1, 0, 2, 3, 4, 5]]]
+    folds = blend.inner_folds(targets)
+    for method in ("stack_lr", "stack_gb"):
+        report = blend.judge(method, ["a"], swapped, targets, "accuracy", folds)[2]
+        assert report["gain_interval"][0] > 0
+        assert "fitted_score" not in report  # a stack's score on its own training rows says nothing
+
+
+def test_a_class_with_one_row_and_a_label_without_any_are_no_obstacle():
+    z, targets = members(n=200, classes=4)
+    targets[targets == 0] = 1
+    targets[7] = 0
+    for method in ("stack_lr", "stack_gb", "greedy"):
+        report = blend.judge(method, list("abc"), z, targets, "macro_f1", blend.inner_folds(targets), offsets="macro_f1")[2]
+        assert np.isfinite(report["score"])
+    many, several = labels(n=200)
+    several[:, 2] = 0
+    for method in ("stack_lr", "optimal"):
+        report = blend.judge(method, list("ab"), many, several, "macro_map", blend.inner_folds(several), thresholds=True)[2]
+        assert np.isfinite(report["score"])
+
+
+def test_inner_folds_share_out_every_class():
+    targets = np.repeat(np.arange(4), [2, 5, 10, 103])
+    folds = blend.inner_folds(targets)
+    for c in range(4):
+        counts = np.bincount(folds[targets == c], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert (blend.inner_folds(targets) == folds).all()
+    assert not (blend.inner_folds(targets, seed=1) == folds).all()
+
+
+def test_crossfit_never_shows_a_row_to_its_own_fit():
+    z, targets = [np.arange(10, dtype=np.float32)[:, None]], np.zeros(10, int)
+    folds = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
+    seen = []
+
+    def fit_on(some, theirs):
+        seen.append(set(some[0][:, 0]))
+        return lambda held: held[0] * 0 + len(seen)
+
+    out = blend.crossfit(fit_on, z, targets, folds)
+    for k in range(3):
+        assert seen[k] == set(np.flatnonzero(folds != k))
+        assert (out[folds == k] == k + 1).all()
+
+
+def test_too_many_classes_for_a_stack_are_refused():
+    z = [np.zeros((4, 501), np.float32)]
+    with pytest.raises(FlukeError, match="at most 500 classes, not 501"):
+        blend.fit_method("stack_lr", z, np.arange(4), False, accuracy)
+
+
+def test_gain_interval_knows_that_the_rows_are_the_same():
+    """Paired: the same 40 rows more right out of 1,000 is a sure gain, though each score's own interval is wider than that."""
+    targets = np.zeros(1000, int)
+    base, better = np.tile([0.0, 1.0], (1000, 1)), np.tile([0.0, 1.0], (1000, 1))
+    base[:500], better[:540] = [1.0, 0.0], [1.0, 0.0]
+    low, high = blend.gain_interval("accuracy", better, base, targets)
+    sd = np.sqrt(0.04 * 0.96 / 1000)
+    assert (low, high) == pytest.approx((0.04 - 1.96 * sd, 0.04 + 1.96 * sd), abs=0.0015)
+
+
+# --- temperature, offsets, thresholds ---------------------------------------------------------------------------------------------
+
+
+def test_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20000, 5)) * 2
+    targets = (z + rng.gumbel(size=z.shape)).argmax(axis=1)  # drawn from softmax(z): calibrated
+    assert adjust.fit_temperature(z * 3, targets) == pytest.approx(3, rel=0.05)
+    several = (rng.random(z.shape) < expit(z)).astype(int)
+    assert adjust.fit_temperature(z / 2, several) == pytest.approx(0.5, rel=0.05)
+
+
+def test_offsets_undo_a_tilt_and_equal_a_brute_search():
+    z, targets = members(n=1000, classes=3, skills=(1.0,), seed=2)
+    for metric, score in (("accuracy", accuracy), ("macro_f1", METRICS["macro_f1"].function)):
+        found = adjust.fit_offsets(z[0] + np.array([0, 1.5, 0]), targets, metric)
+        tilted = score(z[0] + np.array([0, 1.5, 0]), targets)
+        assert score(z[0] + np.array([0, 1.5, 0]) + found, targets) > tilted + 0.03
+    two, targets = [m[:, :2] for m in z], (targets > 0).astype(int)
+    grid = [np.array([o, 0]) for o in np.linspace(-4, 4, 81)]
+    found = accuracy(two[0] + adjust.fit_offsets(two[0], targets, "accuracy"), targets)
+    assert found == pytest.approx(max(accuracy(two[0] + o, targets) for o in grid), abs=0.002)
+
+
+def test_thresholds_reach_the_best_f1_of_each_label():
+    z, targets = labels(n=300)
+    z, targets = np.round(z[1], 1), targets.copy()  # with ties
+    targets[:, 3] = 0
+    found = adjust.fit_thresholds(z, targets)
+    assert found[3] == 0
+    for c in (0, 1, 2, 4):
+        tried = [f1_score(targets[:, c], z[:, c] >= t) for t in np.unique(z[:, c])]
+        assert f1_score(targets[:, c], z[:, c] >= found[c]) == pytest.approx(max(tried))
+    shifted = adjust.fit_adjust(z, targets, temperature=True, thresholds=True)(z)
+    used = np.delete(np.arange(5), 3)
+    assert ((shifted >= 0) == (z >= found))[:, used].all()  # a decision at 1/2, whatever the temperature
+
+
+# --- the script -------------------------------------------------------------------------------------------------------------------
+
+
+def write_runs(root: Path, z, targets, multi=False, test=True, names=None):
+    classes = tuple("abcdefgh"[: z[0].shape[1]])
+    for k, m in enumerate(z):
+        half = len(m) // 2
+        for name, rows in (("oof.npz", np.arange(half)), ("scores_test.npz", np.arange(half, len(m)))):
+            if name == "oof.npz" or test:
+                true = [tuple(classes[c] for c in np.flatnonzero(targets[r])) if multi else (classes[targets[r]],) for r in rows]
+                known = true if name == "oof.npz" else None
+                save(root / f"r{k}" / name, Scores(rows, [f"{r}.jpg" for r in rows], classes, m[rows], known, multi, {"run": f"r{k}"}))
+    return [str(root / f"r{k}") for k in range(len(z))]
+
+
+def recipe(run: str, sample: str, **predict):
+    path = Path(run) / "sample.csv"
+    path.write_text(sample)
+    fields = {"data": {"root": run, "sample_submission": "sample.csv"}, "predict": predict}
+    (Path(run) / "recipe.yaml").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("method", ["mean", "rank", "weighted", "greedy", "optimal", "stack_lr"])
+def test_script_from_runs_to_submission(tmp_path, method, capsys):
+    z, targets = members(n=600)
+    runs = write_runs(tmp_path, z, targets)
+    recipe(runs[0], "image,label\n" + "".join(f"{r},a\n" for r in range(599, 299, -1)))
+    found = ensemble.main(["--runs", *runs, "--method", method, "--out", str(tmp_path / "ens")])
+    out = tmp_path / "ens"
+    assert {p.name for p in out.iterdir()} == {"ensemble.json", "oof.npz", "scores_test.npz", "submission.csv", "recipe.yaml"}
+    assert json.loads((out / "ensemble.json").read_text())["score"] == found["score"]
+    assert found["score"] == accuracy(load(out / "oof.npz").logits, targets[:300])
+    assert found["score"] > accuracy(z[0][:300], targets[:300]) - 0.02
+    low, high = found["test_interval"]
+    test = load(out / "scores_test.npz")
+    assert low <= accuracy(test.logits, targets[300:]) <= high
+    lines = (out / "submission.csv").read_text().splitlines()
+    assert lines[0] == "image,label"
+    assert lines[1] == f"599,{test.classes[test.logits[-1].argmax()]}"
+    printed = capsys.readouterr().out
+    for words in (runs[2], "95% interval", "on rows that nothing was fitted on", f"{found['disagreement'][0][1]:.1%}", "gain"):
+        assert words in printed
+    again = ensemble.main(["--runs", str(out), runs[1], "--method", "mean", "--out", str(tmp_path / "twice")])
+    assert again["members"][0]["score"] == found["score"]  # an ensemble is a run
+
+
+def test_script_with_several_labels_and_thresholds(tmp_path):
+    z, targets = labels(n=600)
+    runs = write_runs(tmp_path, z, targets, multi=True)
+    recipe(runs[0], "image,labels\n" + "".join(f"{r}.jpg,a\n" for r in range(300, 600)), separator="|")
+    plain = ensemble.main(["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--out", str(tmp_path / "a")])
+    tuned = ensemble.main(["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--thresholds", "--out", str(tmp_path / "b")])
+    assert tuned["score"] > plain["score"]
+    assert tuned["fitted_score"] >= tuned["score"]
+    test = load(tmp_path / "b" / "scores_test.npz")
+    row = np.flatnonzero((test.logits >= 0).sum(axis=1) > 1)[0]
+    line = (tmp_path / "b" / "submission.csv").read_text().splitlines()[1 + row]
+    assert line == f"{300 + row}.jpg," + "|".join(c for c, given in zip(test.classes, test.logits[row] >= 0) if given)
+
+
+def test_script_writes_the_five_best_labels(tmp_path):
+    z, targets = members(n=200)
+    runs = write_runs(tmp_path, z, targets)
+    recipe(runs[0], "Image,Id\n" + "".join(f"{r}.jpg,a b c d e\n" for r in range(100, 200)))
+    ensemble.main(["--runs", *runs, "--metric", "map@5", "--method", "vote", "--out", str(tmp_path / "ens")])
+    test = load(tmp_path / "ens" / "scores_test.npz")
+    best = [test.classes[c] for c in np.argsort(-test.logits[0], kind="stable")[:5]]
+    assert (tmp_path / "ens" / "submission.csv").read_text().splitlines()[1] == "100.jpg," + " ".join(best)
+
+
+def test_script_with_a_specialist(tmp_path):
+    """A run that knows three classes, better than the first run does, helps; whatever it says of other images."""
+    z, targets = members(n=1200, skills=(0.8, 1.8))
+    runs = write_runs(tmp_path, z, targets)
+    for name in ("oof.npz", "scores_test.npz"):
+        whole = load(tmp_path / "r1" / name)
+        save(tmp_path / "r1" / name, replace(whole, classes=("f", "d", "e"), logits=whole.logits[:, [5, 3, 4]]))
+    found = ensemble.main(["--runs", *runs, "--method", "mean_prob", "--out", str(tmp_path / "ens")])
+    assert found["gain_interval"][0] > 0 or found["best_member"] == runs[1]
+    assert found["members"][1]["score"] > found["members"][0]["score"] + 0.02
+
+
+def test_script_combines_test_scores_alone_where_nothing_is_fitted(tmp_path):
+    z, targets = members(n=40)
+    runs = write_runs(tmp_path, z, targets)
+    for run in runs:
+        (Path(run) / "oof.npz").unlink()
+    found = ensemble.main(["--runs", *runs, "--method", "mean", "--out", str(tmp_path / "ens")])
+    assert "score" not in found
+    np.testing.assert_allclose(load(tmp_path / "ens" / "scores_test.npz").logits, np.mean([m[20:] for m in z], axis=0), rtol=1e-5)
+    for extra in (["--method", "greedy"], ["--method", "mean", "--temperature"]):
+        with pytest.raises(FlukeError, match="needs out-of-fold scores"):
+            ensemble.main(["--runs", *runs, *extra, "--out", str(tmp_path / "other")])
+
+
+def test_the_first_runs_own_folds_are_the_inner_folds(tmp_path):
+    z, targets = members(n=100)
+    runs = write_runs(tmp_path, z, targets, test=False)
+    (tmp_path / "r0" / "folds.csv").write_text("image,fold\n" + "".join(f"{r}.jpg,{r % 3}\n" for r in range(50)))
+    found = ensemble.main(["--runs", *runs, "--out", str(tmp_path / "ens")])
+    assert found["inner_folds"] == str(tmp_path / "r0" / "folds.csv")
+
+
+def test_bad_input_is_one_sentence_and_nothing_is_overwritten(tmp_path):
+    z, targets = members(n=100)
+    runs = write_runs(tmp_path, z, targets)
+    out = tmp_path / "ens"
+    ensemble.main(["--runs", *runs, "--out", str(out)])
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def refused(sentence, *options, where=out):
+        with pytest.raises(FlukeError, match=sentence) as error:
+            ensemble.main(["--runs", *runs, "--out", str(where), *options])
+        assert "\n" not in str(error.value)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+        assert not (tmp_path / "new").exists()
+
+    new = tmp_path / "new"
+    refused("holds a run or an ensemble already")
+    refused("--thresholds are for several labels", "--thresholds", where=new)
+    refused("Unknown metric 'acuracy'; did you mean accuracy", "--metric", "acuracy", where=new)
+    refused("macro_map doesn't fit one label an image", "--metric", "macro_map", where=new)
+    refused("--metric loss: is known in training only", "--metric", "loss", where=new)
+    refused("did you mean greedy", "--method", "gredy", where=new)
+    refused("better when higher", "--method", "weighted", "--metric", "log_loss", where=new)
+    recipe(runs[0], "image,label\nelsewhere.jpg,a\n")
+    refused("no prediction: 'elsewhere.jpg'", where=new / "never")
+    (Path(runs[0]) / "recipe.yaml").unlink()
+    (tmp_path / "r1" / "fold0").mkdir()
+    (tmp_path / "r1" / "oof.npz").unlink()
+    refused(r"a k-fold run without oof\.npz", where=new)
+
+
+def test_methods_of_the_command_line_are_those_there_are():
+    assert get_args(ensemble.Method) == blend.METHODS
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--runs", "nowhere"], ["--runs", "a", "--metod", "mean"]])
+def test_help_and_errors_are_answered_before_scikit_learn_is_imported(options):
+    code = f"""
+import sys
+from lib.files import FlukeError
+from scripts import ensemble
+try:
+    ensemble.main({options!r})
+except (FlukeError, SystemExit) as stop:
+    print(stop)
+assert not {{"sklearn", "scipy", "torch", "pandas"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], capture_output=True)

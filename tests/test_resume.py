@@ -1,0 +1,184 @@
+"""A run that is cut anywhere and resumed ends in the very files of a run that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lib import checkpoint, files, train
+from lib.files import FlukeError, Interrupted
+from scripts import train_classifier
+
+ROOT = Path(__file__).parents[1]
+FINAL = ("best/model.safetensors", "metrics.json", "scores_val.npz", "scores_test.npz", "submission.csv")
+
+# What a resumption could get wrong, all at once: every kind of state and of randomness.
+EVERYTHING = {
+    "train_epochs": 3,
+    "train_accumulate": 2,
+    "train_batch_size": 6,
+    "train_sampler": "weighted",
+    "train_ema": 0.9,
+    "train_save_minutes": 1e-9,
+    "optim_schedule": "plateau",
+    "optim_plateau_patience": 0,
+    "optim_freeze_epochs": 1,
+    "objective_mixup": 0.4,
+    "objective_cutmix": 1.0,
+    "model_dropout": 0.3,
+    "data_augment": "[{RandomResizedCrop: {size: 32}}, RandomHorizontalFlip, {ColorJitter: {brightness: 0.3}}]",
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def finals(folder: Path) -> dict[str, bytes]:
+    """The files that must not differ. metrics.jsonl goes without its seconds."""
+    found = {name: (folder / name).read_bytes() for name in FINAL}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found["metrics.jsonl"] = "\n".join(line.split(', "seconds"')[0] for line in lines).encode()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> dict[str, bytes]:
+    """The files of an uninterrupted run with EVERYTHING."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train_classifier.main(arguments(out, **EVERYTHING))
+    return finals(out)
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, where: object, name: str, nth: int, after: bool = False) -> None:
+    """Have the nth call of where.name end the process, before it or right after."""
+    calls, real = [0], getattr(where, name)
+
+    def dying(*args: object, **kwargs: object) -> object:
+        calls[0] += 1
+        if calls[0] == nth and not after:
+            raise Killed
+        value = real(*args, **kwargs)
+        if calls[0] == nth:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(where, name, dying)
+
+
+CUTS = [
+    *[(train, "rate_factor", n, False) for n in (1, 4, 6, 7, 11, 18)],  # in a step, of each epoch
+    (train, "predict", 1, False),
+    (train, "predict", 2, True),  # between validation and the state that says so
+    (train, "save_best", 1, False),
+    (train, "save_best", 2, True),
+    *[(checkpoint, "write_json", n, after) for n in (1, 2, 9) for after in (False, True)],  # within a state
+    *[(checkpoint.os, "replace", n, after) for n in (1, 2, 10) for after in (False, True)],
+    (files, "fsync", 5, True),
+    (train, "write_text", 2, False),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "nth", "after"), CUTS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_cut_and_resumed_is_identical(
+    where: object, name: str, nth: int, after: bool, whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        cut(patch, where, name, nth, after)
+        train_classifier.main(argv)
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+def test_torn_state_is_recognised_and_the_one_before_taken(whole: dict, arguments: Callable, tmp_path: Path, monkeypatch, capsys) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        cut(patch, train, "rate_factor", 9)
+        train_classifier.main(argv)
+    newest = sorted((tmp_path / "run" / "last").iterdir())[-1]
+    blob = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(blob[:-4] + b"\0\0\0\0")
+    train_classifier.main([*argv, "--resume"])
+    assert "model.safetensors is torn or was changed; taking the state before it" in capsys.readouterr().out
+    assert finals(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_number(workers: int, whole: dict, arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", **(EVERYTHING | {"data_workers": workers})))
+    assert finals(tmp_path / "run") == whole
+
+
+def test_another_seed_is_another_run(whole: dict, arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", **EVERYTHING, train_seed=1))
+    assert finals(tmp_path / "run")["scores_test.npz"] != whole["scores_test.npz"]
+
+
+def test_signal_saves_and_says_how_to_go_on(whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = arguments(tmp_path / "run", **(EVERYTHING | {"train_save_minutes": 100}))
+    calls, real = [0], train.rate_factor
+
+    def signalled(*args: object) -> float:
+        calls[0] += 1
+        if calls[0] == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(train, "rate_factor", signalled)
+    with pytest.raises(Interrupted, match=r"go on with: --out .*run --resume"):
+        train_classifier.main(argv)
+    assert (tmp_path / "run" / "last" / "e0001-b000004").is_dir()
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+def test_time_limit_predicts_with_what_there_is_and_goes_on(whole: dict, arguments: Callable, tmp_path: Path, capsys) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    train_classifier.main([*argv, "--train.max_minutes", "0.01"])
+    assert "train.max_minutes is over" in capsys.readouterr().out
+    assert (tmp_path / "run" / "submission.csv").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_path: Path) -> None:
+    argv = arguments(tmp_path / "run", train_epochs=1)
+    train_classifier.main(argv)
+    before = finals(tmp_path / "run")
+    with pytest.raises(FlukeError, match="holds a run already"):
+        train_classifier.main(argv)
+    with pytest.raises(FlukeError, match=r"optim.lr \(now 0.5, was 0.001\)"):
+        train_classifier.main([*argv, "--resume", "--optim.lr", "0.5", "--train.epochs", "4"])
+    assert finals(tmp_path / "run") == before
+
+
+def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = train.rate_factor
+    monkeypatch.setattr(train, "rate_factor", lambda o, step, *rest: 1e30 if step >= 6 else real(o, step, *rest))
+    with pytest.raises(FlukeError, match="no longer finite in epoch 2; the best weights, of epoch 1"):
+        train_classifier.main(arguments(tmp_path / "run", train_epochs=3))
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+def test_sigterm_to_the_process_exits_75_and_resumes(arguments: Callable, tmp_path: Path) -> None:
+    argv = arguments(tmp_path / "run", train_epochs=40, optim_lr=1e-4)
+    command = [sys.executable, str(ROOT / "scripts" / "train_classifier.py"), *argv]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.05)
+    second = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert "another process writes this run" in second.stderr
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == files.INTERRUPTED
+    assert "go on with: --out" in stderr
+    assert "Traceback" not in stderr
