@@ -3,15 +3,15 @@
     python benchmarks/faiss_million.py                     # a million; about 10 GB of memory at the most
     python benchmarks/faiss_million.py --n 100000          # a small one
 
-Each gallery is opened and searched in a process of its own, so that its memory is its own. What is printed for each: seconds to build
-and save, MB on disk, seconds to reopen, MB of memory after reopening and after the queries (private, and pages of the mapped file),
-queries a second from the warm file, recall@5 against exact (the share of the exact five that are among the approximate five), and the ratio of
-speeds. The exit code is 1 if the approximate gallery misses recall 0.99 or ten times the speed of exact.
+Each gallery is opened and searched in a process of its own, so that its memory is its own. What is printed for each: seconds to
+build and save, MB on disk, seconds to reopen, MB of memory after reopening and after the queries (private, and pages of the mapped
+file), queries a second from the warm file; then recall@5 (the share of the exact five that are among the approximate five) and the
+ratio of speeds. The exit code is 1 if the approximate gallery misses recall 0.99 or ten times the speed of exact.
 
-The embeddings are made to lie as identities do: five images an individual on average, half of all individuals with one image (sizes
-follow a power law); individuals are drawn around one of 200 looks (species, flank, pose), both in a 64-dimensional space, as trained
-embeddings hardly fill their 512 dimensions; images of one individual have a cosine of about 0.7. A query is another image of an
-individual of the gallery. Isotropic noise would be no test: its neighbours are equally far, and mean nothing.
+The embeddings are made to lie as identities do: five images an individual on average, half of all individuals with one image
+(sizes follow a power law); individuals are drawn around one of 200 looks (species, flank, pose), both in a 64-dimensional space,
+for trained embeddings hardly fill their 512 dimensions; images of one individual have a cosine of about 0.7. A query is another
+image of an individual of the gallery. Isotropic noise would be no test: its neighbours are all equally far, and mean nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.index import build, open_gallery
 
 D, LATENT, LOOKS = 512, 64, 200
@@ -69,9 +68,8 @@ def answer(folder: Path, queries: Path, search: dict[str, int], out: Path) -> No
     gallery = open_gallery(folder)
     gallery.tune(search)
     opened, after_open = time.perf_counter() - start, memory()
-    gallery.search(asked[:100], 5, "made")
     cold = time.perf_counter()
-    gallery.search(asked[-1000:], 5, "made")  # pages that the file has in memory now stay there
+    gallery.search(asked[-1000:], 5, "made")  # pages of the file that this reads stay in memory
     warm = time.perf_counter()
     ids = gallery.search(asked, 5, "made")[1]
     took, after = time.perf_counter() - warm, memory()
@@ -93,10 +91,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1_000_000, help="gallery images")
     parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--factory", default="IVF4096,SQ8", help="the approximate index")
-    parser.add_argument("--search", type=json.loads, default={"nprobe": 64}, help="its search parameters, JSON")
+    parser.add_argument(
+        "--factory", help="the approximate index; default: IVF2048,PQ128x4fs,RFlat, with fewer cells for fewer images"
+    )
+    parser.add_argument(
+        "--search", type=json.loads, help="its search parameters, JSON; default: every eighth cell, 100 images refined"
+    )
     parser.add_argument("--folder", type=Path, help="where the galleries go (4 GB); default: a temporary folder")
     args = parser.parse_args()
+    # 4-bit product codes, scanned in registers, find 100 candidates, whose exact distances are read from the mapped file.
+    # With 100,000 images IVF,SQ8, IVF,Flat and HNSW16 reached a recall of 0.96 to 0.98 at 2.5 to 5 times the speed of exact.
+    cells = 2 ** round(np.log2(2 * np.sqrt(args.n)))
+    args.factory = args.factory or f"IVF{cells},PQ128x4fs,RFlat"
+    args.search = args.search or {"nprobe": cells // 8, "k_factor_rf": 20}
     print(f"faiss {faiss.__version__}, {faiss.omp_get_max_threads()} threads, {os.cpu_count()} CPUs, {args.n:,} x {D}")
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary)

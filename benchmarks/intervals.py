@@ -6,7 +6,8 @@
 Each repeat draws `rows` images as a contest's training table, cross-validates a logistic regression on their features, and makes
 intervals for the score of the fold models on images that none of them has seen. All other images are the truth: the mean of the
 fold models' scores on them. Printed for each method: how often the interval holds the truth, its mean width, its width over that
-of the plain bootstrap of the pooled out-of-fold rows, and how far the interval's middle lies from the truth on the average.
+of the plain bootstrap of the pooled out-of-fold rows, how far its middle lies from the truth on the average (bias), and the
+middle's standard deviation around the truth over the one that the interval's width means (spread, 1 at best).
 
 The truth is itself measured on finitely many images, so that an interval that covers the true score in 95% holds the measured one
 in less; the column "at best" says in how many. `test` is the score on a test set of that many images, held by the bootstrap's
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     table: dict[str, Any] = {}
     print(f"{args.repeats} re-splits of {len(targets):,} images, stratified: {args.stratify}")
     print(f"{args.rows} rows, {args.folds} folds, truth on {n_truth:,}")
-    print(f"{'metric':10}{'method':24}{'coverage':>9}{'at best':>9}{'width':>8}{'ratio':>7}{'bias':>9}")
+    print(f"{'metric':10}{'method':24}{'coverage':>9}{'at best':>9}{'width':>8}{'ratio':>7}{'bias':>9}{'spread':>8}")
     for metric, by_method in found.items():
         plain = np.mean([high - low for low, high, _ in by_method["bootstrap"]])
         for method, intervals in by_method.items():
@@ -69,9 +70,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 "width": float((high - low).mean()),
                 "ratio": float((high - low).mean() / plain),
                 "bias": float(((low + high) / 2 - truth).mean()),
+                "spread": float(((low + high) / 2 - truth).std() / (high - low).mean() * 2 * norm.ppf(0.975)),
             }
             best = f"{at_best:9.3f}" if not method.startswith("test") else f"{0.95:9.3f}"
-            print(f"{metric:10}{method:24}{row['coverage']:9.3f}{best}{row['width']:8.4f}{row['ratio']:7.2f}{row['bias']:+9.4f}")
+            print(
+                f"{metric:10}{method:24}{row['coverage']:9.3f}{best}{row['width']:8.4f}{row['ratio']:7.2f}{row['bias']:+9.4f}"
+                f"{row['spread']:8.2f}"
+            )
             table.setdefault(metric, {})[method] = row
     return table
 

@@ -6,6 +6,7 @@ holds the key and every picture's height and width. Nothing in either is execute
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -75,10 +76,10 @@ def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers:
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it ends
-        try:
+        # Not there, stale, cut off, foreign: np.load raises whatever a stranger's file makes it raise.
+        with contextlib.suppress(Exception):
             return Cache(path, key)
-        except Exception:  # not there, stale, cut off, foreign: np.load raises whatever a stranger's file makes it raise
-            _build(path, key, paths, short_side, workers)
+        _build(path, key, paths, short_side, workers)
         return Cache(path, key)
 
 
@@ -99,7 +100,7 @@ def _stamp(name: str) -> tuple[int, int] | None:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _header(key: str) -> bytes:

@@ -45,7 +45,13 @@ class Data:
     label_separator: Optional[str] = None
     """What separates several labels of one image (" ", "|", ...). Null: one label an image (softmax)."""
     new_label: Optional[str] = None
-    """Label that means "an individual not seen before" (new_whale)."""
+    """Label that means "an individual not seen before" (new_whale); train_embedding and retrieve treat it apart."""
+    new_rows: Literal["drop", "negatives"] = "drop"
+    """train_embedding: training rows of `new_label` are left out of training, or serve as negatives to all others. Validation asks
+    about all that training doesn't use."""
+    mirror_identities: bool = False
+    """train_embedding: each individual's mirror images are another individual, where left and right flank differ (first place of the
+    2019 whale contest). With False, RandomHorizontalFlip in `augment` says that both are the same, and without it nothing is flipped."""
     drop_images: list[str] = field(default_factory=list)
     """Image names to leave out of training and validation."""
     min_images: int = 1
@@ -145,6 +151,19 @@ class Objective:
     """alpha of CutMix (torchvision v2); 0: off. With both, each batch draws one of them."""
     mix_prob: float = 1.0
     """Share of the batches that are mixed."""
+    margin: Optional[float] = None
+    """arcface, subcenter_arcface: additive angle in degrees (default 28.6); cosface: of the cosine (0.35); triplet: of the distance
+    between unit vectors (0.2); contrastive: of negatives (1)."""
+    margin_power: float = 0.0
+    """arcface, cosface: a class of n images has margin * (n / n of the smallest class) ** -margin_power (Ha et al. 2020: 0.25)."""
+    scale: Optional[float] = None
+    """arcface, cosface, cross_entropy on embeddings: factor on the cosines (default 64, 64, 16). With few classes less is better: 20 to 30."""
+    sub_centers: int = 3
+    """subcenter_arcface: centres a class."""
+    miner: Literal["hard", "semihard"] = "hard"
+    """triplet: the hardest positive and negative of each image, or negatives that are farther than the positive but within the margin."""
+    also: dict[str, float] = field(default_factory=dict)
+    """train_embedding: further objectives and their weights, added to `name`: {triplet: 0.5}."""
 
 
 @dataclass
@@ -194,8 +213,13 @@ class Train:
     """Images a batch over all processes together, so that one process and several train alike; each takes an equal share."""
     accumulate: int = 1
     """Batches summed into one optimiser step."""
-    sampler: Literal["shuffle", "weighted"] = "shuffle"
-    """shuffle: every row once an epoch. weighted: rows drawn with replacement, rare classes more often."""
+    sampler: Literal["shuffle", "weighted", "pk"] = "shuffle"
+    """shuffle: every row once an epoch. weighted: rows drawn with replacement, rare classes more often. pk: batches of classes with
+    `images_per_class` images each (train_embedding), every class seen in every epoch."""
+    images_per_class: int = 4
+    """pk: K, the images of a class in a batch; a class with fewer gives what it has."""
+    singles: Literal["once", "repeat", "drop"] = "once"
+    """pk: a class with one image comes once, as a negative; or `images_per_class` times, each with its own augmentation; or not at all."""
     sampler_power: float = 1.0
     """weighted: a row is drawn in proportion to (images of its class) ** -power; 1 makes classes equally frequent."""
     metric: str = "auto"
@@ -231,6 +255,8 @@ class Folds:
     """Held-out rows for train_classifier and train_embedding: a share below 1 or a number of rows (1000)."""
     n: int = 5
     """Folds of kfold."""
+    unknown: float = 0.2
+    """train_embedding: share of the individuals that are held out whole, to be asked about as `data.new_label`."""
     stratify: bool = True
     """Each side gets its share of every class (of every label: iterative stratification)."""
     group_column: Optional[str] = None
@@ -499,6 +525,16 @@ def check(recipe: Recipe) -> None:
         f.holdout > 0 and (f.holdout < 1 or f.holdout == int(f.holdout)),
         "folds.holdout is a share below 1 or a whole number of rows",
     )
+    want(0 <= f.unknown < 1, "folds.unknown is a share below 1")
+    want(t.images_per_class >= 1, "train.images_per_class is 1 at least")
+    want(
+        o.margin_power >= 0 and o.sub_centers >= 1, "objective.margin_power can't be negative, objective.sub_centers is 1 at least"
+    )
+    want(o.scale is None or o.scale > 0, "objective.scale is positive, or null")
+    flips = any("RandomHorizontalFlip" in str(entry) for entry in d.augment)
+    want(
+        not (d.mirror_identities and flips), "data.mirror_identities and RandomHorizontalFlip in data.augment contradict each other"
+    )
     want(f.n >= 2, "folds.n is 2 at least")
     want(f.group_column is None or f.group_csv is None, "set one of folds.group_column and folds.group_csv, not both")
     want(f.group_column is None or d.train_dir is None, "folds.group_column needs data.train_csv; train_dir: folds.group_csv")
@@ -506,6 +542,7 @@ def check(recipe: Recipe) -> None:
     want(recipe.predict.topk >= 1, "predict.topk is 1 at least")
     r = recipe.retrieval
     want(r.neighbours >= 1 and r.n >= 1, "retrieval.neighbours and retrieval.n are 1 at least")
+    want(all(value >= 1 for value in r.search.values()), "retrieval.search sets its parameters to 1 at least")
     want(r.temperature > 0, "retrieval.temperature is positive")
     want(0 <= r.centre_weight <= 1 and 0 <= r.rerank_weight <= 1, "retrieval.centre_weight and rerank_weight are shares")
     want(r.expand >= 0 and r.expand_alpha >= 0 and r.rerank >= 0, "retrieval.expand, expand_alpha and rerank can't be negative")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib import config
+from lib.files import FlukeError
 from lib.images import decode
 
 
@@ -26,7 +28,8 @@ class Images(Dataset[tuple[Any, ...]]):
 
     An index is (epoch, position); an item is (images, target, position) with one uint8 (3, side, side) tensor for each transform: several
     transforms of one decoded image serve several models in one pass. Before the transforms, torch's default generator is seeded
-    with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards.
+    with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards. Images from position
+    `mirrored_from` on are flipped first: mirrored individuals.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class Images(Dataset[tuple[Any, ...]]):
         seed: int = 0,
         short_side: int | None = None,
         read: Callable[[int], Any] | None = None,
+        mirrored_from: int | None = None,
     ):
         self.paths, self.transforms, self.seed, self.short_side = paths, transforms, seed, short_side
         self.targets = torch.zeros(len(paths), dtype=torch.int64) if targets is None else torch.from_numpy(targets)
+        self.mirrored = len(paths) if mirrored_from is None else mirrored_from
         self.read = read
         """Reads the decoded image at a position from a cache; None: from its file."""
 
@@ -48,9 +53,11 @@ class Images(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[list[Tensor], Tensor, int]:
         epoch, position = index
-        image = self.read(position) if self.read else decode(self.paths[position], self.short_side)
+        image = self.read(position % self.mirrored) if self.read else decode(self.paths[position], self.short_side)
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(seed_of(self.seed, epoch, position))
+        if position >= self.mirrored:
+            image = image.flip(-1)
         try:
             return [transform(image) for transform in self.transforms], self.targets[position], position
         finally:
@@ -73,13 +80,53 @@ class Order:
         return generator.choice(self.n, self.n, p=self.weights / self.weights.sum())
 
 
+class ClassBatches:
+    """The rows of an epoch for batches of P classes x K images: groups of one class, shuffled and laid end to end.
+
+    Calls: epoch -> (count * batch_size,) int64 positions, a pure function of (seed, epoch), the same on every process. Every class comes
+    in every epoch. No group is split over two batches: what would stick out of a batch waits for another epoch, and the last batch is filled
+    with the epoch's first groups. A class with fewer than K images is a group of its size; never an image paired with itself, unless
+    `singles` is repeat. targets (n,) int64; those below 0 (no name) are groups of one. Raises FlukeError when nothing is left.
+    """
+
+    def __init__(self, targets: np.ndarray, k: int, batch_size: int, singles: str, seed: int):
+        self.k, self.batch_size, self.singles, self.seed = k, batch_size, singles, seed
+        self.members = [np.flatnonzero(targets == label) for label in np.unique(targets[targets >= 0])]
+        if singles == "drop":
+            self.members = [rows for rows in self.members if len(rows) > 1]
+        self.alone = np.flatnonzero(targets < 0)
+        total = sum(max(len(rows), k if singles == "repeat" and len(rows) == 1 else 1) for rows in self.members) + len(self.alone)
+        if total < 2 or not self.members:
+            raise FlukeError("train.sampler pk: no class has two training images; set train.singles to once or repeat.")
+        self.batch_size = min(batch_size, total)
+        self.n = -(-total // self.batch_size) * self.batch_size
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng(seed_of(self.seed, epoch))
+        groups: list[np.ndarray] = [self.alone[i : i + 1] for i in range(len(self.alone))]
+        for rows in self.members:
+            if len(rows) == 1 and self.singles == "repeat":
+                groups.append(np.repeat(rows, self.k))
+                continue
+            shuffled = generator.permutation(rows)
+            groups += [shuffled[i : i + self.k] for i in range(0, len(rows), self.k)]
+        order = [groups[i] for i in generator.permutation(len(groups))]
+        epoch_rows: list[int] = []
+        for group in itertools.chain(order, itertools.cycle(order)):
+            room = self.batch_size - len(epoch_rows) % self.batch_size
+            epoch_rows.extend(group[:room].tolist())
+            if len(epoch_rows) == self.n:
+                return np.array(epoch_rows)
+        raise AssertionError("unreachable: the groups go round")
+
+
 def row_weights(targets: np.ndarray, power: float) -> np.ndarray:
     """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power; with several labels its rarest label's."""
     if targets.ndim == 1:
         counts = np.bincount(targets).astype(float)
         return counts[targets] ** -power
     counts = np.maximum(targets.sum(0), 1.0)
-    return np.where(targets > 0, counts ** -power, 0.0).max(1, initial=len(targets) ** -power)
+    return np.where(targets > 0, counts**-power, 0.0).max(1, initial=len(targets) ** -power)
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -129,8 +176,6 @@ def ordered_loader(images: Images, batch_size: int, workers: int, rank: int = 0,
 
 def check_batch(t: config.Train, rows: int, world: int) -> None:
     """Raise FlukeError unless a batch divides among the processes and there are rows for one."""
-    from lib.files import FlukeError
-
     if t.batch_size % world:
         raise FlukeError(f"train.batch_size {t.batch_size} counts all processes' images; {world} processes can't share it equally.")
     if rows < 2 * world:

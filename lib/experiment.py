@@ -33,7 +33,7 @@ from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.scores import Scores
 from lib.table import Table
-from lib.tasks import Classifier, Task
+from lib.tasks import Classifier, Embedder, Task
 from lib.train import differences, fit
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
@@ -158,7 +158,10 @@ def run(
             say(f"{folder}: finished already")
             return read_json(folder / "metrics.json")
         train, test = load_tables(recipe, accelerator, say)
-        if folds is None:
+        if kind == "embedding":
+            d = recipe.data
+            train_rows, val_rows = folds_of.split_individuals(train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, fold)
+        elif folds is None:
             train_rows, val_rows = folds_of.split(train, recipe.folds)
         else:
             train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -167,8 +170,8 @@ def run(
             test = test.take(_some(np.arange(len(test)), limit)) if test is not None else None
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
-        task: Task = Classifier(recipe, *sides)
-        return _run(recipe, folder, accelerator, say, stop, task, *sides, test, deadline)
+        task = (Embedder if kind == "embedding" else Classifier)(recipe, *sides)
+        return _run(recipe, folder, accelerator, say, stop, task, test, deadline)
 
 
 def _some(rows: np.ndarray, n: int) -> np.ndarray:
@@ -183,26 +186,25 @@ def _run(
     say: Callable[[str], None],
     stop: Stop,
     task: Task,
-    train: Table,
-    val: Table,
     test: Table | None,
     deadline: float | None,
 ) -> dict[str, Any]:
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
-    check_batch(t, len(train), world)
     order = task.order()
+    check_batch(t, order.n, world)
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
     sample = None
     if d.sample_submission and t.limit_rows is None and task.kind == "classifier":
         sample = submission.read_sample(Path(d.root) / d.sample_submission)
     set_seed(seed_of(t.seed, 2) % 2**32)
-    spec = Spec(recipe.model, train.classes, train.multi, task.kind, d.eval_size or d.size, d.fit)
-    network = Network(spec, task.objective(), recipe.objective)
+    spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
+    network = Network(spec, recipe.objective)
+    network.objective = task.objective(network.width)
     say(load_start(network, recipe.model))
     megabytes = 4e-6 * sum(p.numel() for p in network.parameters())
     state, skipped = find(folder / "last")
     if state is None:
-        on_main(accelerator, lambda: start(folder, recipe, accelerator, train.classes, megabytes))
+        on_main(accelerator, lambda: start(folder, recipe, accelerator, task.classes, megabytes))
     else:
         before = read_state(state)
         if before["world"] != world:
@@ -211,23 +213,22 @@ def _run(
             say(f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ")
     accelerator.init_trackers("fluke")
 
-    train_images = open_images(recipe, train, images.make_train_transform(d), task.targets())
-    val_images = open_images(recipe, val, images.make_eval_transform(d))
+    train_images = open_images(recipe, task.train, images.make_train_transform(d), task.targets)
+    val_images = open_images(recipe, task.shown, images.make_eval_transform(d))
     n_test = len(test) if test is not None else 0
     outcome = fit(
         network,
         train_images,
         batches,
         val_images,
-        task.evaluate,
-        task.metric,
+        task,
         recipe,
         accelerator,
         folder,
         stop,
         say,
         deadline,
-        len(val) + n_test,
+        len(task.shown) + n_test,
     )
     accelerator.end_training()
 
@@ -242,7 +243,7 @@ def _run(
 
     source = {"run": folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
     val_outputs = outputs_of(val_images, "predict validation")
-    found = task.evaluate(val_outputs)
+    found = task.evaluate(val_outputs, network.objective)
     say(f"validation, best epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     kept = "embeddings" if task.kind == "embedding" else "logits"
 
@@ -250,13 +251,13 @@ def _run(
         classes = () if kept == "embeddings" else side.classes
         scores.save(folder / name, Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept))
 
-    on_main(accelerator, lambda: write("scores_val.npz", val, val_outputs))
+    on_main(accelerator, lambda: write("scores_val.npz", task.shown, val_outputs))
     if test is not None:
         test_outputs = outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test")
         on_main(accelerator, lambda: write("scores_test.npz", test, test_outputs))
         if sample is not None:
             on_main(accelerator, lambda: submit(recipe, folder / "submission.csv", sample, test, test_outputs, say))
-    result = {"metric": task.metric, "best_epoch": outcome.best_epoch, "epochs": len(outcome.history), "rows": len(val), **found}
+    result = {"metric": task.metric, "best_epoch": outcome.best_epoch, "epochs": len(outcome.history), "rows": task.queries, **found}
     if outcome.finished:
         on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
         say(f"done: {folder}")
@@ -272,7 +273,8 @@ def open_images(recipe: Recipe, side: Table, transform: images.Transform, target
     if d.cache_dir is not None:
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
         read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
-    return Images(side.paths, [transform], targets, recipe.train.seed, images.decode_side(transform), read)
+    mirrored = side.paths if targets is not None and len(targets) > len(side) else []
+    return Images([*side.paths, *mirrored], [transform], targets, recipe.train.seed, images.decode_side(transform), read, len(side))
 
 
 def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple[str, ...], megabytes: float) -> None:

@@ -75,6 +75,32 @@ def assign_folds(table: Table, folds: Folds) -> np.ndarray:
     return fold
 
 
+def split_individuals(
+    table: Table, folds: Folds, new_label: str | None, keep_new: bool, fold: np.ndarray | None = None, number: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (int64, ascending) of the rows to train on and of those to ask about, as a contest with strangers asks.
+
+    A share `folds.unknown` of the individuals is left out of training whole: their held-out images are queries whose right answer is
+    `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of `new_label` are split like an
+    individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With `fold` (n,), fold `number` is what is held
+    out; each row is then asked about in one fold only.
+    """
+    labels = np.array([label for (label,) in table.labels or []])
+    new = labels == new_label
+    people = [label for label in table.classes if label != new_label]
+    generator = np.random.RandomState(folds.seed)
+    drawn, some = generator.permutation(len(people)), round(folds.unknown * len(people))
+    strangers = np.isin(labels, [people[i] for i in np.roll(drawn, -number * some)[:some]])
+    if fold is not None:
+        held = fold == number
+        return np.flatnonzero(~held & ~strangers & (keep_new | ~new)), np.flatnonzero(held)
+    rest = np.flatnonzero(~strangers & (keep_new | ~new))
+    train, held_out = split(table.take(rest), folds)
+    asked = np.zeros(len(table), bool)
+    asked[rest[held_out]] = True
+    return rest[train], np.flatnonzero(asked | strangers | (new & (not keep_new)))
+
+
 def write_folds(path: Path, table: Table, fold: np.ndarray) -> None:
     """Write (image, fold), a table that `folds.csv` of the recipe accepts."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
 
 def _open(path: Path) -> Image.Image:
     """The file with its header read and its size checked; pixels not yet decoded."""
-    if not path.is_file():  # a named pipe would hang
-        raise FlukeError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}.")
+    if not os.path.isfile(path):  # a named pipe would hang
+        raise FlukeError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}.")
     try:
         source = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
@@ -88,6 +89,8 @@ def _open(path: Path) -> Image.Image:
             begin = file.read(16)
         what = f"it begins with {begin!r}" if begin else "it is empty"
         raise FlukeError(f"{path}: not an image that is read here ({', '.join(FORMATS)}): {what}.") from None
+    except Exception as error:
+        raise FlukeError(f"{path}: can't be opened ({_flat(error)}).") from None
     width, height = source.size
     if width * height >= MAX_PIXELS:
         source.close()

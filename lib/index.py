@@ -79,7 +79,10 @@ class Gallery:
         return self.index.reconstruct_batch(np.ascontiguousarray(ids, np.int64))
 
     def add(self, embeddings: ArrayLike, ids: ArrayLike, names: ArrayLike, labels: ArrayLike, model: str) -> None:
-        """Add rows, of old or new individuals, without training again. Arguments and FlukeErrors as in `build`."""
+        """Add rows, of old or new individuals, without training again; rows of the new label are the caller's to leave out.
+
+        Arguments and FlukeErrors as in `build`.
+        """
         self._same_model(model, "rows to add")
         rows = _rows(ids, names, labels)
         vectors = checked_embeddings(embeddings, "rows to add", self.metric, self.index.d, len(rows[0]))

@@ -14,6 +14,7 @@ import safetensors.torch
 import timm
 import torch
 from timm.models import load_state_dict
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -54,7 +55,7 @@ class Network(nn.Module):
     their weights are synchronised, optimised and saved with the rest.
     """
 
-    def __init__(self, spec: Spec, objective: nn.Module | None = None, objective_recipe: config.Objective | None = None):
+    def __init__(self, spec: Spec, objective: config.Objective | None = None):
         super().__init__()
         self.spec = spec
         self.backbone = make_backbone(spec.model, pretrained=False)
@@ -62,21 +63,13 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         self.pool = GeM() if spec.model.pool == "gem" else nn.Identity()
-        width = self._features_width()
-        self.head = make_head(width, spec)
-        self.objective = objective
-        self.mix = make_mix(objective_recipe, len(spec.classes)) if objective_recipe is not None else None
+        pooled = self.backbone.head_hidden_size if spec.model.pool == "default" else self.backbone.num_features
+        self.head, self.width = make_head(pooled, spec)
+        """`width`: columns of the output."""
+        self.objective: nn.Module | None = None
+        self.mix = make_mix(objective, len(spec.classes)) if objective is not None else None
         self.frozen: tuple[str, ...] = ()
         """Beginnings of the names of backbone parts that don't learn; "" is all of it."""
-
-    def _features_width(self) -> int:
-        if self.spec.model.pool in ("default",):
-            return self.backbone.head_hidden_size or self.backbone.num_features
-        return self.backbone.num_features
-
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) -> pooled features (B, F)."""
-        return self._pooled((images.float() - self.mean) / self.std)
 
     def _pooled(self, x: Tensor) -> Tensor:
         if "" in self.frozen:
@@ -91,6 +84,8 @@ class Network(nn.Module):
         if self.training and targets is not None and self.mix is not None:
             x, targets = self.mix(x, targets)
         output = self.head(self._pooled(x)).float()
+        if self.spec.kind == "embedding":
+            output = F.normalize(output)
         if targets is None or self.objective is None:
             return {"output": output}
         return {"output": output, "loss": self.objective(output, targets)}
@@ -141,8 +136,9 @@ def make_backbone(m: config.Model, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def make_head(width: int, spec: Spec) -> nn.Module:
-    """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes; or the embedding neck."""
+def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
+    """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the neck of
+    Luo et al. 2019); and the width of what comes out."""
     layers: list[nn.Module] = []
     for hidden in spec.model.hidden:
         layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
@@ -157,7 +153,8 @@ def make_head(width: int, spec: Spec) -> nn.Module:
             layers.append(nn.Linear(width, spec.model.embedding_dim, bias=False))
             width = spec.model.embedding_dim
         layers.append(nn.BatchNorm1d(width))
-    return nn.Sequential(*layers)
+        return nn.Sequential(*layers), width
+    return nn.Sequential(*layers), len(spec.classes)
 
 
 def make_mix(o: config.Objective, classes: int) -> nn.Module | None:

@@ -51,7 +51,7 @@ def read_header(path: Path) -> list[str]:
 
             return list(pq.read_schema(path).names)
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            return next(csv.reader(handle), [])
+            return next(csv.reader(handle, strict=True), [])
 
 
 def read_columns(path: Path, wanted: dict[str, str]) -> tuple[dict[str, list[str]], np.ndarray]:
@@ -121,9 +121,9 @@ def _read_csv(path: Path, width: int) -> tuple[list[list[str]], list[int]]:
     lines: list[int] = []
     with open(path, encoding="utf-8-sig", newline="") as handle:
         reader = csv.reader(handle, strict=True)
+        next(reader)
+        line = reader.line_num + 1
         try:
-            next(reader)
-            line = reader.line_num + 1
             for record in reader:
                 if record:
                     records.append(record)

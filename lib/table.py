@@ -50,7 +50,7 @@ class Table:
         return len(self.rows)
 
     def take(self, index: Any) -> Table:
-        """The rows that `index` (integers, a boolean mask or a slice) selects, in its order, with the same classes."""
+        """The rows that `index` (array of integers or booleans, or a slice) selects, in its order, with the same classes."""
         kept = np.arange(len(self))[index]
 
         def of(array: np.ndarray | None) -> np.ndarray | None:
@@ -66,6 +66,11 @@ class Table:
             folds=of(self.folds),
             lines=of(self.lines),
         )
+
+    def join(self, other: Table) -> Table:
+        """The rows of this table and then those of `other`, another part of the same one."""
+        both = {"rows": np.concatenate([self.rows, other.rows]), "names": self.names + other.names, "paths": self.paths + other.paths}
+        return replace(self, **both, labels=(self.labels or []) + (other.labels or []), groups=None, folds=None, lines=None)
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:
         """Class indices, (n,) int64; with several labels an image 0 and 1, (n, number of classes) float32.
@@ -233,7 +238,7 @@ def without_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, wh
         cure = "every test row needs its image" if what == "test" else "mend them, or set data.on_unreadable: drop"
         folder = "; is data.image_dir right?" if len(bad) == len(table) else "."
         raise FlukeError(f"{found}; {cure}{folder}")
-    kept = table.take([i for i in range(len(table)) if i not in bad])
+    kept = table.take(np.array([i not in bad for i in range(len(table))]))
     if gone := sorted(set(table.counts()) - set(kept.counts())):
         raise FlukeError(
             f"{found}; no image is left of {some(map(repr, gone))}: name those images in data.drop_images if that is meant."
@@ -242,13 +247,14 @@ def without_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, wh
 
 
 def _drop_images(table: Table, missing: dict[int, str], unwanted: list[str]) -> tuple[Table, dict[int, str]]:
-    if unknown := sorted(set(unwanted) - set(table.names)):
-        raise FlukeError(f"data.drop_images: {table.source} has no {some(map(repr, unknown))}; names as the table writes them.")
     if not unwanted:
         return table, missing
-    kept = [i for i, name in enumerate(table.names) if name not in set(unwanted)]
+    dropped = set(unwanted)
+    if unknown := sorted(dropped - set(table.names)):
+        raise FlukeError(f"data.drop_images: {table.source} has no {some(map(repr, unknown))}; names as the table writes them.")
+    kept = np.flatnonzero([name not in dropped for name in table.names])
     note = f"data.drop_images: {len(table) - len(kept):,} images left out"
-    moved = {new: missing[old] for new, old in enumerate(kept) if old in missing}
+    moved = {new: missing[old] for new, old in enumerate(kept.tolist()) if old in missing}
     return replace(table.take(kept), notes=(*table.notes, note)), moved
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import nn
 
 from lib import metrics
 from lib.config import Recipe
-from lib.data import Order, row_weights, seed_of
+from lib.data import ClassBatches, Order, row_weights, seed_of
 from lib.files import FlukeError
-from lib.objectives import make_objective
+from lib.objectives import make_embedding_objective, make_objective
+from lib.retrieval import Centres, Validation, validate
 from lib.table import Table
 
 
@@ -26,52 +28,115 @@ class Task(Protocol):
     metric: str
     """What chooses the best epoch."""
 
-    def objective(self) -> nn.Module:
-        """What is optimised, with weights of its own if it has any."""
+    train: Table
+    """What is trained on."""
+    classes: tuple[str, ...]
+    shown: Table
+    """What the network is run on at a validation."""
+    queries: int
+    """How many of its rows, the last, are held out."""
+    targets: np.ndarray
+    """Targets of the training images, as the objective takes them; longer than the table where mirrored images follow."""
 
-    def order(self) -> Order:
-        """The rows of each epoch, as positions in the training table."""
+    def objective(self, width: int) -> nn.Module:
+        """What is optimised, with weights of its own if it has any; `width` is that of embeddings."""
 
-    def targets(self) -> np.ndarray:
-        """Targets of the training table, as the objective takes them."""
+    def order(self) -> Callable[[int], np.ndarray]:
+        """The rows of each epoch, as positions among `targets`; its `n` is their number."""
 
-    def evaluate(self, outputs: np.ndarray) -> dict[str, float]:
-        """Metrics of the network's outputs (n_val, C or D) for the validation table, `metric` among them."""
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
+        """Metrics of the network's outputs (len(shown), C or D), `metric` among them."""
 
 
-@dataclass
 class Classifier:
     """Softmax over classes, or a sigmoid a label. Raises FlukeError when metric or objective don't fit the labels."""
 
-    recipe: Recipe
-    train: Table
-    val: Table
     kind = "classifier"
 
-    def __post_init__(self) -> None:
-        self.name: metrics.Task = "multi" if self.train.multi else "single"
-        self.metric = self.recipe.train.metric
-        if self.metric == "auto":
-            self.metric = metrics.auto_metric(self.name)
+    def __init__(self, recipe: Recipe, train: Table, val: Table):
+        self.recipe, self.train, self.shown, self.queries, self.classes = recipe, train, val, len(val), train.classes
+        self.name: metrics.Task = "multi" if train.multi else "single"
+        self.metric = metrics.auto_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
         metrics.check_metric(self.metric, self.name)
-        self.train_targets, self.val_targets = self.train.targets(), self.val.targets()
-        self.loss = self.objective().eval()
+        if recipe.train.sampler == "pk":
+            raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
+        self.targets, self.val_targets = train.targets(), val.targets()
+        self.loss = self.objective(0).eval()
 
-    def objective(self) -> nn.Module:
-        return make_objective(self.recipe.objective, self.train_targets, self.train.classes, self.train.multi)
+    def objective(self, width: int) -> nn.Module:
+        return make_objective(self.recipe.objective, self.targets, self.classes, self.train.multi)
 
     def order(self) -> Order:
         t = self.recipe.train
-        weights = row_weights(self.train_targets, t.sampler_power) if t.sampler == "weighted" else None
+        weights = row_weights(self.targets, t.sampler_power) if t.sampler == "weighted" else None
         return Order(len(self.train), seed_of(t.seed, 0), weights)
 
-    def targets(self) -> np.ndarray:
-        return self.train_targets
-
-    def evaluate(self, outputs: np.ndarray) -> dict[str, float]:
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
         found = metrics.evaluate(self.name, outputs, self.val_targets)
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
-        if self.metric not in found:
-            raise FlukeError(f"train.metric {self.metric} isn't defined on these {len(outputs)} validation rows; hold out more, or choose another.")
-        return found
+        return _has(self.metric, found, len(outputs))
+
+
+class Embedder:
+    """Embeddings of individuals; validation asks for each held-out image who it is, among the training images and strangers.
+
+    Raises FlukeError when metric or objective don't fit, and when there is one individual or none to train on.
+    """
+
+    kind = "embedding"
+
+    def __init__(self, recipe: Recipe, train: Table, val: Table):
+        d, t = recipe.data, recipe.train
+        if train.multi:
+            raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
+        self.recipe, self.name, self.queries = recipe, "retrieval", len(val)
+        self.metric = metrics.auto_metric("retrieval") if t.metric == "auto" else t.metric
+        metrics.check_metric(self.metric, "retrieval")
+        labels = [label for (label,) in train.labels or []]
+        self.train = replace(train, classes=tuple(sorted(set(labels) - {d.new_label})))
+        self.classes = self.train.classes
+        if len(self.classes) < 2:
+            raise FlukeError(f"{train.source}: {len(self.classes)} individuals to train on; an embedding needs two at least.")
+        place = {name: i for i, name in enumerate(self.classes)}
+        self.targets = np.array([place.get(label, -1) for label in labels])
+        gallery = np.flatnonzero(self.targets >= 0)
+        self.shown = train.take(gallery).join(val)
+        self.labels = np.array([label for (label,) in self.shown.labels or []])
+        if d.mirror_identities:
+            mirrored = np.where(self.targets >= 0, self.targets + len(self.classes), -1)
+            self.targets = np.concatenate([self.targets, mirrored])
+
+    def objective(self, width: int) -> nn.Module:
+        n = len(self.classes) * (1 + self.recipe.data.mirror_identities)
+        return make_embedding_objective(self.recipe.objective, self.targets, n, width)
+
+    def order(self) -> Order | ClassBatches:
+        t = self.recipe.train
+        seed = seed_of(t.seed, 0)
+        if t.sampler == "pk":
+            return ClassBatches(self.targets, t.images_per_class, t.batch_size, t.singles, seed)
+        named = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
+        return Order(len(self.targets), seed, row_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
+
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
+        return _has(self.metric, self.validate(outputs, centres_of(objective, self.classes)).metrics, self.queries)
+
+    def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
+        """Answers to the held-out images, with the threshold that suits them."""
+        asked = np.arange(len(outputs)) >= len(outputs) - self.queries
+        return validate(outputs, self.labels, asked, self.recipe, centres)
+
+
+def centres_of(objective: nn.Module, classes: tuple[str, ...]) -> Centres | None:
+    """The class centres of an embedding's objective, None if it has none; those of mirrored individuals are left out."""
+    found = objective.centres() if hasattr(objective, "centres") else None
+    if found is None:
+        return None
+    return Centres(found[: len(found) * len(classes) // objective.n_classes].cpu().float().numpy(), classes)
+
+
+def _has(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:
+    if metric not in found:
+        raise FlukeError(f"train.metric {metric} isn't defined on these {rows} validation rows; hold out more, or choose another.")
+    return found

@@ -25,6 +25,7 @@ from lib.metrics import metric_direction
 from lib.model import Network, save_best
 from lib.optim import make_optimizer, make_plateau, plateau_factor, rate_factor, set_rate
 from lib.predict import bar_options, predict
+from lib.tasks import Task
 from lib.ranks import SIGNALLED, Stop, broadcast_buffers, on_main
 
 DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
@@ -50,8 +51,7 @@ def fit(
     train_images: Images,
     batches: Batches,
     val_images: Images,
-    evaluate: Callable[[np.ndarray], dict[str, float]],
-    metric: str,
+    task: Task,
     recipe: Recipe,
     accelerator: Accelerator,
     run: Path,
@@ -62,12 +62,12 @@ def fit(
 ) -> Outcome:
     """Train `network` as the recipe says, leaving best/model.safetensors, last/ and metrics.jsonl in `run`.
 
-    `evaluate` turns the gathered validation outputs (n_val, C or D) into metrics, among them `metric`. A resumable state in `run`/last is
+    `task` turns the gathered outputs of `val_images` into metrics, one of which chooses the best epoch. A resumable state in `run`/last is
     taken up: the caller has checked that it belongs to this recipe. `deadline` is a time.monotonic() by which training, validation and
     the prediction of `images_to_predict` images have to be done. Raises Interrupted after saving when a signal came; FlukeError when the
     loss is no longer finite or the disk is full, with what was saved intact.
     """
-    t, o = recipe.train, recipe.optim
+    t, o, metric = recipe.train, recipe.optim, task.metric
     device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     direction = metric_direction(metric)
     network.to(device, memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
@@ -180,7 +180,7 @@ def fit(
             save(epoch, batches.count)
             raise Interrupted(f"Stopped by a signal while validating epoch {epoch + 1}; go on with: --out {run} --resume") from None
         seconds_an_image = (time.monotonic() - timer) / len(val_images)
-        metrics = evaluate(outputs[0])
+        metrics = task.evaluate(outputs[0], chosen.objective)
         better = best_epoch is None or _better(metrics[metric], history[best_epoch - 1][metric], direction)
         if better:
             on_main(accelerator, lambda: save_best(run / "best" / "model.safetensors", chosen))
@@ -214,7 +214,7 @@ def _better(value: float, best: float, direction: str) -> bool:
 
 
 def _epoch_line(entry: dict[str, Any], metric: str, epochs: int, better: bool) -> str:
-    shown = dict.fromkeys(["loss", metric])
+    shown = [key for key in dict.fromkeys(["loss", metric, "recall@1", "auroc"]) if key in entry]
     parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in shown)]
     parts += [f"lr {entry['lr']:.2e}", f"{entry['seconds']:.0f} s"]
     return f"epoch {entry['epoch']}/{epochs}  " + "  ".join(parts) + ("  best" if better else "")

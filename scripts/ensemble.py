@@ -90,7 +90,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         }
     print(blend.describe(result))
 
-    out.mkdir(parents=True, exist_ok=True)
     source = {"run": out.name, "model": f"{args.method} of {len(args.runs)}", "metric": metric, "runs": args.runs}
     if test:
         logits = combination(pools.whole(test))

@@ -110,7 +110,7 @@ def test_greedy_never_scores_below_the_best_member(metric):
 
 
 def test_greedy_takes_the_steps_of_a_plain_search():
-    z, targets = members(n=400, skills=(1.5, 1.4, 1.3), seed=3)
+    z, targets = members(n=1000, skills=(1.2, 1.2, 1.1), seed=3)
     counts, reached = [0, 0, 0], max(accuracy(m, targets) for m in z)
     counts[int(np.argmax([accuracy(m, targets) for m in z]))] = 1
     while True:
@@ -131,10 +131,13 @@ def test_optimal_weights_are_the_best_of_a_grid():
     z, targets = members(n=800, skills=(1.2, 1.0, 0.3), seed=1)
     p = [softmax(m, axis=1).astype(np.float64) for m in z]
     grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1 - a, 41)]
-    best = min(log_loss(targets, sum(w * q for w, q in zip(ws, p))) for ws in grid)
+
+    def loss(weights):
+        return -np.log(sum(w * q for w, q in zip(weights, p))[np.arange(800), targets]).mean()
+
     weights = blend.simplex_weights(z, targets)
     assert weights.min() >= 0
-    assert log_loss(targets, sum(w * q for w, q in zip(weights, p))) <= best + 1e-5
+    assert loss(weights) <= min(map(loss, grid)) + 1e-5
     many, several = labels()
     w = blend.simplex_weights(many, several)
     losses = [log_loss(several.ravel(), (a * expit(many[0]) + (1 - a) * expit(many[1])).ravel()) for a in np.linspace(0, 1, 101)]
@@ -156,20 +159,25 @@ def test_votes_are_weighted_by_score_and_a_loss_can_be_no_weight():
 def test_on_pure_noise_the_honest_score_is_chance(method):
     """Members that know nothing: fitted, they look better than 1/4; judged, they don't."""
     rng = np.random.default_rng(1)
-    noise, targets = [rng.normal(size=(800, 4)).astype(np.float32) for _ in range(4)], np.arange(800) % 4
+    noise, targets = [rng.normal(size=(600, 4)).astype(np.float32) for _ in range(4)], np.arange(600) % 4
     combination, honest, report = blend.judge(
-        method, list("abcd"), noise, targets, "accuracy", blend.inner_folds(targets), offsets="accuracy" if method == "greedy" else None
+        method,
+        list("abcd"),
+        noise,
+        targets,
+        "accuracy",
+        blend.inner_folds(targets),
+        offsets="accuracy" if method == "greedy" else None,
     )
-    chance = 1.96 * np.sqrt(0.25 * 0.75 / 800)
     assert report["score"] == accuracy(honest, targets)
-    assert report["score"] < 0.25 + chance
+    assert report["score"] < 0.25 + 1.96 * np.sqrt(0.25 * 0.75 / 600)
     if method != "weighted":
-        assert accuracy(combination(noise), targets) > 0.25 + chance
+        assert accuracy(combination(noise), targets) > report["score"] + 0.02
 
 
 def test_stacks_learn_what_no_weights_can():
     """One member mixes two classes up, the other way round: a stack sees it."""
-    z, targets = members(n=900, skills=(1.5,))
+    z, targets = members(n=600, skills=(1.5,))
     swapped = [z[0][:, [1, 0, 2, 3, 4, 5]]]
     folds = blend.inner_folds(targets)
     for method in ("stack_lr", "stack_gb"):
@@ -178,12 +186,19 @@ def test_stacks_learn_what_no_weights_can():
         assert "fitted_score" not in report  # a stack's score on its own training rows says nothing
 
 
+def test_what_is_fitted_on_a_stack_is_fitted_on_rows_it_has_not_seen():
+    """On noise a stack is sure of its own training rows; on others it ought to be told to be unsure."""
+    rng = np.random.default_rng(2)
+    noise, targets = [rng.normal(size=(300, 3)).astype(np.float32)], np.arange(300) % 3
+    assert blend.fit("stack_gb", noise, targets, accuracy, temperature=True).adjust.temperature > 3
+
+
 def test_a_class_with_one_row_and_a_label_without_any_are_no_obstacle():
     z, targets = members(n=200, classes=4)
     targets[targets == 0] = 1
     targets[7] = 0
-    for method in ("stack_lr", "stack_gb", "greedy"):
-        report = blend.judge(method, list("abc"), z, targets, "macro_f1", blend.inner_folds(targets), offsets="macro_f1")[2]
+    for method, offsets in (("stack_lr", "macro_f1"), ("stack_gb", None), ("greedy", "macro_f1")):
+        report = blend.judge(method, list("abc"), z, targets, "macro_f1", blend.inner_folds(targets), offsets=offsets)[2]
         assert np.isfinite(report["score"])
     many, several = labels(n=200)
     several[:, 2] = 0
@@ -282,7 +297,10 @@ def write_runs(root: Path, z, targets, multi=False, test=True, names=None):
             if name == "oof.npz" or test:
                 true = [tuple(classes[c] for c in np.flatnonzero(targets[r])) if multi else (classes[targets[r]],) for r in rows]
                 known = true if name == "oof.npz" else None
-                save(root / f"r{k}" / name, Scores(rows, [f"{r}.jpg" for r in rows], classes, m[rows], known, multi, {"run": f"r{k}"}))
+                save(
+                    root / f"r{k}" / name,
+                    Scores(rows, [f"{r}.jpg" for r in rows], classes, m[rows], known, multi, {"run": f"r{k}"}),
+                )
     return [str(root / f"r{k}") for k in range(len(z))]
 
 
@@ -304,9 +322,10 @@ def test_script_from_runs_to_submission(tmp_path, method, capsys):
     assert json.loads((out / "ensemble.json").read_text())["score"] == found["score"]
     assert found["score"] == accuracy(load(out / "oof.npz").logits, targets[:300])
     assert found["score"] > accuracy(z[0][:300], targets[:300]) - 0.02
-    low, high = found["test_interval"]
+    widened, own = np.diff(found["test_interval"]), np.diff(found["interval"])
+    assert widened == pytest.approx(own * np.sqrt(2))  # as many test images as rows
     test = load(out / "scores_test.npz")
-    assert low <= accuracy(test.logits, targets[300:]) <= high
+    assert accuracy(test.logits, targets[300:]) == pytest.approx(found["score"], abs=0.04)
     lines = (out / "submission.csv").read_text().splitlines()
     assert lines[0] == "image,label"
     assert lines[1] == f"599,{test.classes[test.logits[-1].argmax()]}"
@@ -322,7 +341,9 @@ def test_script_with_several_labels_and_thresholds(tmp_path):
     runs = write_runs(tmp_path, z, targets, multi=True)
     recipe(runs[0], "image,labels\n" + "".join(f"{r}.jpg,a\n" for r in range(300, 600)), separator="|")
     plain = ensemble.main(["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--out", str(tmp_path / "a")])
-    tuned = ensemble.main(["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--thresholds", "--out", str(tmp_path / "b")])
+    tuned = ensemble.main(
+        ["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--thresholds", "--out", str(tmp_path / "b")]
+    )
     assert tuned["score"] > plain["score"]
     assert tuned["fitted_score"] >= tuned["score"]
     test = load(tmp_path / "b" / "scores_test.npz")

@@ -84,6 +84,13 @@ def test_small_classes_give_their_share_together() -> None:
     assert sum(held.values()) == 100
 
 
+def test_what_single_images_cannot_give_comes_from_all_others_alike() -> None:
+    t = of_sizes([1] * 40 + [10] * 4 + [100])
+    held = t.take(split(t, Folds(holdout=0.2))[1]).counts()  # 36 of the 140 rows that may be held out
+    assert all(2 <= held[f"c{k}"] <= 3 for k in range(40, 44))
+    assert 25 <= held["c44"] <= 26
+
+
 def test_single_images_stay_in_training_and_are_named() -> None:
     t = of_sizes([1, 1, 30, 20])
     train, held = split(t, Folds(holdout=0.5))
@@ -124,6 +131,14 @@ def test_grouped_hold_out(shared: Path) -> None:
         shares = pd.Series(sizes).to_frame("n").assign(held=pd.Series(got)).fillna(0)
         small = shares[shares.n <= 6].sum()
         assert 0.1 < small.held / small.n < 0.3
+
+
+def test_whole_groups_come_as_near_as_they_can() -> None:
+    t = table([(f"c{i // 100}",) for i in range(200)], groups=[f"g{i // 10}" for i in range(200)])
+    assert len(split(t, Folds(holdout=12))[1]) == 10
+    sizes = [6, 1, 1, 1, 1, 1, 1]
+    t = table([("a",)] * 12, groups=[f"g{g}" for g, size in enumerate(sizes) for _ in range(size)])
+    assert np.bincount(assign_folds(t, Folds(n=2))).tolist() == [6, 6]
 
 
 def test_groups_of_several_classes_keep_each_class_in_training() -> None:

@@ -124,11 +124,17 @@ def test_confusion_of_many_classes_shows_the_most_confused() -> None:
     assert "40 most confused of 4,000" in figure.get_label()
 
 
+def test_confusion_shares_count_what_is_not_shown() -> None:
+    figure = figures.confusion(np.array([0, 0, 0, 0, 3]), np.array([1, 1, 1, 2, 3]), list("abcd"), most=2)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["a", "b"]
+    assert shares(figure)[0].tolist() == [0, 0.75]
+
+
 def test_reliability_agrees_with_the_metric() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(500, 4)) * 2
-    targets = rng.integers(0, 4, 500)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.array([rng.choice(4, p=row) for row in probabilities])  # calibrated: the error then depends on the bins
     figure = figures.reliability(probabilities.max(axis=1), logits.argmax(axis=1) == targets)
     error = metrics.evaluate("single", logits, targets)["ece"]
     assert f"calibration error {error:.3f}." in figure.get_label()

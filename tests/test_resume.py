@@ -168,7 +168,7 @@ def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(arguments: Calla
 
 
 def test_sigterm_to_the_process_exits_75_and_resumes(arguments: Callable, tmp_path: Path) -> None:
-    argv = arguments(tmp_path / "run", train_epochs=40, optim_lr=1e-4)
+    argv = arguments(tmp_path / "run", train_epochs=400, optim_lr=1e-4)
     command = [sys.executable, str(ROOT / "scripts" / "train_classifier.py"), *argv]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / "metrics.jsonl").exists():

@@ -189,6 +189,7 @@ def test_missing_column_lists_those_there_are(tmp_path: Path) -> None:
         ("image,label\na.jpg,\xe9t\xe9\n".encode("latin-1"), ["UTF-8", "0xe9"]),
         ("image,label\na.jpg,x\n".encode("utf-16"), ["UTF-8"]),
         (b'image,label\na.jpg,x\nb.jpg,"open\nc.jpg,y\n', ["line 3", "quote"]),
+        (b'"image"d,label\na.jpg,x\n', ["line 1", "not readable as CSV"]),
         (b"image,label\na.jpg,x,1\nb.jpg\nc.jpg,y\n", ["2 rows", "line 2 (3)", "line 3 (1)"]),
         (b"image,label\na.jpg,x\n\n,y\nc.jpg,  \n  ,y\n", ["2 rows", "image name", "line 4, 6"]),
         (b'image,label\na.jpg,"two\nlines"\nb.jpg,\nc.jpg, \n', ["2 rows", "blank label", "line 4, 5"]),
@@ -383,6 +384,7 @@ def test_class_filters(tmp_path: Path) -> None:
         part in message for part in ("drop_images: 1 images", "min_images 3: 2 classes with 3", "max_images 2: 4 classes with 19")
     )
     assert "no 'a0', 'zz.jpg'" in fault(tmp_path, drop_images=["a0", "zz.jpg"])
+    assert "0 of 0 classes are left" in fault(tmp_path, drop_images=[name for name, _ in rows])
     assert "no class 'New'; did you mean 'new'?" in fault(tmp_path, take={"New": 1})
 
 
@@ -411,6 +413,12 @@ def test_groups_and_own_folds_follow_the_filters(tmp_path: Path) -> None:
         assert part in fault(tmp_path, Folds(csv="f.csv"))
 
 
+def test_a_group_is_not_guessed_where_file_names_repeat(tmp_path: Path) -> None:
+    contest(tmp_path, [("m/1.jpg", "x"), ("n/1.jpg", "y"), ("2.jpg", "y")])
+    (tmp_path / "g.csv").write_text("id,who\n1,ann\n2,bob\n")
+    assert "no row for 2 of 3 images: 'm/1.jpg', 'n/1.jpg'" in fault(tmp_path, Folds(group_csv="g.csv"))
+
+
 def test_take_keeps_everything_aligned(tmp_path: Path) -> None:
     contest(tmp_path, [(name, label, name) for name, label in PAIRS], ("image", "label", "who"))
     table = train(tmp_path, Folds(group_column="who"))
@@ -429,5 +437,8 @@ def test_columns_agree_with_pandas(tmp_path: Path) -> None:
     rows = [("a", "NA", 'say "hi"'), ("b", "01", "x, y"), ("c", "1e5", "line\r\nbreak"), ("d", "", " lead")]
     contest(tmp_path, rows, ("i", "j", "k"), files=[])
     frame = pd.read_csv(tmp_path / "train.csv", dtype=str, keep_default_na=False, na_filter=False)
-    columns, _ = read_columns(tmp_path / "train.csv", {name: name for name in "ijk"})
+    columns, lines = read_columns(tmp_path / "train.csv", {name: name for name in "ijk"})
     assert columns == {name: list(frame[name]) for name in "ijk"}
+    assert lines.tolist() == [2, 3, 4, 6]
+    (tmp_path / "train.csv").write_text('"i\nj",k\na,b\n')
+    assert read_columns(tmp_path / "train.csv", {"k": "k"})[1].tolist() == [3]
