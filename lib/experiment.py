@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from lib import config, images, scores, submission, table
@@ -28,9 +29,11 @@ from lib.checkpoint import find, read_state
 from lib.config import Recipe
 from lib.data import Batches, Images, check_batch, seed_of
 from lib.files import FlukeError, Interrupted, default_run, locked, newest, read_json, require_free, write_json, write_text
-from lib.model import Network, Spec, load_best, load_start
+from lib.metrics import METRICS, bootstrap_interval
+from lib.model import Network, Spec, load_start
 from lib.predict import predict
 from lib.ranks import Stop, on_main
+from lib.run_report import write_report
 from lib.scores import Scores
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task
@@ -232,12 +235,12 @@ def _run(
     )
     accelerator.end_training()
 
-    best = load_best(folder / "best" / "model.safetensors").to(accelerator.device, memory_format=torch.channels_last)
+    network.load_state_dict(load_file(folder / "best" / "model.safetensors"))  # with the objective's weights, as validation saw them
     batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
 
     def outputs_of(side: Images, title: str) -> np.ndarray:
         try:
-            return predict([best], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[0]
+            return predict([network], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[0]
         except Interrupted:
             raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
 
@@ -258,6 +261,9 @@ def _run(
         if sample is not None:
             on_main(accelerator, lambda: submit(recipe, folder / "submission.csv", sample, test, test_outputs, say))
     result = {"metric": task.metric, "best_epoch": outcome.best_epoch, "epochs": len(outcome.history), "rows": task.queries, **found}
+    if isinstance(task, Classifier) and METRICS[task.metric].resampled is not None:
+        result["interval"] = bootstrap_interval((task.metric, val_outputs, task.val_targets))
+    on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, outcome.history, result))
     if outcome.finished:
         on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
         say(f"done: {folder}")
