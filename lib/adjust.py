@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_expit, log_softmax
+from scipy.special import expit, log_expit, log_softmax
 
 
 @dataclass
@@ -67,6 +68,11 @@ def fit_thresholds(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         k = int(np.argmax(f1))
         out[c] = (z[k] + z[k + 1]) / 2 if k + 1 < len(z) else z[k] - 1
     return out
+
+
+def label_thresholds(logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """`fit_thresholds` as probabilities by label, as a run's thresholds.json holds them."""
+    return dict(zip(classes, expit(fit_thresholds(logits, targets).astype(np.float64)).tolist()))
 
 
 def fit_offsets(logits: np.ndarray, targets: np.ndarray, metric: str) -> np.ndarray:

@@ -6,9 +6,9 @@ hashes of the others. There are no random states in it: every draw is a function
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lib.files import FlukeError, fsync, read_json, write_json
+from lib.files import FlukeError, disk_full, fsync, read_json, write_json
 
 FORMAT = 1
+FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how torch and safetensors say that the disk is full
+STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world", "threads"}
 
 
 def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int) -> Path:
@@ -29,6 +31,8 @@ def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optim
     safetensors, `optimizers` (any state dicts) by torch.save. Raises FlukeError when the disk is full; older states stay.
     """
     target = last / f"e{state['epoch']:04d}-b{state['batch']:06d}"
+    if target.exists() and _fault(target) is None:  # saved before an interruption, and reached again at once
+        return target
     temporary = last / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -43,15 +47,16 @@ def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optim
             fsync(temporary / name)
         write_json(temporary / "manifest.json", {"format": FORMAT, "files": manifest})
         fsync(temporary)
-        if target.exists():  # the same state, saved before an interruption and reached again, or a torn one
+        if target.exists():  # a torn one
             shutil.rmtree(target)
         os.replace(temporary, target)
         fsync(last)
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        # torch and safetensors wrap a full disk in errors of their own
+    except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")):
+        if disk_full(error):
             raise FlukeError(f"{target}: the disk is full; free some and go on with --resume, what was saved before is intact.") from None
+        if isinstance(error, OSError):
+            raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise
     for old in _states(last)[keep:]:
         shutil.rmtree(old)
@@ -60,7 +65,7 @@ def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optim
 
 def find(last: Path) -> tuple[Path | None, list[str]]:
     """The newest good state in `last` (None if there is none), and a sentence on each newer one that is torn or foreign."""
-    skipped = []
+    skipped: list[str] = []
     for folder in _states(last):
         fault = _fault(folder)
         if fault is None:
@@ -85,7 +90,9 @@ def load(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any
 
 
 def _states(last: Path) -> list[Path]:
-    return sorted((path for path in last.glob("e*-b*") if path.is_dir()), reverse=True)
+    names = ((re.fullmatch(r"e(\d+)-b(\d+)", path.name), path) for path in last.glob("e*-b*") if path.is_dir())
+    found = [(int(name[1]), int(name[2]), path) for name, path in names if name]
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def _fault(folder: Path) -> str | None:
@@ -99,7 +106,9 @@ def _fault(folder: Path) -> str | None:
             path = folder / Path(name).name
             if not path.is_file() or path.stat().st_size != size or _hash(path) != digest:
                 return f"{name} is torn or was changed"
-    except (FlukeError, KeyError, TypeError, ValueError, AttributeError):
+        if not STATE <= set(read_json(folder / "state.json")):
+            return "not a state of this program"
+    except (FlukeError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return "its manifest is missing or torn"
     return None
 

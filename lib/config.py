@@ -11,7 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional, TypeVar, Union, get_type_hints
+from typing import Any, Literal, Optional, Union, get_type_hints
 
 import yaml
 
@@ -54,6 +54,9 @@ class Data:
     2019 whale contest). With False, RandomHorizontalFlip in `augment` says that both are the same, and without it nothing is flipped."""
     drop_images: list[str] = field(default_factory=list)
     """Image names to leave out of training and validation."""
+    only_classes: list[str] = field(default_factory=list)
+    """Keep only these classes, for a second model of those that the first confuses (scripts/ensemble.py joins the two); []: all (one
+    label an image)."""
     min_images: int = 1
     """Leave out classes with fewer images than this (one label an image)."""
     max_images: Optional[int] = None
@@ -61,7 +64,7 @@ class Data:
     largest_classes: Optional[int] = None
     """Keep this many classes, those with most images (one label an image)."""
     take: dict[str, int] = field(default_factory=dict)
-    """Keep only the first n rows of a class: {new_whale: 18}. Such a class is exempt from the three filters above."""
+    """Keep only the first n rows of a class: {new_whale: 18}. Such a class is exempt from the four filters above."""
     on_unreadable: Literal["error", "drop"] = "error"
     """What to do with training images that are missing or can't be decoded: stop, or leave them out and say so. Test rows are never
     dropped: a contest wants an answer for each."""
@@ -347,33 +350,50 @@ _SECTIONS: dict[str, type] = get_type_hints(Recipe)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: keys and numbers with leading zeros stay text (labels), 1e-3 is a number."""
+    """YAML as people mean it: keys stay text, and so do 01, yes, no and dates (labels); 1e-3 is a number. Without anchors, which could
+    make a small file a huge recipe."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [k.value for k, _ in node.value]
+        where = f"{self.name}, line {node.start_mark.line + 1}"
+        if any(not isinstance(key, str) for key in keys):
+            raise FlukeError(f"{where}: a list or a mapping can't be a key; put a label with brackets in quotes.")
         if twice := {k for k in keys if keys.count(k) > 1}:
-            raise FlukeError(f"{self.name}, line {node.start_mark.line + 1}: {sorted(twice)[0]!r} is given twice.")
+            raise FlukeError(f"{where}: {sorted(twice)[0]!r} is given twice.")
         return {k.value: self.construct_object(v, deep=True) for k, v in node.value}
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise FlukeError(f"{self.name}: *{self.peek_event().anchor} refers to another place; write it out.")
+        return super().compose_node(parent, index)
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rx) for tag, rx in pairs if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever either reader, ours or another, would take for a number, a date or yes and no."""
+
+
+_OURS = {
+    "int": (re.compile(r"[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"),
+    "float": (
+        re.compile(r"([-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|(0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.[0-9]+|\.inf)|\.nan)$"),
+        "-+0123456789.",
+    ),
+    "bool": (re.compile("(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    "null": (re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"([-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|(0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.[0-9]+|\.inf)|\.nan)$"),
-    list("-+0123456789."),
-)
+_Loader.yaml_implicit_resolvers = {}
+_Dumper.yaml_implicit_resolvers = {first: list(pairs) for first, pairs in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+for _kind, (_pattern, _first) in _OURS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, list(_first))
 
 
 def load_yaml(text: str) -> Any:
-    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice)."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-
-
-T = TypeVar("T")
+    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice, anchors)."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except RecursionError:
+        raise FlukeError("YAML nested a thousand levels deep is no recipe.") from None
 
 
 def make_parser(doc: str, recipe: bool = True) -> Any:
@@ -383,6 +403,7 @@ def make_parser(doc: str, recipe: bool = True) -> Any:
     if "docstring_parse_attribute_docstrings" not in _done:
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
+        jsonargparse.set_dumper("fluke", _dump_yaml)
         _done.add("docstring_parse_attribute_docstrings")
     usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
     parser = jsonargparse.ArgumentParser(
@@ -435,24 +456,32 @@ def parse(parser: Any, argv: list[str] | None = None) -> Any:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not close:  # a right field in the wrong section
-        close = [n for n in names if n.split(".")[-1] == name.lstrip("-").split(".")[-1]][:1]
+    last = name.lstrip("-").split(".")[-1]
+    same = [n for n in names if n.lstrip("-").split(".")[-1] == last]  # a right field in the wrong section
+    close = difflib.get_close_matches(name, same, n=1, cutoff=0) or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "; --help lists them all."
 
 
 def _sentence(message: str) -> str:
     """jsonargparse's message, boiled down to: the field, what is wrong, what would be right."""
     flat = " ".join(message.split())
-    if found := re.search(r'key "([^"]+)":.*?Expected an? (.+?)\. Got value: (.*)$', flat):
-        key, want, got = found.groups()
-        want = re.sub(r"<class '(\w+)'>|typing\.", lambda m: m.group(1) or "", want)
-        want = re.sub(r"Literal\[(.*?)\]", lambda m: "one of " + m.group(1).replace("'", ""), want)
-        hint = ""
-        if options := re.findall(r"one of ([^\]]+)", want):
-            hint = _nearest(got, [o.strip() for o in options[0].split(",")])
-        return f"--{key} {got}: expected {want}{hint if hint.startswith('; did') else ''}."
-    return flat if flat.endswith(".") else flat + "."
+    key, got = re.search(r'key "([^"]+)"', flat), re.search(r"(?:Got|Given) value: ?(.*?)\.?$", flat)
+    if key is not None and key[1] in _SECTIONS:
+        return f"--{key[1]} can't be read; name its fields one by one, --{key[1]}.{fields(_SECTIONS[key[1]])[0].name} VALUE."
+    wanted = list(dict.fromkeys(re.findall(r"Expected an? (?:typing\.)?(<class '\w+'>|Literal\[.*?\]|\w+)", flat)))
+    if key is None or got is None or not wanted:
+        return flat if flat.endswith(".") else flat + "."
+    value, hint, kinds = got[1], "", []
+    for want in wanted:
+        options = re.findall(r"'([^']*)'", want) if want.startswith("Literal") else []
+        close = _nearest(value, options)
+        hint = hint or (close if close.startswith("; did") else "")
+        kinds.append(f"one of {', '.join(options)}" if options else _KINDS.get(want.removeprefix("<class '")[:-2], want))
+    return f"--{key[1]} {value or repr(value)}: expected {' or '.join(kinds)}{hint or '.'}"
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "text (numbers, true and null that mean text go in quotes)"}
+_KINDS |= {"NoneType": "null", "bool": "true or false", "list": "a list, [a, b]", "dict": "a mapping, {name: value}"}
 
 
 def _check_file(path: str) -> None:
@@ -462,12 +491,9 @@ def _check_file(path: str) -> None:
         raise FlukeError(f"--cfg {path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
     except yaml.YAMLError as error:
         raise FlukeError(f"--cfg {path}: not YAML: {' '.join(str(error).split())}.") from None
-    if tree is None:
-        return
     if not isinstance(tree, dict):
-        raise FlukeError(
-            f"--cfg {path}: expected sections ({', '.join(f.name for f in fields(Recipe))}), got {type(tree).__name__}."
-        )
+        found = "an empty file" if tree is None else f"a {type(tree).__name__}"
+        raise FlukeError(f"--cfg {path}: expected sections ({', '.join(_SECTIONS)}), not {found}.")
     _check_keys(tree, Recipe, path, "")
 
 
@@ -501,8 +527,9 @@ def check(recipe: Recipe) -> None:
     want(all(n >= 1 for n in d.take.values()), "data.take keeps at least 1 row of each class it names")
     want(d.label_separator is None or d.train_dir is None, "data.label_separator needs data.train_csv, not train_dir")
     want(
-        d.label_separator is None or (d.min_images <= 1 and d.max_images is None and d.largest_classes is None and not d.take),
-        "data.min_images, max_images, largest_classes and take are for one label an image (data.label_separator: null)",
+        d.label_separator is None
+        or (d.min_images <= 1 and d.max_images is None and d.largest_classes is None and not d.take and not d.only_classes),
+        "data.only_classes, min_images, max_images, largest_classes and take are for one label an image (data.label_separator: null)",
     )
     want(0 <= m.dropout < 1, "model.dropout is a probability below 1")
     want(0 <= o.label_smoothing < 1, "objective.label_smoothing is a share below 1")
@@ -561,4 +588,8 @@ def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML that `--cfg` reads back to the same recipe."""
     from dataclasses import asdict
 
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return _dump_yaml(asdict(recipe))
+
+
+def _dump_yaml(tree: Any) -> str:
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

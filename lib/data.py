@@ -20,7 +20,7 @@ from lib.images import decode
 
 def seed_of(*parts: int) -> int:
     """A 63-bit seed that is a function of the integers given, the same on every machine and Python."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(repr(tuple(map(int, parts))).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Images(Dataset[tuple[Any, ...]]):

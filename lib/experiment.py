@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,11 +24,23 @@ from tqdm import tqdm
 
 from lib import config, images, scores, submission, table
 from lib import folds as folds_of
+from lib.adjust import label_thresholds
 from lib.cache import open_cache
 from lib.checkpoint import find, read_state
 from lib.config import Recipe
 from lib.data import Batches, Images, check_batch, seed_of
-from lib.files import FlukeError, Interrupted, default_run, locked, newest, read_json, require_free, write_json, write_text
+from lib.files import (
+    FlukeError,
+    Interrupted,
+    default_run,
+    locked,
+    main_process,
+    newest,
+    read_json,
+    require_free,
+    write_json,
+    write_text,
+)
 from lib.metrics import METRICS, bootstrap_interval
 from lib.model import Network, Spec, load_start
 from lib.predict import predict
@@ -66,22 +78,34 @@ def make_accelerator(t: config.Train, run: Path) -> Accelerator:
     return Accelerator(log_with=t.log_with or None, project_dir=run)
 
 
-def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None) -> Path:
+def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None, kfold: bool = False) -> Path:
     """The folder this run writes to: --out, or the newest unfinished run of this recipe with --resume, or a new name.
 
-    Raises FlukeError when a run is in the way, when there is none to resume, or when it is a run of another recipe.
+    Raises FlukeError when a run is in the way, when there is none to resume, or when it is a run of another recipe, or a k-fold run
+    (which has a folds.csv) unless `kfold`.
     """
     if out is None and resume:
         stem = Path(recipe_file).stem if recipe_file else "run"
-        folder = newest(Path("runs"), lambda f: f.name.startswith(stem + "-") and not (f / "metrics.json").exists())
+        what, last = ("k-fold run", "cv.json") if kfold else ("run", "metrics.json")
+
+        def unfinished(f: Path) -> bool:
+            return f.name.startswith(stem + "-") and (f / "folds.csv").exists() == kfold and not (f / last).exists()
+
+        folder = newest(Path("runs"), unfinished)
         if folder is None:
-            raise FlukeError(f"--resume: no unfinished run runs/{stem}-*; name one with --out.")
-        print(f"--resume takes the newest unfinished run: {folder}")
+            raise FlukeError(f"--resume: no unfinished {what} runs/{stem}-*; name one with --out.")
+        if main_process():
+            print(f"--resume takes the newest unfinished run: {folder}")
     else:
         folder = Path(out) if out else default_run(recipe_file)
     if (folder / "recipe.yaml").exists():
         if not resume:
             raise FlukeError(f"{folder}: holds a run already; --resume goes on with it, another --out starts one.")
+        for whole in (folder, folder.parent):
+            if (whole / "folds.csv").exists() and not (kfold and whole == folder):
+                raise FlukeError(f"{folder} belongs to a k-fold run; kfold.py --out {whole} --resume goes on with that.")
+        if kfold and not (folder / "folds.csv").exists():
+            raise FlukeError(f"{folder}: a run, but no k-fold run; the script that made it goes on with it.")
         old = config.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
         if found := differences(old, asdict(recipe)):
             raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
@@ -103,7 +127,6 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
     }
-
 
 
 def make_say(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
@@ -137,47 +160,61 @@ def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], N
     return train, test
 
 
-def run(
-    recipe: Recipe,
-    folder: Path,
-    kind: str = "classifier",
-    accelerator: Accelerator | None = None,
-    folds: np.ndarray | None = None,
-    fold: int = 0,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Fold:
+    """What one fold of a k-fold run shares with the whole (lib/crossval.py), which also predicts the test images."""
+
+    train: Table
+    """All n training rows, whose images were checked."""
+    of_row: np.ndarray
+    """(n,) fold of each."""
+    number: int
+    """The fold to hold out."""
+    stop: Stop
+    deadline: float | None
+    """time.monotonic() by which this fold must be done."""
+    to_predict: int
+    """Test images whose time it must leave to the whole before that."""
+
+
+def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | None = None) -> dict[str, Any]:
     """Train, validate, predict and report one run in `folder`, going on where a killed one left off.
 
-    `kind` is classifier or embedding. With `folds` (n,), the fold number of each row of the training table, fold `fold` is held out; else
-    the recipe's hold-out is. Returns the contents of metrics.json. Raises FlukeError; Interrupted when a signal came and the state is saved.
+    `kind` is classifier or embedding. `fold` is held out, or else the recipe's hold-out. Returns the contents of metrics.json.
+    Raises FlukeError; Interrupted when a signal came and the state is saved.
     """
     deadline = time.monotonic() + 60 * recipe.train.max_minutes if recipe.train.max_minutes else None
     keep_memory()
-    accelerator = accelerator or make_accelerator(recipe.train, folder)
+    # Each fold has its own, too: trackers, their folder and the loss scale belong to an Accelerator; the processes, to all of them.
+    accelerator = make_accelerator(recipe.train, folder)
+    folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     with ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(locked(folder)))
         say = make_say(accelerator, folder)
-        stop = stack.enter_context(Stop(accelerator))
+        stop = fold.stop if fold else stack.enter_context(Stop(accelerator))
         if (folder / "metrics.json").exists():
             say(f"{folder}: finished already")
             return read_json(folder / "metrics.json")
-        train, test = load_tables(recipe, accelerator, say)
+        train, test = (fold.train, None) if fold else load_tables(recipe, accelerator, say)
         if kind == "embedding":
-            d = recipe.data
-            train_rows, val_rows = folds_of.split_individuals(train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, fold)
-        elif folds is None:
+            d, folds, number = recipe.data, fold.of_row if fold else None, fold.number if fold else 0
+            train_rows, val_rows = folds_of.split_individuals(
+                train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, number
+            )
+        elif fold is None:
             train_rows, val_rows = folds_of.split(train, recipe.folds)
         else:
-            train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            train_rows, val_rows = np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
         if limit := recipe.train.limit_rows:
-            train_rows, val_rows = _some(train_rows, limit), _some(val_rows, limit)
-            test = test.take(_some(np.arange(len(test)), limit)) if test is not None else None
+            train_rows, val_rows = spaced(train_rows, limit), spaced(val_rows, limit)
+            test = test.take(spaced(np.arange(len(test)), limit)) if test is not None else None
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
-        task = (Embedder if kind == "embedding" else Classifier)(recipe, *sides)
-        return _run(recipe, folder, accelerator, say, stop, task, test, deadline)
+        task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
+        return _run(recipe, folder, accelerator, say, stop, task, test, deadline, fold)
 
 
-def _some(rows: np.ndarray, n: int) -> np.ndarray:
+def spaced(rows: np.ndarray, n: int) -> np.ndarray:
     """`n` of `rows`, evenly spaced: a dry run meets every part of the table."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))]
 
@@ -191,14 +228,13 @@ def _run(
     task: Task,
     test: Table | None,
     deadline: float | None,
+    fold: Fold | None,
 ) -> dict[str, Any]:
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
     order = task.order()
     check_batch(t, order.n, world)
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
-    sample = None
-    if d.sample_submission and t.limit_rows is None and task.kind == "classifier":
-        sample = submission.read_sample(Path(d.root) / d.sample_submission)
+    sample = read_sample(recipe) if task.kind == "classifier" and fold is None else None
     set_seed(seed_of(t.seed, 2) % 2**32)
     spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
     network = Network(spec, recipe.objective)
@@ -211,14 +247,18 @@ def _run(
     else:
         before = read_state(state)
         if before["world"] != world:
-            raise FlukeError(f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before.")
+            raise FlukeError(
+                f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before."
+            )
         if before["threads"] != torch.get_num_threads():
-            say(f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ")
+            say(
+                f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ"
+            )
     accelerator.init_trackers("fluke")
 
     train_images = open_images(recipe, task.train, images.make_train_transform(d), task.targets)
     val_images = open_images(recipe, task.shown, images.make_eval_transform(d))
-    n_test = len(test) if test is not None else 0
+    n_test = fold.to_predict if fold else len(test) if test is not None else 0
     outcome = fit(
         network,
         train_images,
@@ -230,37 +270,53 @@ def _run(
         folder,
         stop,
         say,
-        deadline,
+        fold.deadline if fold else deadline,
         len(task.shown) + n_test,
     )
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # Accelerator.end_training would end the talk between processes as well
+        tracker.finish()
 
-    network.load_state_dict(load_file(folder / "best" / "model.safetensors"))  # with the objective's weights, as validation saw them
+    network.load_state_dict(
+        load_file(folder / "best" / "model.safetensors")
+    )  # with the objective's weights, as validation saw them
     batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
 
     def outputs_of(side: Images, title: str) -> np.ndarray:
         try:
-            return predict([network], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[0]
+            return predict([network], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[
+                0
+            ]
         except Interrupted:
             raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
 
     source = {"run": folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
+    source |= {"queries": task.queries}  # the last rows of scores_val.npz, the ones that validation asks about
     val_outputs = outputs_of(val_images, "predict validation")
     found = task.evaluate(val_outputs, network.objective)
     say(f"validation, best epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
-    kept = "embeddings" if task.kind == "embedding" else "logits"
+    kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
     def write(name: str, side: Table, outputs: np.ndarray) -> None:
         classes = () if kept == "embeddings" else side.classes
         scores.save(folder / name, Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept))
 
     on_main(accelerator, lambda: write("scores_val.npz", task.shown, val_outputs))
+    thresholds: dict[str, float] | None = None
+    if isinstance(task, Classifier) and task.train.multi:
+        thresholds = label_thresholds(val_outputs, task.val_targets, task.classes)
+        on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:
         test_outputs = outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test")
         on_main(accelerator, lambda: write("scores_test.npz", test, test_outputs))
         if sample is not None:
-            on_main(accelerator, lambda: submit(recipe, folder / "submission.csv", sample, test, test_outputs, say))
-    result = {"metric": task.metric, "best_epoch": outcome.best_epoch, "epochs": len(outcome.history), "rows": task.queries, **found}
+            on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, test, test_outputs, thresholds, say))
+    result: dict[str, Any] = {
+        "metric": task.metric,
+        "best_epoch": outcome.best_epoch,
+        "epochs": len(outcome.history),
+        "rows": task.queries,
+        **found,
+    }
     if isinstance(task, Classifier) and METRICS[task.metric].resampled is not None:
         result["interval"] = bootstrap_interval((task.metric, val_outputs, task.val_targets))
     on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, outcome.history, result))
@@ -268,7 +324,11 @@ def _run(
         on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
         say(f"done: {folder}")
     else:
-        say(f"train.max_minutes is over after {len(outcome.history)} epochs: predictions are of the best so far; go on with: --out {folder} --resume")
+        again = folder.parent if fold else folder
+        say(
+            f"train.max_minutes is over after {len(outcome.history)} epochs: predictions are of the best so far; "
+            f"go on with: --out {again} --resume"
+        )
     return result
 
 
@@ -292,9 +352,41 @@ def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple
     write_json(folder / "environment.json", describe(accelerator))
 
 
-def submit(recipe: Recipe, path: Path, sample: Any, test: Table, logits: np.ndarray, say: Callable[[str], None]) -> None:
-    """Write the checked submission and say so."""
-    p = recipe.predict
-    kind = p.submission if p.submission != "auto" else submission.infer_kind(sample, test.classes, test.multi)
-    submission.write(path, sample, test.names, kind, logits, test.classes, multi=test.multi, k=p.topk, separator=p.separator, allow_empty=p.allow_empty)
-    say(f"submission: {path}, {len(test):,} rows as the sample has them ({kind})")
+def read_sample(recipe: Recipe) -> submission.Sample | None:
+    """The recipe's sample submission; None if it has none or is a dry run's (train.limit_rows). Raises FlukeError."""
+    d = recipe.data
+    if d.sample_submission is None or recipe.train.limit_rows is not None:
+        return None
+    return submission.read_sample(Path(d.root) / d.sample_submission, d.image_column)
+
+
+def submit(
+    p: config.Predict,
+    path: Path,
+    sample: submission.Sample,
+    test: Table,
+    logits: np.ndarray,
+    thresholds: dict[str, float] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Write the checked submission and say so. `thresholds`: the probability from which on each label is given; None: 0.5."""
+    kind = p.submission if p.submission != "auto" else submission.infer_kind(sample, test.classes, test.multi, p.separator)
+    least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
+    submission.write(
+        path,
+        sample,
+        test.names,
+        kind,
+        logits,
+        test.classes,
+        multi=test.multi,
+        k=p.topk,
+        separator=p.separator,
+        thresholds=least,
+        allow_empty=p.allow_empty,
+    )
+    say(f"submission: {path}, {len(sample.ids):,} rows as the sample has them ({kind})")
+    if kind == "labels":
+        how = "nothing fitted" if thresholds is None else "the best F1 of each on validation rows"
+        low, middle, high = np.quantile(least, [0, 0.5, 1])
+        say(f"  a label is given from a probability of {low:.3f} to {high:.3f} on, by label; median {middle:.3f} ({how})")

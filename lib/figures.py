@@ -68,6 +68,8 @@ def curves(
     drops = learning_rate_drops(data["lr"])
     for title, ax in axes.items():
         for name, (label, color) in panels[title].items():
+            if not np.isfinite(data[name]).any():  # an embedding has no validation loss
+                continue
             steps = "steps-mid" if name == "lr" and drops else "default"
             ax.plot(data["epoch"], data[name], "o-", color=color, markersize=3, linewidth=1.6, label=label, drawstyle=steps)
         for i in drops:
@@ -250,7 +252,7 @@ def score_histograms(known: NDArray[np.floating], new: NDArray[np.floating], thr
     ax.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.4g}")
     _dress(ax, score, "share of queries")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(ax)
+    _legend(ax, columns=2)
     figure.set_label(f"Histograms of {score} for {len(known):,} known and {len(new):,} new queries; threshold {threshold:.4g}.")
     return figure
 

@@ -23,6 +23,10 @@ INTERRUPTED = 75  # exit code (EX_TEMPFAIL): state is saved, `--resume` goes on
 class FlukeError(Exception):
     """Something the user can mend, in one sentence: the file, row or field; what is wrong; what would be right."""
 
+    def __init__(self, sentence: str):
+        # A DataLoader worker's exception arrives with its traceback as the sentence's beginning.
+        super().__init__(sentence.rpartition("FlukeError: ")[2].rstrip("\n"))
+
 
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
@@ -52,29 +56,42 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
 
 
 def _say(sentence: str) -> None:
-    if main_process():
-        print(sentence, file=sys.stderr, flush=True)
+    if not main_process():
+        # Mostly all processes fail alike: rank 0 speaks, and the launcher ends the others within this time. If not, it's this one's alone.
+        time.sleep(3)
+    print(sentence, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there becomes `path` in one step, or not at all.
 
-    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when the disk is full.
+    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when it can't be written, as when the
+    disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         fsync(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if disk_full(error):
             raise FlukeError(f"{path}: the disk is full; what was saved before is intact.") from None
+        if isinstance(error, OSError):
+            raise FlukeError(f"{path}: can't be written ({error.strerror or error}).") from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def disk_full(error: Exception) -> bool:
+    """Whether an exception means that the disk, or the user's share of it, is full; safetensors and torch wrap that in errors of theirs."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in ("os error 28", "os error 122", "StorageFull", "No space left", "PytorchStreamWriter failed"))
 
 
 def fsync(path: Path) -> None:
@@ -103,7 +120,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FlukeError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FlukeError(f"{path}: not readable as JSON ({error}).") from None
 
 
@@ -116,8 +133,8 @@ def inside(folder: Path, name: str) -> Path:
         raise FlukeError(f"{name!r}: image names stay inside their folder ({folder}); no absolute names and no '..'.")
     path = folder / name
     # Links are resolved only where there is one: realpath of 100,000 plain files costs seconds.
-    if path.is_symlink() or any((folder / parent).is_symlink() for parent in Path(name).parents if str(parent) != "."):
-        if not path.resolve().is_relative_to(folder.resolve()):
+    if any(os.path.islink(folder / part) for part in (name, *Path(name).parents) if str(part) != "."):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             raise FlukeError(f"{name!r}: a link that leads out of {folder}.")
     return path
 
@@ -148,16 +165,26 @@ def default_run(recipe_file: str | None) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the kernel lets go of it when the process ends, however it ends.
 
-    Raises FlukeError when another process holds it.
+    What a process that was killed had half written is removed. Raises FlukeError when another process holds the folder, or when it can't
+    be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise FlukeError(f"{folder}: can't be written ({error.strerror}); name another folder with --out.") from None
+    with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            # lockf, not flock: DataLoader workers would inherit that, and outlive a killed run by seconds.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle.truncate(0)
+            handle.write(f"pid {os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+        except (BlockingIOError, PermissionError):
             handle.seek(0)
             raise FlukeError(f"{folder}: another process writes this run ({handle.read().strip() or 'unknown'}).") from None
-        handle.truncate(0)
-        handle.write(f"pid {os.getpid()} on {os.uname().nodename}")
-        handle.flush()
+        except OSError as error:
+            raise FlukeError(f"{folder}: can't be locked ({error.strerror}); name another folder with --out.") from None
+        for left in (*folder.glob(".*.tmp"), *folder.glob("best/.*.tmp"), *folder.glob("last/.*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield

@@ -94,11 +94,13 @@ def split_individuals(
     if fold is not None:
         held = fold == number
         return np.flatnonzero(~held & ~strangers & (keep_new | ~new)), np.flatnonzero(held)
-    rest = np.flatnonzero(~strangers & (keep_new | ~new))
+    asked = strangers | (new & (not keep_new))
+    if table.groups is not None:  # others of the same sighting must not be trained on
+        asked = np.isin(table.groups, table.groups[asked])
+    rest = np.flatnonzero(~asked)
     train, held_out = split(table.take(rest), folds)
-    asked = np.zeros(len(table), bool)
     asked[rest[held_out]] = True
-    return rest[train], np.flatnonzero(asked | strangers | (new & (not keep_new)))
+    return rest[train], np.flatnonzero(asked)
 
 
 def write_folds(path: Path, table: Table, fold: np.ndarray) -> None:

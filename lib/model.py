@@ -13,8 +13,8 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from timm.models import load_state_dict
 import torch.nn.functional as F
+from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -51,9 +51,12 @@ class GeM(nn.Module):
 class Network(nn.Module):
     """uint8 images (B, 3, H, W) -> {"output": logits (B, C) or embeddings (B, D), both float32, and with targets "loss": scalar}.
 
-    The shape of the dictionary follows timm's task modules: head and objective live in the module that DistributedDataParallel wraps, so
-    their weights are synchronised, optimised and saved with the rest.
+    The shape of the dictionary follows timm's task modules: head and objective live in the module that DistributedDataParallel
+    wraps, so their weights are synchronised, optimised and saved with the rest.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, spec: Spec, objective: config.Objective | None = None):
         super().__init__()
@@ -63,8 +66,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         self.pool = GeM() if spec.model.pool == "gem" else nn.Identity()
-        pooled = self.backbone.head_hidden_size if spec.model.pool == "default" else self.backbone.num_features
-        self.head, self.width = make_head(pooled, spec)
+        self.head, self.width = make_head(self._pooled_width(), spec)
         """`width`: columns of the output."""
         self.objective: nn.Module | None = None
         self.mix = make_mix(objective, len(spec.classes)) if objective is not None else None
@@ -78,6 +80,22 @@ class Network(nn.Module):
         else:
             x = self.backbone(x)
         return self.pool(x)
+
+    @torch.no_grad()
+    def _pooled_width(self) -> int:
+        """Columns of the pooled features, found by one image: timm's num_features doesn't count layers between map and classifier
+        (VGG, MobileNetV3). Raises FlukeError when the backbone can't take that size, or has no feature map for GeM."""
+        m, size = self.spec.model, self.spec.size
+        try:
+            x = self.backbone.eval()(torch.zeros(1, 3, size, size))
+        except Exception as error:  # whatever a backbone raises for a size that it can't take
+            reason = " ".join(str(error).split()).rstrip(".")[:200]
+            raise FlukeError(f"model.name {m.name}: can't take images of {size} px ({reason}).") from None
+        finally:
+            self.backbone.train()
+        if m.pool == "gem" and (x.ndim != 4 or x.shape[1] != self.backbone.head_hidden_size):
+            raise FlukeError(f"model.pool gem: {m.name} has no feature map (B, C, H, W) to pool; set model.pool to default.")
+        return self.pool(x).shape[1]
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
         x = (images.float() - self.mean) / self.std
@@ -96,7 +114,9 @@ class Network(nn.Module):
         for prefix in prefixes:
             if not any(_begins(name, prefix) for name, _ in self.backbone.named_parameters()):
                 parts = [name for name, _ in self.backbone.named_children()]
-                raise FlukeError(f"optim.freeze: {prefix!r} fits no part of {self.spec.model.name}; its parts are {', '.join(parts)}.")
+                raise FlukeError(
+                    f"optim.freeze: {prefix!r} fits no part of {self.spec.model.name}; its parts are {', '.join(parts)}."
+                )
         self.frozen = prefixes
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(not any(_begins(name, prefix) for prefix in prefixes))
@@ -123,11 +143,13 @@ def make_backbone(m: config.Model, pretrained: bool) -> nn.Module:
     if not timm.is_model(m.name):
         close = difflib.get_close_matches(m.name.split(".")[0], timm.list_models(), n=1)
         raise FlukeError(f"model.name {m.name}: timm has no such model" + (f"; did you mean {close[0]}?" if close else "."))
-    pool = {"default": {}, "avg": {"global_pool": "avg"}, "max": {"global_pool": "max"}, "gem": {"global_pool": ""}}[m.pool]
+    arguments = dict(m.kwargs) if m.pool == "default" else {"global_pool": "" if m.pool == "gem" else m.pool, **m.kwargs}
     try:
-        return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **pool, **m.kwargs)
+        return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise FlukeError(f"model.name {m.name} with kwargs {m.kwargs} and pool {m.pool}: {' '.join(str(error).split())[:300]}.") from None
+        raise FlukeError(
+            f"model.name {m.name} with kwargs {m.kwargs} and pool {m.pool}: {' '.join(str(error).split())[:300]}."
+        ) from None
     except OSError as error:
         reason = str(error).split("\n")[0][:200]
         raise FlukeError(
@@ -137,17 +159,17 @@ def make_backbone(m: config.Model, pretrained: bool) -> nn.Module:
 
 
 def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
-    """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the neck of
-    Luo et al. 2019); and the width of what comes out."""
+    """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the
+    neck of Luo et al. 2019); and the width of what comes out."""
     layers: list[nn.Module] = []
     for hidden in spec.model.hidden:
         layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
         width = hidden
     layers.append(nn.Dropout(spec.model.dropout))
     if spec.kind == "classifier":
-        layers.append(nn.Linear(width, len(spec.classes)))
+        layers.append(last := nn.Linear(width, len(spec.classes)))
         if spec.multi:  # start at a low probability, or thousands of easy negatives make the first steps (Lin et al. 2017, 3.3)
-            nn.init.constant_(layers[-1].bias, math.log(0.05 / 0.95))
+            nn.init.constant_(last.bias, math.log(0.05 / 0.95))
     else:
         if spec.model.embedding_dim is not None:
             layers.append(nn.Linear(width, spec.model.embedding_dim, bias=False))
@@ -187,14 +209,13 @@ def load_start(network: Network, m: config.Model) -> str:
     state = _read_state(path)
     ours = any(key.startswith("backbone.") for key in state)
     wanted = network.state_dict() if ours else network.backbone.state_dict()
-    if ours and (saved := read_spec(path)) is not None and saved.classes != network.spec.classes:
+    left = []
+    if ours and (saved := read_spec(path)) is not None and (saved.classes, saved.kind) != (network.spec.classes, network.spec.kind):
         state = {key: value for key, value in state.items() if not key.startswith(("head.", "objective."))}
-        left = ["head (its classes are others)"]
-    else:
-        left = []
+        left = ["head (its classes are others)" if saved.kind == network.spec.kind else f"head (of a run of kind {saved.kind})"]
     fits = {key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape}
     left += sorted(set(state) - set(fits))
-    body = [key for key in wanted if not key.startswith(("head.", "objective.")) or not ours]
+    body = [key for key in wanted if key.startswith("backbone.") or not ours]
     missing = [key for key in body if key not in fits and not key.endswith("num_batches_tracked")]
     if missing:
         raise FlukeError(
@@ -215,8 +236,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise FlukeError(f"model.weights {path}: no such file.")
     try:
         state = load_state_dict(str(path), weights_only=True)
+        if "model_state_dict" in state:  # as PyTorch's tutorial saves it; timm knows the other names
+            state = clean_state_dict(state["model_state_dict"])
     except Exception as error:
-        reason = "a pickle with more than tensors; load it with weights_only" if "weights_only" in str(error).lower() else type(error).__name__
+        pickled = "weights_only" in str(error).lower()
+        reason = "a pickle with more than tensors" if pickled else type(error).__name__
         raise FlukeError(f"model.weights {path}: not a weights file that can be read safely ({reason}).") from None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise FlukeError(f"model.weights {path}: holds no tensors by name (a state_dict is expected).")

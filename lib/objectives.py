@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses, miners
 from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from lib import config
 from lib.files import FlukeError
@@ -22,12 +21,17 @@ PROXY = ("cross_entropy", "arcface", "subcenter_arcface", "cosface", "proxy_anch
 """Of embeddings, with a weight vector (or several) a class; the others compare the images of a batch."""
 PAIRS = ("triplet", "multi_similarity", "contrastive", "supcon")
 
+TINY = 1e-8
+"""Least distance of a probability from right in focal losses: with gamma below 1 the gradient at 0 is not finite (torchvision's
+sigmoid_focal_loss gives NaN at a logit of 20)."""
+
 
 def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
     """Weights (classes,) float32 of the training rows' `targets`.
 
     (n,) int64, one label an image: n / (classes * images of the class), scikit-learn's "balanced", to the power `power`.
-    (n, classes) float32, several: negatives / positives of each label, for positives. A class without an image gets 1.
+    (n, classes) float32, several: negatives / positives of each label, for positives. A class without an image, and a label of
+    every image, gets 1.
     """
     if targets.ndim == 1:
         counts = np.bincount(targets, minlength=classes).astype(float)
@@ -35,17 +39,21 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     else:
         counts = targets.sum(0)
         weights = (len(targets) - counts) / np.maximum(counts, 1)
-    weights[counts == 0] = 1
+    weights[(counts == 0) | (weights == 0)] = 1
     return (weights**power).astype(np.float32)
 
 
 class Softmax(nn.Module):
     """Cross-entropy or focal loss of one label an image.
 
-    Calls: logits (B, C), targets (B,) int64 or (B, C) float (mixed labels) -> scalar, the mean over the batch of weight * loss. (PyTorch's
-    weighted mean divides by the batch's weights; then the halves of a batch on two processes would not average to the batch.)
-    Focal loss: Lin et al. 2017, -alpha * (1 - p)^gamma * log p, summed over the target's classes. Logit adjustment: Menon et al. 2021.
+    Calls: logits (B, C), targets (B,) int64 or (B, C) float (mixed labels) -> scalar, the mean over the batch of weight * loss.
+    (PyTorch's weighted mean divides by the batch's weights; then the halves of a batch on two processes would not average to the
+    batch.) Focal loss: Lin et al. 2017, -alpha * (1 - p)^gamma * log p, summed over the target's classes. Logit adjustment: Menon
+    et al. 2021.
     """
+
+    weight: Tensor
+    log_prior: Tensor
 
     def __init__(self, o: config.Objective, weight: Tensor, log_prior: Tensor):
         super().__init__()
@@ -64,7 +72,8 @@ class Softmax(nn.Module):
             targets = F.one_hot(targets, logits.shape[1]).float()
         targets = targets * (1 - self.o.label_smoothing) + self.o.label_smoothing / logits.shape[1]
         log_p = F.log_softmax(logits, 1)
-        return (-self.o.alpha * (1 - log_p.exp()) ** self.o.gamma * log_p * targets * self.weight).sum(1).mean()
+        missed = (1 - log_p.exp()).clamp(min=TINY)
+        return (-self.o.alpha * missed**self.o.gamma * log_p * targets * self.weight).sum(1).mean()
 
 
 class MultiLabel(nn.Module):
@@ -72,6 +81,8 @@ class MultiLabel(nn.Module):
 
     Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels; positives count `weight`.
     """
+
+    weight: Tensor
 
     def __init__(self, o: config.Objective, weight: Tensor):
         super().__init__()
@@ -81,12 +92,14 @@ class MultiLabel(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets = logits.float(), targets.float()
-        if self.o.name == "bce":
-            loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        elif self.o.name == "focal":
-            loss = self.o.alpha * sigmoid_focal_loss(logits, targets, alpha=-1, gamma=self.o.gamma)
-        else:
+        if self.o.name == "asymmetric":
             loss = self.asymmetric(logits, targets)
+        else:
+            loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        if self.o.name == "focal":
+            p = logits.sigmoid()
+            missed = (p + targets - 2 * p * targets).clamp(min=TINY)
+            loss = self.o.alpha * missed**self.o.gamma * loss
         return (loss * (targets * self.weight + (1 - targets))).mean()
 
 
@@ -120,6 +133,8 @@ def make_objective(o: config.Objective, targets: np.ndarray, classes: tuple[str,
 class _MarginByClass:
     """Mixed into ArcFace losses: `margin` may be a tensor (B,) in radians, one for each image."""
 
+    margin: float | Tensor
+
     def modify_cosine_of_target_classes(self, cosine: Tensor) -> Tensor:
         angles = torch.acos(cosine.clamp(-1 + 1e-7, 1 - 1e-7))
         margin = torch.as_tensor(self.margin, dtype=cosine.dtype, device=cosine.device)
@@ -136,17 +151,20 @@ class _SubCenterArcFace(_MarginByClass, losses.SubCenterArcFaceLoss):
 
 
 class Margin(nn.Module):
-    """ArcFace (Deng et al. 2019), with sub-centres (2020), or CosFace (Wang et al. 2018), whose margin may shrink with a class's size.
+    """ArcFace (Deng et al. 2019), with sub-centres (2020), or CosFace (Wang et al. 2018), whose margin may shrink with class size.
 
-    Calls: embeddings (B, D), targets (B,) int64 -> scalar. A class of n images has margin * (n / n of the smallest) ** -power, as in Ha et
-    al. 2020 (Google Landmarks; there power 0.25): few images need a wider berth.
+    Calls: embeddings (B, D), targets (B,) int64 -> scalar. A class of n images has margin * (n / n of the smallest) ** -power, as
+    in Ha et al. 2020 (Google Landmarks; there power 0.25): few images need a wider berth.
     """
 
-    def __init__(self, o: config.Objective, counts: np.ndarray, width: int):
+    margins: Tensor
+
+    def __init__(self, name: str, o: config.Objective, counts: np.ndarray, width: int):
         super().__init__()
-        kind = {"arcface": _ArcFace, "subcenter_arcface": _SubCenterArcFace, "cosface": losses.CosFaceLoss}[o.name]
-        arguments = {key: value for key, value in {"margin": o.margin, "scale": o.scale}.items() if value is not None}
-        if o.name == "subcenter_arcface":
+        kind = {"arcface": _ArcFace, "subcenter_arcface": _SubCenterArcFace, "cosface": losses.CosFaceLoss}[name]
+        own = {"margin": o.margin if o.name == name else None, "scale": o.scale}  # the margin's unit is that of `o.name`
+        arguments = {key: value for key, value in own.items() if value is not None}
+        if name == "subcenter_arcface":
             arguments["sub_centers"] = o.sub_centers
         self.loss = kind(num_classes=len(counts), embedding_size=width, **arguments)
         shrunk = (np.maximum(counts, 1) / max(counts[counts > 0].min(), 1)) ** -o.margin_power
@@ -189,8 +207,8 @@ class Pairs(nn.Module):
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            # This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss times
-            # the number of processes in its own images, which DistributedDataParallel's mean makes right.
+            # This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss
+            # times the number of processes in its own images, which DistributedDataParallel's mean makes right.
             embeddings = torch.cat(torch.distributed.nn.all_gather(embeddings))
             every = [torch.empty_like(targets) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(every, targets)
@@ -215,8 +233,8 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """The recipe's objective of embeddings and those added to it, weighted.
 
-    Calls: embeddings (B, D) of length 1, targets (B,) int64, -1 for an individual without a name (a negative to all others in losses over
-    pairs, ignored by those with class weights) -> scalar.
+    Calls: embeddings (B, D) of length 1, targets (B,) int64, -1 for an individual without a name (a negative to all others in
+    losses over pairs, ignored by those with class weights) -> scalar.
     """
 
     def __init__(self, o: config.Objective, counts: np.ndarray, width: int):
@@ -248,7 +266,7 @@ def _part(name: str, o: config.Objective, counts: np.ndarray, width: int) -> nn.
         "cross_entropy": lambda: Linear(o, len(counts), width),
         "proxy_anchor": lambda: losses.ProxyAnchorLoss(len(counts), width),
     }
-    return makers.get(name, lambda: Margin(o, counts, width))()
+    return makers.get(name, lambda: Margin(name, o, counts, width))()
 
 
 def make_embedding_objective(o: config.Objective, targets: np.ndarray, classes: int, width: int) -> Embedding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
@@ -17,8 +18,9 @@ def make_optimizer(o: config.Optim, backbone: nn.Module, rest: nn.Module) -> tor
 
     `rest` is head and objective. Raises FlukeError for a name that timm doesn't know.
     """
-    if o.name.lower() not in list_optimizers():
-        raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(list_optimizers())}.")
+    known = [str(name) for name in list_optimizers()]
+    if o.name.lower() not in known:
+        raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(known)}.")
     if o.layer_decay is None:
         groups = param_groups_weight_decay(backbone, o.weight_decay)
     else:
@@ -56,7 +58,7 @@ def rate_factor(o: config.Optim, step: int, total: int, per_epoch: int) -> float
     if o.schedule == "cosine":
         return _cosine(1.0, o.min_lr, done)
     if o.schedule == "step":
-        return o.factor ** math.floor((step / per_epoch) / o.step_epochs)
+        return o.factor ** math.floor(step / (per_epoch * o.step_epochs))
     return 1.0
 
 
@@ -64,14 +66,20 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def make_plateau(o: config.Optim, direction: str) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    """torch's ReduceLROnPlateau over a rate of its own that starts at 1; `plateau_factor` reads it. Its state_dict resumes it."""
+class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
+    """torch's, over a rate of its own that starts at 1; its state_dict resumes the rate too, which torch's does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.param_groups[0]["lr"] = self.get_last_lr()[0]
+
+
+def make_plateau(o: config.Optim, direction: Literal["min", "max"]) -> Plateau:
+    """The recipe's plateau for a metric of which "min" or "max" is best; `plateau_factor` reads its rate."""
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr
-    )
+    return Plateau(carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr)
 
 
-def plateau_factor(plateau: torch.optim.lr_scheduler.ReduceLROnPlateau) -> float:
+def plateau_factor(plateau: Plateau) -> float:
     """The factor that the drops so far amount to."""
     return plateau.optimizer.param_groups[0]["lr"]

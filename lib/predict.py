@@ -37,8 +37,8 @@ def predict(
     """Outputs (n, C or D) float32 of each network for all n images, in their order, the same on every process.
 
     `which[m]` is the transform of `images` that network m looks at (default: the first); an image is decoded once for all of them.
-    With `flips`, a network's outputs for the upright and the flipped images are averaged. `check` is called once a batch and may raise.
-    Raises AssertionError if a row is missing, which would be a fault of ours.
+    With `flips`, a network's outputs for the upright and the flipped images are averaged. `check` is called once a batch and may
+    raise. Raises AssertionError if a row is missing, which would be a fault of ours.
     """
     n, device = len(images), accelerator.device
     loader = ordered_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)

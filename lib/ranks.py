@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from lib.files import FlukeError, Interrupted
 
 T = TypeVar("T")
 SIGNALLED = 99
+PATIENCE = 5.0
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
@@ -44,12 +47,13 @@ def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
 class Stop:
     """Catches SIGTERM and SIGINT while used as a context, and says, on all processes alike, when they have come.
 
-    A second signal acts as if nothing caught it.
+    A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group got.
     """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.signal: int | None = None
+        self.since = 0.0
         self.before: dict[int, Any] = {}
         self.calls = 0
 
@@ -63,8 +67,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _caught(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self.before[number])
+        if self.signal is None:
+            self.signal, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > PATIENCE:
+            signal.signal(number, self.before[number])
+            os.kill(os.getpid(), number)
 
     def agreed(self, wish: Callable[[], int] = lambda: 0) -> int:
         """The largest `wish()` of all processes, or SIGNALLED when a signal came to any of them.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
 from lib.config import Recipe, Retrieval
 from lib.files import FlukeError
-from lib.identify import add_centres, evaluate, expand_queries, rank_identities, rerank
+from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rerank
 from lib.index import Gallery, build
 from lib.stranger import Curve, estimate_share, fit_threshold, threshold_curve
 
@@ -42,7 +43,9 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
     scores, ids = gallery.search(queries, r.neighbours, model)
     if r.expand:
         unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-        near = gallery.vectors(np.maximum(ids[:, : r.expand], gallery.ids.min()).ravel()).reshape(len(queries), -1, queries.shape[1])
+        near = gallery.vectors(np.maximum(ids[:, : r.expand], gallery.ids.min()).ravel()).reshape(
+            len(queries), -1, queries.shape[1]
+        )
         queries = expand_queries(unit, np.where(ids[:, : r.expand] < 0, 0, scores[:, : r.expand]), near, r.expand_alpha)
         scores, ids = gallery.search(queries, r.neighbours, model)
     if r.rerank:
@@ -56,7 +59,9 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
     ranking = rank_identities(scores, classes, r.neighbours if use_centres else m, r.method, r.n, r.temperature)
     if r.centre_weight > 0:
         if centres is None:
-            raise FlukeError("retrieval.centre_weight: this network has no class centres; train it with arcface or cosface, or set it to 0.")
+            raise FlukeError(
+                "retrieval.centre_weight: no class centres here; train one network with arcface or cosface, or set it to 0."
+            )
         unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
         vectors = centres.vectors / np.linalg.norm(centres.vectors, axis=1, keepdims=True)
         cosine = (unit @ vectors.T).reshape(len(queries), len(centres.classes), -1).max(axis=2)
@@ -64,9 +69,26 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
         place = {name: i for i, name in enumerate(centres.classes)}
         have = [i for i, name in enumerate(class_list.tolist()) if name in place]
         of_class[:, have] = cosine[:, [place[class_list[i]] for i in have]]
+        _estimate_centres(of_class, ranking)
         ranking = add_centres(ranking, of_class, r.centre_weight, m)
     images = np.where(ranking.matches >= 0, np.take_along_axis(ids, np.maximum(ranking.matches, 0), 1), -1)
     return Answers(ranking.names(class_list), ranking.scores, images)
+
+
+def _estimate_centres(of_class: np.ndarray, ranking: Ranking) -> None:
+    """Fill what `of_class` (q, C) lacks, in place: a class that wasn't trained on has no centre, and its images' scores alone are on
+    another scale (higher, so that it would come first). It gets what other classes with its score have, by least squares."""
+    there = ranking.classes >= 0
+    scores = np.repeat(np.where(there, ranking.scores, np.inf).min(axis=1)[:, None], of_class.shape[1], axis=1)
+    at = there.nonzero()[0], ranking.classes[there]
+    scores[at] = ranking.scores[there]
+    lacking = np.isnan(of_class)
+    x, y = scores[at][~lacking[at]], of_class[at][~lacking[at]]
+    if not lacking.any() or not len(x):
+        return
+    x = x.astype(np.float64)
+    slope = ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12)
+    of_class[lacking] = y.mean() + slope * (scores[lacking] - x.mean())
 
 
 class Validation(NamedTuple):
@@ -75,12 +97,36 @@ class Validation(NamedTuple):
     metrics: dict[str, float]
     threshold: float | None
     """Score a name needs to stand before the new label; None without `data.new_label`, or when no stranger was held out."""
+    share: float | None
+    """Share of new individuals among the queries, assumed or estimated; None where no stranger was held out."""
     curve: Curve | None
     answers: Answers
     right: np.ndarray
     """(q, m) bool: is it the query's individual."""
     known: np.ndarray
     """(q,) bool: is the query's individual in the gallery."""
+
+
+def measure(
+    gallery: Gallery,
+    queries: np.ndarray,
+    truth: np.ndarray,
+    answers: Answers,
+    threshold: float | None,
+    model: str,
+    new_label: str | None,
+) -> dict[str, float]:
+    """Metrics (lib.identify.evaluate) of answers to queries (q, d) whose individuals are `truth` (q,) str.
+
+    Queries of `new_label` and of individuals that the gallery lacks are strangers; without a threshold the new label comes last.
+    """
+    images = Counter(gallery.labels.tolist())
+    counts = np.array([images[name] for name in truth.tolist()])
+    known = counts > 0
+    rows = gallery.rows(gallery.search(queries[known], int(counts.max(initial=1)) or 1, model)[1])
+    hits = (gallery.labels[rows] == truth[known, None]) & (rows >= 0)
+    lowest = -np.inf if threshold is None else threshold
+    return evaluate(truth, answers.names, answers.scores, known, lowest, new_label, hits, counts[known])
 
 
 def validate(
@@ -93,32 +139,26 @@ def validate(
 ) -> Validation:
     """Ask who each of the rows `asked` (n,) bool is, among the other rows, all with embeddings (n, d) and labels (n,).
 
-    Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or fitted
-    on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the queries to
-    be answered (without them: half). map@5 is given at that threshold, for the queries as they are.
+    Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or
+    fitted on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the
+    queries to be answered (without them: half). map@5 is given at that threshold, for the queries as they are.
     """
     r, new_label = recipe.retrieval, recipe.data.new_label
-    others, queries = np.flatnonzero(~asked), embeddings[asked]
+    others, queries, truth = np.flatnonzero(~asked), embeddings[asked], labels[asked]
     gallery = build(embeddings[others], others, others.astype(str), labels[others], "validation", r.metric, r.factory, new_label)
-    truth, m = labels[asked], max(5, recipe.predict.topk)
-    known = np.isin(truth, labels[others]) & (truth != (new_label or ""))
-    answers = answer(gallery, queries, r, "validation", m, centres)
+    known = np.isin(truth, gallery.labels)
+    answers = answer(gallery, queries, r, "validation", max(5, recipe.predict.topk), centres)
     right = answers.names == truth[:, None]
-    threshold, curve = None, None
+    threshold, share, curve = None, None, None
+    if new_label is not None and r.threshold != "auto":
+        threshold = float(r.threshold)
     if new_label is not None and known.any() and not known.all():
         curve = threshold_curve(answers.scores, right, known, recipe.predict.topk)
-        if r.threshold != "auto":
-            threshold = float(r.threshold)
-        else:
-            share = 0.5 if r.new_share == "estimate" else float(r.new_share)
-            if r.new_share == "estimate" and unlabelled is not None:
-                best = answer(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
-                share = estimate_share(answers.scores[:, 0], known, best)
+        share = 0.5 if r.new_share == "estimate" else float(r.new_share)
+        if r.new_share == "estimate" and unlabelled is not None:
+            best = answer(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
+            share = estimate_share(answers.scores[:, 0], known, best)
+        if threshold is None:
             threshold = fit_threshold(curve, r.threshold_by, share, r.far)
-    counts = np.array([(labels[others] == name).sum() for name in truth])
-    width = max(1, min(int(counts.max(initial=1)), len(others)))
-    _, ids = gallery.search(queries, width, "validation")
-    hits = labels[np.maximum(ids, 0)] == truth[:, None]
-    lowest = -np.inf if threshold is None else threshold
-    found = evaluate(truth, answers.names, answers.scores, known, lowest, new_label, hits[known] & (ids[known] >= 0), counts[known])
-    return Validation(found, threshold, curve, answers, right, known)
+    found = measure(gallery, queries, truth, answers, threshold, "validation", new_label)
+    return Validation(found, threshold, share, curve, answers, right, known)

@@ -16,28 +16,30 @@ from lib.pools import probabilities as probabilities_of
 from lib.tasks import Classifier, Embedder, Task
 
 
-def write_report(recipe: Recipe, folder: Path, task: Task, outputs: np.ndarray, history: list[dict[str, Any]], result: dict[str, Any]) -> None:
+def write_report(
+    recipe: Recipe, folder: Path, task: Task, outputs: np.ndarray, history: list[dict[str, Any]], result: dict[str, Any]
+) -> None:
     """Write report.html and its figures as PNG into `folder`.
 
     `outputs` are the best network's for task.shown; `result` is what metrics.json holds.
     """
     greater = metrics.metric_direction(task.metric) == "max"
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
-    drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)}
-    names = {"Training": "curves.png"}
+    drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):
         more, tables, examples = _classifier(task, outputs)
-        confusion = "Confusion" in more
     else:
         assert isinstance(task, Embedder)
-        more, tables, examples, confusion = _embedding(task, outputs), {}, [], False
+        more, tables, examples = _embedding(task, outputs), {}, []
     drawn |= more
-    names |= {"Confusion": "confusion.png"} if confusion else {}
-    for title, file in names.items():
-        figures.save(drawn[title], folder / file)
+    for title, file in {"Training": "curves.png", "Confusion": "confusion.png"}.items():
+        if title in drawn:
+            figures.save(drawn[title], folder / file)
     value = result[task.metric]
     interval = result.get("interval")
-    headline = report.Headline(task.metric, value, task.queries, tuple(interval) if interval else None, f"best epoch {result['best_epoch']}")
+    headline = report.Headline(
+        task.metric, value, task.queries, tuple(interval) if interval else None, f"best epoch {result['best_epoch']}"
+    )
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     about = read_json(folder / "environment.json")
     libraries = about.pop("libraries")
@@ -78,7 +80,11 @@ def _embedding(task: Embedder, embeddings: np.ndarray) -> dict[str, Figure]:
     best, share = found.answers.scores[:, 0], float(np.mean(~found.known))
     values = found.curve.map_at_k(share)
     return {
-        "Threshold for new individuals": figures.threshold_curve(found.curve.thresholds, values, found.threshold, "map@5", "similarity"),
-        "Known and new": figures.score_histograms(best[found.known], best[~found.known], found.threshold, "similarity to the nearest"),
+        "Threshold for new individuals": figures.threshold_curve(
+            found.curve.thresholds, values, found.threshold, "map@5", "similarity"
+        ),
+        "Known and new": figures.score_histograms(
+            best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
+        ),
         "Known against new": figures.roc(metrics.verification(found.known, best), "known against new"),
     }

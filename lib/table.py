@@ -105,7 +105,7 @@ class Table:
 def load_train(data: Data, folds: Folds) -> Table:
     """The recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, max_images, largest_classes.
+    Order of the filters: drop_images, missing files (on_unreadable), take, only_classes, min_images, max_images, largest_classes.
     Raises FlukeError for whatever doesn't fit, all rows of a kind at once.
     """
     root = Path(data.root)
@@ -283,11 +283,14 @@ def _filter_classes(table: Table, data: Data) -> Table:
             images = sum(left.pop(label) for label in unwanted)
             notes.append(f"data.{field} {getattr(data, field)}: {len(unwanted):,} classes with {images:,} images left out")
 
-    if unknown := sorted(set(data.take) - set(counts)):
-        raise FlukeError(f"data.take: {table.source} has no class {some(map(repr, unknown))}{nearest(unknown[0], counts)}")
+    for field, named in (("take", data.take), ("only_classes", data.only_classes)):
+        if unknown := sorted(set(named) - set(counts)):
+            raise FlukeError(f"data.{field}: {table.source} has no class {some(map(repr, unknown))}{nearest(unknown[0], counts)}")
     notes += [
         f"data.take: {min(n, counts[label]):,} of {counts[label]:,} images of {label!r} kept" for label, n in data.take.items()
     ]
+    if data.only_classes:
+        leave_out("only_classes", [label for label in left if label not in data.only_classes])
     leave_out("min_images", [label for label in left if left[label] < data.min_images])
     if data.max_images is not None:
         leave_out("max_images", [label for label in left if left[label] > data.max_images])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from lib import metrics
 from lib.config import Recipe
 from lib.data import ClassBatches, Order, row_weights, seed_of
 from lib.files import FlukeError
-from lib.objectives import make_embedding_objective, make_objective
+from lib.objectives import Embedding, make_embedding_objective, make_objective
 from lib.retrieval import Centres, Validation, validate
 from lib.table import Table
 
@@ -41,10 +40,10 @@ class Task(Protocol):
     def objective(self, width: int) -> nn.Module:
         """What is optimised, with weights of its own if it has any; `width` is that of embeddings."""
 
-    def order(self) -> Callable[[int], np.ndarray]:
+    def order(self) -> Order | ClassBatches:
         """The rows of each epoch, as positions among `targets`; its `n` is their number."""
 
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         """Metrics of the network's outputs (len(shown), C or D), `metric` among them."""
 
 
@@ -71,7 +70,7 @@ class Classifier:
         weights = row_weights(self.targets, t.sampler_power) if t.sampler == "weighted" else None
         return Order(len(self.train), seed_of(t.seed, 0), weights)
 
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         found = metrics.evaluate(self.name, outputs, self.val_targets)
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
@@ -90,7 +89,8 @@ class Embedder:
         d, t = recipe.data, recipe.train
         if train.multi:
             raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
-        self.recipe, self.name, self.queries = recipe, "retrieval", len(val)
+        self.recipe, self.queries = recipe, len(val)
+        self.name: metrics.Task = "retrieval"
         self.metric = metrics.auto_metric("retrieval") if t.metric == "auto" else t.metric
         metrics.check_metric(self.metric, "retrieval")
         labels = [label for (label,) in train.labels or []]
@@ -119,7 +119,7 @@ class Embedder:
         named = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
         return Order(len(self.targets), seed, row_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
 
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module) -> dict[str, float]:
+    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         return _has(self.metric, self.validate(outputs, centres_of(objective, self.classes)).metrics, self.queries)
 
     def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
@@ -128,9 +128,10 @@ class Embedder:
         return validate(outputs, self.labels, asked, self.recipe, centres)
 
 
-def centres_of(objective: nn.Module, classes: tuple[str, ...]) -> Centres | None:
+def centres_of(objective: nn.Module | None, classes: tuple[str, ...]) -> Centres | None:
     """The class centres of an embedding's objective, None if it has none; those of mirrored individuals are left out."""
-    found = objective.centres() if hasattr(objective, "centres") else None
+    assert isinstance(objective, Embedding)
+    found = objective.centres()
     if found is None:
         return None
     return Centres(found[: len(found) * len(classes) // objective.n_classes].cpu().float().numpy(), classes)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
-from lib import checkpoint
+from lib import checkpoint, config
 from lib.config import Recipe
 from lib.data import Batches, Images, seed_of, train_loader
 from lib.files import FlukeError, Interrupted, write_text
@@ -25,14 +25,14 @@ from lib.metrics import metric_direction
 from lib.model import Network, save_best
 from lib.optim import make_optimizer, make_plateau, plateau_factor, rate_factor, set_rate
 from lib.predict import bar_options, predict
-from lib.tasks import Task
 from lib.ranks import SIGNALLED, Stop, broadcast_buffers, on_main
+from lib.tasks import Task
 
 DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
 
 # What may differ between a run and its resumption; everything else would make another run of it.
-MAY_CHANGE = ("train.epochs", "train.patience", "train.max_minutes", "train.save_minutes", "train.keep_last", "train.log_with")
-MAY_CHANGE += ("data.workers", "data.check", "data.cache_dir", "predict.")
+MAY_CHANGE = tuple(f"train.{name}" for name in ("epochs", "patience", "max_minutes", "save_minutes", "keep_last", "log_with"))
+MAY_CHANGE += ("data.workers", "data.check", "data.cache_dir", "predict.", "retrieval.")
 
 
 @dataclass
@@ -62,17 +62,18 @@ def fit(
 ) -> Outcome:
     """Train `network` as the recipe says, leaving best/model.safetensors, last/ and metrics.jsonl in `run`.
 
-    `task` turns the gathered outputs of `val_images` into metrics, one of which chooses the best epoch. A resumable state in `run`/last is
-    taken up: the caller has checked that it belongs to this recipe. `deadline` is a time.monotonic() by which training, validation and
-    the prediction of `images_to_predict` images have to be done. Raises Interrupted after saving when a signal came; FlukeError when the
-    loss is no longer finite or the disk is full, with what was saved intact.
+    `task` turns the gathered outputs of `val_images` into metrics, one of which chooses the best epoch. A resumable state in
+    `run`/last is taken up: the caller has checked that it belongs to this recipe. `deadline` is a time.monotonic() by which
+    training, validation and the prediction of `images_to_predict` images have to be done. Raises Interrupted after saving when
+    a signal came; FlukeError when the loss is no longer finite or the disk is full, with what was saved intact.
     """
     t, o, metric = recipe.train, recipe.optim, task.metric
     device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     direction = metric_direction(metric)
-    network.to(device, memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
+    network.to(device).to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     ema = ModelEmaV3(network, decay=t.ema, use_warmup=True) if t.ema else None
-    rest = torch.nn.ModuleList([network.pool, network.head] + ([network.objective] if network.objective is not None else []))
+    assert network.objective is not None
+    rest = torch.nn.ModuleList([network.pool, network.head, network.objective])
     network.freeze(tuple(o.freeze))
     optimizer = accelerator.prepare(make_optimizer(o, network.backbone, rest))
     plateau = make_plateau(o, direction)
@@ -117,8 +118,12 @@ def fit(
         return DUE if t.save_minutes is not None and time.monotonic() - saved_at > 60 * t.save_minutes else 0
 
     def broken() -> FlukeError:
-        kept = f"the best weights, of epoch {best_epoch}, are in {run / 'best'}" if best_epoch is not None else "no epoch was finished"
-        return FlukeError(f"The loss is no longer finite in epoch {epoch + 1}; {kept}. A lower optim.lr, or optim.clip_norm, may help.")
+        kept = (
+            f"the best weights, of epoch {best_epoch}, are in {run / 'best'}" if best_epoch is not None else "no epoch was finished"
+        )
+        return FlukeError(
+            f"The loss is no longer finite in epoch {epoch + 1}; {kept}. A lower optim.lr, or optim.clip_norm, may help."
+        )
 
     per_epoch = math.ceil(batches.count / t.accumulate)
     loader = train_loader(train_images, batches, recipe.data.workers)
@@ -144,7 +149,7 @@ def fit(
             images = pictures[0].to(device, non_blocking=True)
             if t.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with nullcontext() if step_now else accelerator.no_sync(model):
+            with explained(t, world), nullcontext() if step_now else accelerator.no_sync(model):
                 loss = model(images, targets.to(device, non_blocking=True))["loss"]
                 accelerator.backward(loss / in_window)
             if step_now:
@@ -175,7 +180,16 @@ def fit(
         timer = time.monotonic()
         try:
             batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
-            outputs = predict([chosen], val_images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=stop.check, title="validate")
+            outputs = predict(
+                [chosen],
+                val_images,
+                accelerator,
+                batch_size,
+                recipe.data.workers,
+                recipe.predict.tta,
+                check=stop.check,
+                title="validate",
+            )
         except Interrupted:
             save(epoch, batches.count)
             raise Interrupted(f"Stopped by a signal while validating epoch {epoch + 1}; go on with: --out {run} --resume") from None
@@ -183,7 +197,7 @@ def fit(
         metrics = task.evaluate(outputs[0], chosen.objective)
         better = best_epoch is None or _better(metrics[metric], history[best_epoch - 1][metric], direction)
         if better:
-            on_main(accelerator, lambda: save_best(run / "best" / "model.safetensors", chosen))
+            on_main(accelerator, partial(save_best, run / "best" / "model.safetensors", chosen))
         if not finished:  # not one epoch in time: what there is counts as the best so far, but not as an epoch
             break
         if better:
@@ -193,7 +207,11 @@ def fit(
         mean_loss = accelerator.reduce(running, "mean").item() / batches.count
         if not math.isfinite(mean_loss):
             raise broken()
-        line = {"epoch": epoch + 1, "train_loss": mean_loss, "lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"]}
+        line = {
+            "epoch": epoch + 1,
+            "train_loss": mean_loss,
+            "lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"],
+        }
         history.append({**line, **metrics, "seconds": round(time.monotonic() - began, 1)})
         if o.schedule == "plateau":
             plateau.step(metrics[metric])
@@ -205,6 +223,28 @@ def fit(
             accelerator.log({key: value for key, value in history[-1].items() if key != "epoch"}, step=epoch)
         say(_epoch_line(history[-1], metric, t.epochs, better))
     return Outcome(history, best_epoch, finished)
+
+
+@contextmanager
+def explained(t: config.Train, world: int) -> Iterator[None]:
+    """Turn what a step's size may raise into one sentence: no memory left, or too few images for BatchNorm."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        fitting = max(t.batch_size // 2 // world, 1) * world
+        cure = f"try --train.batch_size {fitting} --train.accumulate {t.accumulate * 2}, which trains much alike"
+        if fitting == t.batch_size:
+            cure = "one image is too large: lower data.size, or take a smaller model"
+        raise FlukeError(
+            f"Out of GPU memory with train.batch_size {t.batch_size} on {world} process{'es' * (world > 1)}; {cure}."
+        ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise FlukeError(
+            f"train.batch_size {t.batch_size} leaves each of {world} processes one image a batch, of which BatchNorm can't take "
+            f"statistics; {2 * world} is the least."
+        ) from None
 
 
 def _better(value: float, best: float, direction: str) -> bool:

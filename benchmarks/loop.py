@@ -1,0 +1,102 @@
+"""What the loop costs over a bare PyTorch loop with the same model, data and order.
+
+    python benchmarks/loop.py --images ../shared/data/fashion/images
+
+Prints, for each round, images/s of both and at the end the median ratio of their times. The rounds alternate, as the machine is
+noisy. Accelerate, the schedule, seeding, checks and the resumable state at an epoch's end are on our side of the account; validation,
+which the bare loop hasn't, is taken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from lib import experiment, images
+from lib.config import Data, Model, Optim, Recipe, Train
+from lib.data import Batches, Images, Order
+from lib.model import Network, Spec
+from lib.objectives import make_objective
+from lib.ranks import Stop
+from lib.train import fit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="Folder of images.")
+    parser.add_argument("--rows", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    args = parser.parse_args()
+    experiment.keep_memory()
+    recipe = Recipe(
+        data=Data(size=args.size, workers=1),
+        model=Model(name=args.model, pretrained=False),
+        optim=Optim(),
+        train=Train(epochs=1, batch_size=32, log_with=[]),
+    )
+    paths = sorted(args.images.iterdir())[: args.rows]
+    classes = tuple("abcdefghij")
+    targets = np.arange(len(paths)) % len(classes)
+    make = images.make_train_transform(recipe.data)
+    spec = Spec(recipe.model, classes, False, "classifier", args.size, "squash")
+
+    def network() -> Network:
+        torch.manual_seed(0)
+        made = Network(spec, recipe.objective)
+        made.objective = make_objective(recipe.objective, targets, classes, False)
+        return made
+
+    def data() -> Images:
+        return Images(paths, [make], targets, 0, images.decode_side(make))
+
+    def bare() -> float:
+        model = network().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+        order = [[(0, int(row)) for row in rows] for rows in Order(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)]
+        loader = DataLoader(data(), batch_sampler=order, num_workers=1)
+        model.train()
+        started = time.perf_counter()
+        for pictures, target, _ in loader:
+            loss = model(pictures[0].contiguous(memory_format=torch.channels_last), target)["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - started
+
+    class NoValidation:
+        metric = "accuracy"
+
+        def evaluate(self, outputs: np.ndarray, objective: torch.nn.Module) -> dict[str, float]:
+            return {"accuracy": 0.0}
+
+    def ours() -> float:
+        accelerator = Accelerator(cpu=True)
+        batches = Batches(Order(len(paths), 0), len(paths), 32)
+        val = Images(paths[:2], [images.make_eval_transform(recipe.data)])
+        with tempfile.TemporaryDirectory() as folder, Stop(accelerator) as stop:
+            started = time.perf_counter()
+            fit(network(), data(), batches, val, NoValidation(), recipe, accelerator, Path(folder), stop, lambda line: None)
+            return time.perf_counter() - started
+
+    ratios = []
+    for turn in range(args.rounds):
+        first, second = (bare, ours) if turn % 2 else (ours, bare)
+        seconds = {first: first()}
+        seconds[second] = second()
+        ratios.append(seconds[ours] / seconds[bare])
+        print(f"bare {len(paths) / seconds[bare]:6.1f} images/s   fluke {len(paths) / seconds[ours]:6.1f} images/s   time {ratios[-1]:.3f}")
+    print(f"median of {args.rounds}: {statistics.median(ratios):.3f} of the bare loop's time")
+
+
+if __name__ == "__main__":
+    main()

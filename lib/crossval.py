@@ -1,0 +1,224 @@
+"""Cross-validation: the folds of a table, a run for each, and what they say together; the mean of several networks.
+
+A k-fold run's folder holds fold0 ... foldN, runs like any other but for the test images, and folds.csv. Once every fold is there:
+oof.npz, each training row scored by the one model that did not learn it; cv.json; and of the test images, predicted in one pass by
+all models, scores_test.npz and submission.csv.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from lib import experiment, folds, metrics, scores, submission
+from lib.adjust import label_thresholds
+from lib.config import Recipe
+from lib.experiment import Fold
+from lib.files import FlukeError, Interrupted, locked, read_json, write_json
+from lib.images import Fit
+from lib.model import Spec, load_best, read_spec
+from lib.predict import predict
+from lib.ranks import Stop, on_main
+from lib.scores import Scores
+from lib.sources import read_columns, some
+from lib.table import Table
+
+Say = Callable[[str], None]
+
+
+def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only: Sequence[int] | None = None) -> dict[str, Any]:
+    """Run the folds (`only` these) of a k-fold run in `folder` that aren't finished, then sum up if none is missing.
+
+    `kind` is classifier or embedding. `train.max_minutes` is for all of it: what is left is shared equally among the folds to come,
+    after the time that predicting the test images will take. Returns the contents of cv.json, or {} while folds are missing.
+    Raises FlukeError; Interrupted when a signal came and the state is saved.
+    """
+    n, limit = recipe.folds.n, recipe.train.max_minutes
+    end = time.monotonic() + 60 * limit if limit else None
+    accelerator = experiment.make_accelerator(recipe.train, folder)
+    folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
+    files = [folder / f"fold{k}" / "best" / "model.safetensors" for k in range(n)]
+    with ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(locked(folder)))
+        say = experiment.make_say(accelerator, folder)
+        stop = stack.enter_context(Stop(accelerator))
+        if (folder / "cv.json").exists():
+            say(f"{folder}: finished already")
+            return read_json(folder / "cv.json")
+        train, test = experiment.load_tables(recipe, accelerator, say)
+        if rows := recipe.train.limit_rows:  # a dry run: so many in each fold, and each of them out of fold once
+            train = train.take(experiment.spaced(np.arange(len(train)), n * rows))
+            test = None if test is None else test.take(experiment.spaced(np.arange(len(test)), rows))
+        of_row = folds.assign_folds(train, recipe.folds)
+        say(folds.describe_folds(train, of_row))
+        sample = None
+        if kind == "embedding":
+            test = None
+            say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
+        elif test is not None and (sample := experiment.read_sample(recipe)) is not None:  # its faults now, not after the training
+            submission.infer_kind(sample, train.classes, train.multi, recipe.predict.separator)
+            submission.match(sample.ids, test.names, sample.path)
+        if (folder / "folds.csv").exists():
+            _compare_folds(folder / "folds.csv", train, of_row)
+            _compare_models(files, kind)
+        else:
+            on_main(accelerator, lambda: folds.write_folds(folder / "folds.csv", train, of_row))
+        if not (folder / "recipe.yaml").exists():
+            on_main(accelerator, lambda: experiment.start(folder, recipe, accelerator, train.classes, 0))
+
+        done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
+        to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
+        whole = len(done) + len(to_do) == n
+        finished = whole
+        for left, k in zip(range(len(to_do), 0, -1), to_do):
+            say(f"fold {k}:")
+            deadline = None if end is None else time.monotonic() + (end - time.monotonic()) / left
+            to_predict = math.ceil(n * len(test) / left) if test is not None and whole else 0
+            try:
+                stop.check()
+                part = Fold(train, of_row, k, stop, deadline, to_predict)
+                done[k] = experiment.run(recipe, folder / f"fold{k}", kind, part)
+            except Interrupted:
+                raise Interrupted(f"Stopped by a signal in fold {k}; go on with: --out {folder} --resume") from None
+            finished &= (folder / f"fold{k}" / "metrics.json").exists()
+        if not whole:
+            lacking = some(k for k in range(n) if k not in done)
+            say(f"{folder}: oof.npz and cv.json need all {n} folds, and {lacking} are missing; go on with: --out {folder} --resume")
+            return {}
+
+        result = summarise(recipe, [done[k] for k in range(n)])
+        thresholds = None
+        if kind == "classifier":
+            oof = out_of_fold(folder, train, n)
+            result |= pooled(oof, result["metric"], 0 if test is None else len(test))
+            on_main(accelerator, lambda: scores.save(folder / "oof.npz", oof))
+            if train.multi:
+                thresholds = label_thresholds(oof.logits, scores.targets(oof), oof.classes)
+                on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
+        say(describe(result))
+        if test is not None:
+            try:
+                logits, _ = predict_mean(files, recipe, test, accelerator, stop.check)
+            except Interrupted:
+                raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
+            source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
+            of_test = Scores(test.rows, test.names, test.classes, logits, test.labels, test.multi, source)
+            on_main(accelerator, lambda: scores.save(folder / "scores_test.npz", of_test))
+            if sample is not None:
+                path = folder / "submission.csv"
+                on_main(accelerator, lambda: experiment.submit(recipe.predict, path, sample, test, logits, thresholds, say))
+        if finished:
+            on_main(accelerator, lambda: write_json(folder / "cv.json", result))
+            say(f"done: {folder}")
+        else:
+            say(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
+        return result
+
+
+def _compare_folds(path: Path, train: Table, of_row: np.ndarray) -> None:
+    """Raise FlukeError unless a begun run's folds.csv says the same of the same images."""
+    columns, _ = read_columns(path, {"image": "image", "fold": "fold"})
+    before = dict(zip(columns["image"], columns["fold"]))
+    now = dict(zip(train.names, map(str, of_row.tolist())))
+    if wrong := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise FlukeError(
+            f"{path}: {len(wrong):,} images had another fold, or none, when this run began ({some(wrong)}); is it the same table?"
+        )
+
+
+def _compare_models(files: Sequence[Path], kind: str) -> None:
+    """Raise FlukeError when a begun run's folds are of the other kind."""
+    for path in files:
+        if path.exists() and (spec := read_spec(path)) is not None and spec.kind != kind:
+            raise FlukeError(f"{path}: this k-fold run is of kind {spec.kind}; go on with --kind {spec.kind}.")
+
+
+def summarise(recipe: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the folds' metrics.json say together: `per_fold` values of the metric, their `mean`, and their `spread`, the standard
+    deviation over folds (n - 1). That is no error of the mean, for the folds' models share training rows."""
+    metric = results[0]["metric"]
+    values = [float(result[metric]) for result in results]
+    return {
+        "metric": metric,
+        "mean": float(np.mean(values)),
+        "spread": float(np.std(values, ddof=1)),
+        "per_fold": values,
+        "folds": [{"fold": k, **result} for k, result in enumerate(results)],
+    }
+
+
+def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
+    """The folds' scores_val.npz as one, in the order of `train`. Raises FlukeError unless each of its rows is there exactly once."""
+    parts = [scores.load(folder / f"fold{k}" / "scores_val.npz") for k in range(n)]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows, kind="stable")
+    own = np.argsort(train.rows, kind="stable")
+    if not np.array_equal(rows[order], train.rows[own]) or any(part.classes != train.classes for part in parts):
+        raise FlukeError(
+            f"{folder}: the folds' scores_val.npz are not of each of the {len(train):,} training rows once; are all of this run?"
+        )
+    back = order[np.argsort(own, kind="stable")]
+    logits = np.concatenate([part.logits for part in parts])[back]
+    source = {**parts[0].source, "run": folder.name, "folds": n}
+    del source["best_epoch"]
+    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source)
+
+
+def pooled(oof: Scores, metric: str, test_rows: int) -> dict[str, Any]:
+    """Metrics of all out-of-fold rows taken together, and the bootstrap interval of `metric`, or of the task's usual one where that is
+    no function of logits (loss). `test_interval` is for the score of another `test_rows` images of the same kind."""
+    task: metrics.Task = "multi" if oof.multi else "single"
+    targets = scores.targets(oof)
+    found = metrics.evaluate(task, oof.logits, targets)
+    name = metric if metrics.METRICS[metric].resampled is not None else metrics.auto_metric(task)
+    interval = metrics.bootstrap_interval((name, oof.logits, targets))
+    result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
+    if test_rows:
+        result |= {"test_rows": test_rows, "test_interval": scores.widen(found[name], interval, len(targets), test_rows)}
+    return result
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What is printed of cv.json."""
+    each = some((f"{value:.4f}" for value in result["per_fold"]), 20)
+    lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({each})"]
+    if "pooled" in result:
+        low, high = result["interval"]
+        line = f"{result['pooled_metric']} of all {result['rows']:,} out-of-fold rows: {result['pooled']:.4f}, "
+        line += f"95% from {low:.4f} to {high:.4f}"
+        if "test_interval" in result:
+            low, high = result["test_interval"]
+            line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def predict_mean(
+    files: Sequence[Path], recipe: Recipe, side: Table, accelerator: Accelerator, check: Callable[[], None] = lambda: None
+) -> tuple[np.ndarray, Spec]:
+    """Mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once; and what they share.
+
+    Of `recipe` only data (workers, cache) and predict are used. Raises FlukeError when the networks differ in more than weights.
+    """
+    networks = [load_best(path).to(accelerator.device).to(memory_format=torch.channels_last) for path in files]
+    spec = networks[0].spec
+    for path, network in zip(files, networks):
+        if replace(network.spec, model=spec.model) != spec:
+            raise FlukeError(f"{path}: its classes or image size are not those of {files[0]}; they can't be averaged.")
+    images = experiment.open_images(recipe, side, Fit(spec.size, spec.fit))
+    batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // accelerator.num_processes)
+    outputs = predict(
+        networks, images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=check, title="predict test"
+    )
+    mean: np.ndarray = np.mean(outputs, axis=0, dtype=np.float64)
+    return mean.astype(np.float32), spec

@@ -1,0 +1,37 @@
+"""Cross-validate: train one model a fold, score every training row by the model that has not seen it, average them on the test.
+
+    accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5
+    accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --only 0 3 --out runs/cv
+    accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --resume --out runs/cv
+
+Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv says who is held out where. Once all
+are there: oof.npz, cv.json (mean, spread, interval), and from one pass over the test images scores_test.npz and submission.csv.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Optional
+
+from lib import config
+from lib.files import FlukeError, run_script
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the script with `argv`; returns what cv.json holds, {} while folds are missing."""
+    parser = config.make_parser(__doc__)
+    config.add_run_arguments(parser)
+    parser.add_argument("--only", nargs="+", type=Optional[int], default=None, help="Train these folds now, counted from 0.")
+    parser.add_argument("--kind", type=Literal["classifier", "embedding"], default="classifier", help="What to train.")
+    args = config.parse(parser, argv)
+    n = args.recipe.folds.n
+    if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
+        raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")
+
+    from lib import crossval, experiment  # torch only now: --help and a typo are answered before
+
+    folder = experiment.open_run(args.out, args.resume, args.recipe, args.recipe_file, kfold=True)
+    return crossval.cross_validate(args.recipe, folder, args.kind, args.only)
+
+
+if __name__ == "__main__":
+    run_script(main)

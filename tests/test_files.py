@@ -1,0 +1,282 @@
+"""Writing whole or not at all, staying inside a folder, one writer a run, one sentence for a fault."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import checkpoint, files
+from lib.files import FlukeError, Interrupted, atomic, inside, locked, read_json, require_free, run_script, write_json, write_text
+
+# --- atomic writes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_old_file_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="mine"), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("mine")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_text_is_written_as_it_stands(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "x\r\ny\né")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"x\r\ny\n\xc3\xa9"
+
+
+def fill(path: Path) -> None:
+    """A disk that is full, for the next file written as `path`: its temporary name leads to /dev/full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink("/dev/full", path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+
+
+@pytest.mark.parametrize("how", ["text", "safetensors", "torch"])
+def test_full_disk_is_one_sentence_whoever_writes(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "best.bin"
+    write_text(path, "old")
+    fill(path)
+    value = {"w": torch.zeros(300_000)}
+    with pytest.raises(FlukeError, match=r"best.bin: the disk is full; what was saved before is intact\.$"), atomic(path) as temporary:
+        if how == "text":
+            temporary.write_text("x" * 10**6)
+        elif how == "torch":
+            torch.save(value, temporary)
+        else:
+            safetensors.torch.save_file(value, temporary)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["best.bin"]
+
+
+def test_other_faults_of_writing_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FlukeError, match=r"file/a.json: can't be written \((Not a directory|File exists)\)"):
+        write_json(tmp_path / "file" / "a.json", 1)
+    with pytest.raises(FlukeError, match=r"can't be written \(File name too long\)"):
+        write_json(tmp_path / ("x" * 300), 1)
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"\0"])
+def test_what_is_not_json_is_one_sentence(raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(raw)
+    with pytest.raises(FlukeError, match="a.json: not readable as JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FlukeError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """images/ with a file, links inside and out; secret.txt beside it."""
+    root = tmp_path_factory.mktemp("tree")
+    (root / "images" / "sub").mkdir(parents=True)
+    (root / "secret.txt").write_text("secret")
+    (root / "images" / "a.png").write_text("a")
+    links = {"good": "a.png", "sub/up": "../a.png", "bad": "../secret.txt", "out": "..", "loop": "loop", "abs": str(root / "secret.txt")}
+    for name, target in links.items():
+        os.symlink(target, root / "images" / name)
+    return root
+
+
+@pytest.mark.parametrize("name", ["a.png", "good", "sub/up", "sub/none.png", "none", "x" * 300, "..a.png", "a..png", "sub/./a", "é", "a\nb"])
+def test_names_that_stay_inside(name: str, tree: Path) -> None:
+    assert inside(tree / "images", name) == tree / "images" / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../secret.txt", "sub/../../secret.txt", "/etc/passwd", "\\etc", "sub\\..\\..\\x", "a\0b", "bad", "out/secret.txt", "abs"]
+)
+def test_names_that_lead_out(name: str, tree: Path) -> None:
+    with pytest.raises(FlukeError, match="stay inside their folder|leads out of"):
+        inside(tree / "images", name)
+
+
+@given(st.lists(st.sampled_from(["..", ".", "sub", "good", "bad", "out", "loop", "abs", "secret.txt", "", "a.png", "x\\..\\y"]), max_size=5))
+def test_no_name_leads_out(tree: Path, parts: list[str]) -> None:
+    try:
+        path = inside(tree / "images", "/".join(parts))
+    except FlukeError:
+        return
+    assert os.path.realpath(path).startswith(os.path.realpath(tree / "images"))
+
+
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    require_free(tmp_path / "not" / "there", 0.001)
+    with pytest.raises(FlukeError, match=r"MB free, but this run needs about 1,000,000,000,000 MB"):
+        require_free(tmp_path / "not" / "there", 1e12)
+
+
+# --- one writer -------------------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time, multiprocessing as mp
+from pathlib import Path
+from lib.files import locked
+with locked(Path(sys.argv[1])):
+    if len(sys.argv) > 2:
+        mp.get_context("fork").Process(target=time.sleep, args=(60,)).start()  # as a DataLoader's worker
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_writer_is_refused_and_a_killed_one_forgotten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, run, "worker"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FlukeError, match=rf"run: another process writes this run \(pid {holder.pid} on "), locked(run):
+            pass
+        for name in (".a.json.1.tmp", "best/.model.safetensors.1.tmp", "last/.e0001-b000000.tmp/x"):
+            write_text(run / name, "half")
+        holder.kill()
+        holder.wait()
+        with locked(run):  # at once, although the worker lives on
+            assert not [p for p in run.rglob("*.tmp")]
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FlukeError, match="can't be written .*name another folder with --out"), locked(tmp_path / "file"):
+        pass
+
+
+# --- exits ------------------------------------------------------------------------------------------------------------------------
+
+
+def exit_of(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    def main(argv: list[str] | None) -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(None, capsys) == (0, "")
+    assert exit_of(FlukeError("a.csv: wrong."), capsys) == (2, "error: a.csv: wrong.\n")
+    assert exit_of(Interrupted("stopped"), capsys) == (75, "stopped\n")
+    assert exit_of(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+
+
+def test_rank_0_speaks_before_the_others(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    assert exit_of(FlukeError("mine alone."), capsys) == (2, "error: mine alone.\n")
+    assert waited == [3]
+
+
+def test_a_workers_sentence_is_not_its_traceback() -> None:
+    class Bad(torch.utils.data.Dataset[int]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> int:
+            raise FlukeError("a.png: cut short.")
+
+    with pytest.raises(FlukeError) as caught:
+        next(iter(torch.utils.data.DataLoader(Bad(), num_workers=1)))
+    assert str(caught.value) == "a.png: cut short."
+
+
+# --- resumable states -------------------------------------------------------------------------------------------------------------
+
+
+def state(epoch: int, batch: int) -> dict[str, object]:
+    return {"epoch": epoch, "batch": batch, "step": 1, "running": [0.0], "history": [], "best_epoch": None, "waited": 0, "world": 1, "threads": 1}
+
+
+def save(last: Path, epoch: int, batch: int, keep: int = 2) -> Path:
+    return checkpoint.save(last, state(epoch, batch), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {}}, keep)
+
+
+def test_newest_states_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+    for epoch, batch in [(1, 0), (1, 999_999), (1, 1_000_000), (2, 0), (9999, 5), (10_000, 0)]:
+        save(tmp_path, epoch, batch)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e10000-b000000", "e9999-b000005"]
+    assert checkpoint.find(tmp_path) == (tmp_path / "e10000-b000000", [])
+
+
+def test_state_that_is_there_already_is_not_taken_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = save(tmp_path, 1, 3, keep=1)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: pytest.fail("deleted the only state"))
+    assert save(tmp_path, 1, 3, keep=1) == target
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone", "foreign"])
+def test_torn_or_foreign_states_are_passed_over(name: str, how: str, tmp_path: Path) -> None:
+    good, newest = save(tmp_path, 1, 0), save(tmp_path, 2, 0)
+    raw = (newest / name).read_bytes()
+    flipped = bytes([raw[0] ^ 1]) + raw[1:]
+    if how == "gone":
+        (newest / name).unlink()
+    else:
+        (newest / name).write_bytes({"cut": raw[:-3], "flipped": flipped, "foreign": b"[]"}[how])
+    found, skipped = checkpoint.find(tmp_path)
+    assert found == good
+    assert len(skipped) == 1
+    assert skipped[0].startswith(f"{newest}: ")
+    assert skipped[0].endswith("; taking the state before it.")
+
+
+def test_state_of_another_program_is_passed_over(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1, 0)
+    write_json(folder / "state.json", {"epoch": 1})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["state.json"] = [(folder / "state.json").stat().st_size, checkpoint._hash(folder / "state.json")]
+    write_json(folder / "manifest.json", manifest)
+    assert checkpoint.find(tmp_path) == (None, [f"{folder}: not a state of this program; taking the state before it."])
+
+
+def test_pickle_in_a_state_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    folder = checkpoint.save(tmp_path / "last", state(1, 0), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {"x": Evil()}}, 2)
+    with pytest.raises(FlukeError, match="state of another network or recipe"):
+        checkpoint.load(folder, {"model": torch.nn.Linear(2, 2)})
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("writer", ["safetensors", "torch", "json"])
+def test_full_disk_leaves_the_states_before(writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = save(tmp_path, 1, 0)
+
+    def full(*_: object, **__: object) -> None:
+        raise {  # as each of them says it
+            "safetensors": safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "torch": RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/0: file write failed"),
+            "json": OSError(errno.ENOSPC, "No space left on device"),
+        }[writer]
+
+    where, name = {"safetensors": (safetensors.torch, "save_file"), "torch": (torch, "save"), "json": (files.os, "replace")}[writer]
+    with monkeypatch.context() as patch, pytest.raises(FlukeError, match="disk is full"):
+        patch.setattr(where, name, full)
+        save(tmp_path, 2, 0)
+    assert [p.name for p in tmp_path.iterdir()] == [before.name]
+    assert checkpoint.find(tmp_path) == (before, [])
