@@ -55,8 +55,8 @@ class Data:
     drop_images: list[str] = field(default_factory=list)
     """Image names to leave out of training and validation."""
     only_classes: list[str] = field(default_factory=list)
-    """Keep only these classes, for a second model of those that the first confuses (scripts/ensemble.py joins the two); []: all (one
-    label an image)."""
+    """Keep only these classes, for a second model of those that the first confuses (scripts/ensemble.py joins the two); []: all
+    (one label an image)."""
     min_images: int = 1
     """Leave out classes with fewer images than this (one label an image)."""
     max_images: Optional[int] = None
@@ -529,7 +529,7 @@ def check(recipe: Recipe) -> None:
     want(
         d.label_separator is None
         or (d.min_images <= 1 and d.max_images is None and d.largest_classes is None and not d.take and not d.only_classes),
-        "data.only_classes, min_images, max_images, largest_classes and take are for one label an image (data.label_separator: null)",
+        "data.only_classes, min_images, max_images, largest_classes and take are for one label an image (no data.label_separator)",
     )
     want(0 <= m.dropout < 1, "model.dropout is a probability below 1")
     want(0 <= o.label_smoothing < 1, "objective.label_smoothing is a share below 1")

@@ -26,7 +26,7 @@ from lib.config import Recipe
 from lib.experiment import Fold
 from lib.files import FlukeError, Interrupted, locked, read_json, write_json
 from lib.images import Fit
-from lib.model import Spec, load_best, read_spec
+from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.scores import Scores
@@ -108,7 +108,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         say(describe(result))
         if test is not None:
             try:
-                logits, _ = predict_mean(files, recipe, test, accelerator, stop.check)
+                logits = predict_mean(files, recipe, test, accelerator, stop.check)
             except Interrupted:
                 raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
             source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
@@ -158,7 +158,7 @@ def summarise(recipe: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, An
 
 
 def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
-    """The folds' scores_val.npz as one, in the order of `train`. Raises FlukeError unless each of its rows is there exactly once."""
+    """The folds' scores_val.npz as one, in the order of `train`. Raises FlukeError unless each of its rows is there just once."""
     parts = [scores.load(folder / f"fold{k}" / "scores_val.npz") for k in range(n)]
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(rows, kind="stable")
@@ -175,8 +175,8 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
 
 
 def pooled(oof: Scores, metric: str, test_rows: int) -> dict[str, Any]:
-    """Metrics of all out-of-fold rows taken together, and the bootstrap interval of `metric`, or of the task's usual one where that is
-    no function of logits (loss). `test_interval` is for the score of another `test_rows` images of the same kind."""
+    """Metrics of all out-of-fold rows taken together, and the bootstrap interval of `metric`, or of the task's usual one where that
+    is no function of logits (loss). `test_interval` is for the score of another `test_rows` images of the same kind."""
     task: metrics.Task = "multi" if oof.multi else "single"
     targets = scores.targets(oof)
     found = metrics.evaluate(task, oof.logits, targets)
@@ -205,8 +205,8 @@ def describe(result: dict[str, Any]) -> str:
 
 def predict_mean(
     files: Sequence[Path], recipe: Recipe, side: Table, accelerator: Accelerator, check: Callable[[], None] = lambda: None
-) -> tuple[np.ndarray, Spec]:
-    """Mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once; and what they share.
+) -> np.ndarray:
+    """Mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once.
 
     Of `recipe` only data (workers, cache) and predict are used. Raises FlukeError when the networks differ in more than weights.
     """
@@ -220,5 +220,4 @@ def predict_mean(
     outputs = predict(
         networks, images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=check, title="predict test"
     )
-    mean: np.ndarray = np.mean(outputs, axis=0, dtype=np.float64)
-    return mean.astype(np.float32), spec
+    return np.asarray(np.mean(outputs, axis=0, dtype=np.float64), dtype=np.float32)

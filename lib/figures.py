@@ -85,7 +85,8 @@ def curves(
         )
         said += f"; best {metric} {value:.4g} in epoch {epoch:g}"
     for ax in axes.values():
-        _legend(ax)
+        if ax.get_legend_handles_labels()[0]:
+            _legend(ax)
     if "learning rate" in axes:
         axes["learning rate"].set_yscale("log")
     last = list(axes.values())[-1]

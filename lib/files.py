@@ -57,8 +57,8 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
 
 def _say(sentence: str) -> None:
     if not main_process():
-        # Mostly all processes fail alike: rank 0 speaks, and the launcher ends the others within this time. If not, it's this one's alone.
-        time.sleep(3)
+        # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not in this time, it's ours alone.
+        time.sleep(15)
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -91,7 +91,7 @@ def disk_full(error: Exception) -> bool:
     """Whether an exception means that the disk, or the user's share of it, is full; safetensors and torch wrap that in errors of theirs."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in ("os error 28", "os error 122", "StorageFull", "No space left", "PytorchStreamWriter failed"))
+    return any(words in str(error) for words in ("os error 28", "os error 122", "inline_container.cc", "iostream error"))
 
 
 def fsync(path: Path) -> None:

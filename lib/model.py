@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -33,7 +33,7 @@ class Spec:
     """classifier or embedding"""
     size: int
     """Side in pixels of the images it is evaluated on."""
-    fit: str
+    fit: Literal["squash", "crop", "pad"]
     """How they become square (config.Data.fit)."""
 
 

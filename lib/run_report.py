@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import nn
 
 from lib import config, figures, metrics, report
 from lib.config import Recipe
 from lib.files import read_json
 from lib.pools import probabilities as probabilities_of
-from lib.tasks import Classifier, Embedder, Task
+from lib.tasks import Classifier, Embedder, Task, centres_of
 
 
 def write_report(
-    recipe: Recipe, folder: Path, task: Task, outputs: np.ndarray, history: list[dict[str, Any]], result: dict[str, Any]
+    recipe: Recipe,
+    folder: Path,
+    task: Task,
+    outputs: np.ndarray,
+    objective: nn.Module | None,
+    history: list[dict[str, Any]],
+    result: dict[str, Any],
 ) -> None:
     """Write report.html and its figures as PNG into `folder`.
 
-    `outputs` are the best network's for task.shown; `result` is what metrics.json holds.
+    `outputs` are the best network's for task.shown, `objective` is its; `result` is what metrics.json holds.
     """
     greater = metrics.metric_direction(task.metric) == "max"
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
@@ -30,7 +37,7 @@ def write_report(
         more, tables, examples = _classifier(task, outputs)
     else:
         assert isinstance(task, Embedder)
-        more, tables, examples = _embedding(task, outputs), {}, []
+        more, tables, examples = _embedding(task, outputs, objective), {}, []
     drawn |= more
     for title, file in {"Training": "curves.png", "Confusion": "confusion.png"}.items():
         if title in drawn:
@@ -73,8 +80,8 @@ def _classifier(task: Classifier, logits: np.ndarray) -> tuple[dict[str, Figure]
     return drawn, tables, report.mistakes(task.shown.paths, targets, probabilities, classes)
 
 
-def _embedding(task: Embedder, embeddings: np.ndarray) -> dict[str, Figure]:
-    found = task.validate(embeddings, None)
+def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
+    found = task.validate(embeddings, centres_of(objective, task.classes))
     if found.curve is None or found.threshold is None:
         return {}
     best, share = found.answers.scores[:, 0], float(np.mean(~found.known))

@@ -4,8 +4,8 @@
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --only 0 3 --out runs/cv
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --resume --out runs/cv
 
-Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv says who is held out where. Once all
-are there: oof.npz, cv.json (mean, spread, interval), and from one pass over the test images scores_test.npz and submission.csv.
+Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv says who is held out where. Once
+all are there: oof.npz, cv.json (mean, spread, interval), and from one pass over the test images scores_test.npz and submission.csv.
 """
 
 from __future__ import annotations

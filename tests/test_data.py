@@ -20,7 +20,7 @@ from lib.predict import predict
 
 
 def test_seeds_are_the_same_everywhere_and_all_differ() -> None:
-    assert [seed_of(), seed_of(0), seed_of(0, 1, 2)] == [2990171193163763188, 5136911577205459137, 4041189425083556037]
+    assert [seed_of(), seed_of(0), seed_of(0, 1, 2)] == [5460801731388113703, 7210762507766007076, 1772749440416956875]
     assert seed_of(np.int64(3), 4) == seed_of(3, 4)
     seeds = {seed_of(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
     assert len(seeds) == 10_000

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"metrics"},
     "report": {"figures", "metrics"},
 }
-ANYTHING = {"experiment"}  # one run end to end: what the scripts call
+ANYTHING = {"experiment", "ask"}  # one run, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.
 NO_TORCH = ("adjust", "blend", "config", "figures", "files", "folds", "identify", "index", "metrics", "pools", "report", "retrieval")
 NO_TORCH += ("scores", "sources", "stranger", "submission", "table")

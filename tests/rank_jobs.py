@@ -1,0 +1,81 @@
+"""What test_launch.py has each of several processes do: jobs in one launch, for a launch costs seconds.
+
+    accelerate launch --config_file accelerate_configs/cpu_2proc.yaml tests/rank_jobs.py FOLDER
+
+FOLDER/jobs.json is a list of [kind, name, arguments]; each process writes what it saw to FOLDER/rank<i>.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lib import config, train
+from lib.files import run_script, write_json
+from lib.objectives import Pairs
+from scripts import train_classifier, train_embedding
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(name.encode() + value.detach().cpu().numpy().tobytes() for name, value in sorted(tensors.items()))).hexdigest()
+
+
+def spy(seen: list[dict[str, Any]]) -> None:
+    """Note the network at each validation: its parameters as the steps left them, its buffers as it is evaluated with."""
+    real = train.broadcast_buffers
+
+    def noting(network: Any, accelerator: Accelerator) -> None:
+        own = digest(dict(network.named_buffers()))
+        real(network, accelerator)
+        parameters = dict(network.named_parameters())
+        backbone = {name: value for name, value in parameters.items() if name.startswith("backbone.")}
+        objective = {name: value for name, value in parameters.items() if name.startswith("objective.")}
+        found = {"parameters": digest(parameters), "backbone": digest(backbone), "objective": sorted(objective)}
+        seen.append(found | {"buffers before": own, "buffers": digest(dict(network.named_buffers()))})
+
+    train.broadcast_buffers = noting
+
+
+def triplet_gradient(accelerator: Accelerator) -> dict[str, Any]:
+    """Gradient of a linear layer below the triplet loss on this process's share of 16 images."""
+    generator = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(16, 6, generator=generator), torch.arange(16) % 4
+    layer = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(3, 6, generator=generator))
+        layer.bias.zero_()
+    share = 16 // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    loss = Pairs("triplet", config.Objective(name="triplet"))(
+        torch.nn.functional.normalize(accelerator.prepare_model(layer)(images[mine])), targets[mine]
+    )
+    loss.backward()
+    return {"loss": loss.item(), "gradient": layer.weight.grad.tolist()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    accelerator = Accelerator()
+    backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+    rank = accelerator.process_index
+    found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}
+    scripts = {"classifier": train_classifier, "embedding": train_embedding}
+    seen: list[dict[str, Any]] = []
+    spy(seen)
+    for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
+        if kind == "triplet":
+            found[name] = triplet_gradient(accelerator)
+        else:
+            found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:]}
+            seen.clear()
+    write_json(folder / f"rank{rank}.json", found)
+
+
+if __name__ == "__main__":
+    run_script(main)
