@@ -6,12 +6,17 @@ RUN := $(VENV)/bin
 
 .PHONY: demo test test-all check clean
 
+LAUNCH := $(RUN)/accelerate launch --config_file accelerate_configs/cpu.yaml
+
 demo: $(VENV)/installed
 	rm -rf demo
 	$(RUN)/python scripts/digits.py --out demo/data
-	$(RUN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/train_classifier.py --cfg recipes/digits.yaml --out demo/classifier
+	$(LAUNCH) scripts/train_classifier.py --cfg recipes/digits.yaml --out demo/classifier
+	$(LAUNCH) scripts/train_embedding.py --cfg recipes/digits_identity.yaml --out demo/embedding
+	$(RUN)/python scripts/retrieve.py --run demo/embedding --topk 5
+	$(RUN)/python scripts/retrieve.py --run demo/embedding --evaluate demo/data/identities/truth.csv
 	@echo
-	@echo "The run is in demo/classifier: open report.html there; submission.csv is what a contest would get."
+	@echo "Look at demo/classifier/report.html and demo/embedding/retrieval/retrieval.html; demo/classifier/submission.csv is what a contest gets."
 	@echo "Next: copy recipes/digits.yaml, point its data section at your contest, and run the same command with it."
 
 test: $(VENV)/installed

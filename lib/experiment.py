@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def make_accelerator(t: config.Train, run: Path) -> Accelerator:
             raise FlukeError(f"train.log_with {name}: Accelerate knows {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}.")
         if name not in available:
             raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
-    return Accelerator(log_with=t.log_with or None, project_dir=run)
+    # The launcher doesn't hand on its use_cpu, without which each of several processes on a CPU would take itself for the only one.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=several and not torch.accelerator.is_available(), log_with=t.log_with or None, project_dir=run)
 
 
 def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None, kfold: bool = False) -> Path:

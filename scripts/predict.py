@@ -48,7 +48,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if taken := [name for name in ("recipe.yaml", "scores_test.npz", "submission.csv") if (folder / name).exists()]:
         raise FlukeError(f"--out {folder}: holds {' and '.join(taken)} already; take another name, or remove it first.")
 
-    from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
     from lib import crossval, experiment, images, scores, submission, table
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             submission.infer_kind(sample, spec.classes, spec.multi, recipe.predict.separator)
     thresholds = _thresholds(Path(args.run) / "thresholds.json", spec.classes) if spec.multi else None
 
-    accelerator = Accelerator()
+    accelerator = experiment.make_accelerator(config.Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
     bad = broadcast_object_list([on_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))])[0]

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from lib import config, train
+from lib.experiment import make_accelerator
 from lib.files import run_script, write_json
 from lib.objectives import Pairs
 from scripts import train_classifier, train_embedding
@@ -52,16 +53,16 @@ def triplet_gradient(accelerator: Accelerator) -> dict[str, Any]:
         layer.bias.zero_()
     share = 16 // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    loss = Pairs("triplet", config.Objective(name="triplet"))(
-        torch.nn.functional.normalize(accelerator.prepare_model(layer)(images[mine])), targets[mine]
-    )
+    wrapped = accelerator.prepare_model(layer)
+    embeddings = torch.nn.functional.normalize(wrapped(images[mine]))
+    loss = Pairs("triplet", config.Objective(name="triplet"))(embeddings, targets[mine])
     loss.backward()
     return {"loss": loss.item(), "gradient": layer.weight.grad.tolist()}
 
 
 def main(argv: list[str] | None = None) -> None:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    accelerator = Accelerator()
+    accelerator = make_accelerator(config.Train(log_with=[]), folder)
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
     rank = accelerator.process_index
     found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}

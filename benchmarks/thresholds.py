@@ -1,0 +1,100 @@
+"""Does the threshold for "new" hold when the share of strangers is another? Re-splits of an embedding run's held-out images.
+
+    python benchmarks/thresholds.py --run runs/whale
+    python benchmarks/thresholds.py --run runs/whale --repeats 200 --retrieval.method mean_n
+
+Each repeat deals the held-out individuals into two halves: on one the threshold is fitted, the other is asked with 10, 30 and 60%
+of its images being of strangers (known or new ones are left out until the share is right). For each share: MAP@k at the threshold
+that retrieval.new_share says (by default: for the share estimated from the asked half's scores, without labels), at a
+threshold for half strangers, and at the best threshold there is for the very images asked, which nobody can know; the loss is
+against that. Nothing is embedded: scores_val.npz of the run is all that is read.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Optional
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lib import config
+from lib.files import FlukeError, run_script
+
+SHARES = (0.1, 0.3, 0.6)
+
+
+def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
+    """Print the table; returns {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = config.make_parser(__doc__)
+    parser.add_argument(
+        "--run", type=Optional[str], default=None, help="A run of train_embedding; default: the newest below runs/."
+    )
+    parser.add_argument("--repeats", type=int, default=50, help="Re-splits.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the re-splits.")
+    args = config.parse(parser, argv)
+
+    import numpy as np
+
+    from lib import scores
+    from lib.gallery import centres_of_run, find_runs
+    from lib.index import build
+    from lib.retrieval import answer
+    from lib.stranger import estimate_share, fit_threshold, threshold_curve
+
+    (run,) = find_runs([args.run] if args.run else None)
+    recipe = config.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
+    r, k, new_label = recipe.retrieval, recipe.predict.topk, recipe.data.new_label
+    if new_label is None:
+        raise FlukeError(f"{run}: its recipe has no data.new_label, so there is no threshold to examine.")
+    val = scores.load(run / "scores_val.npz")
+    labels = np.array([label for (label,) in val.labels or []])
+    queries = np.arange(len(labels)) >= len(labels) - val.source["queries"]
+    gallery = build(
+        val.logits[~queries], val.rows[~queries], np.array(val.names)[~queries], labels[~queries], "", r.metric, r.factory
+    )
+    centres = centres_of_run(run, recipe) if r.centre_weight > 0 else None
+    found = answer(gallery, val.logits[queries], r, "", k, centres)
+    truth = labels[queries]
+    right, known = found.names == truth[:, None], np.isin(truth, gallery.labels)
+    print(f"{run}: {known.sum():,} held-out images of known individuals, {(~known).sum():,} of strangers; {args.repeats} re-splits")
+
+    rng = np.random.default_rng(args.seed)
+    # those of `new_label` are nobody in particular: each is an individual of its own
+    people = np.where(truth == new_label, [f"{new_label} {i}" for i in range(len(truth))], truth)
+    names = np.unique(people)
+    results: dict[float, list[tuple[float, ...]]] = {share: [] for share in SHARES}
+    for _ in range(args.repeats):
+        fitting = np.isin(people, rng.permutation(names)[: len(names) // 2])
+        if len({*known[fitting]}) < 2 or len({*known[~fitting]}) < 2:
+            continue
+        curve = threshold_curve(found.scores[fitting], right[fitting], known[fitting], k)
+        for share in SHARES:
+            kinds = [rng.permutation(np.flatnonzero(~fitting & kind)) for kind in (known, ~known)]
+            total = min(len(kinds[0]) / (1 - share), len(kinds[1]) / share)
+            counts = [max(1, round(total * part)) for part in (1 - share, share)]
+            drawn = np.concatenate([rows[:count] for rows, count in zip(kinds, counts)])
+            guess = r.new_share
+            if guess == "estimate":
+                guess = estimate_share(found.scores[fitting, 0], known[fitting], found.scores[drawn, 0])
+            there = threshold_curve(found.scores[drawn], right[drawn], known[drawn], k)
+            values = there.map_at_k(float((~known[drawn]).mean()))
+            steps = (there.thresholds[1:] + there.thresholds[:-1]) / 2
+            at = [values[np.searchsorted(steps, fit_threshold(curve, r.threshold_by, s, r.far))] for s in (float(guess), 0.5)]
+            results[share].append((float(guess), *at, values.max(), values.max() - at[0], values.max() - at[1]))
+    if not results[SHARES[0]]:
+        raise FlukeError(f"{run}: too few held-out individuals for two halves with known ones and strangers in both.")
+    keys = ("estimate", "map", "half", "best", "loss", "loss_half")
+    print(f"{'new':>6}{'estimated':>12}{'MAP@' + str(k):>10}{'if half':>10}{'best':>10}{'loss':>18}{'loss if half':>15}")
+    out = {}
+    for share, rows in results.items():
+        mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
+        out[share] = dict(zip(keys, map(float, mean)))
+        cells = [f"{share:>6.0%}{mean[0]:>12.0%}", *(f"{value:>10.4f}" for value in mean[1:5])]
+        print("".join(cells) + f" ± {spread[4]:.4f}{mean[5]:>15.4f}")
+    return out
+
+
+if __name__ == "__main__":
+    run_script(main)
