@@ -150,9 +150,8 @@ def write_page(
     first = fitted.validations[0]
     best, there = first.answers.scores[:, 0], first.known
     if first.curve is not None and fitted.threshold is not None and fitted.share is not None:
-        title = f"MAP@{k} if {fitted.share:.0%} are new"
-        pictures["Threshold, on validation"] = figures.threshold_curve(
-            first.curve.thresholds, first.curve.map_at_k(fitted.share), fitted.threshold, title, unit
+        pictures[f"Threshold, on validation if {fitted.share:.0%} are new"] = figures.threshold_curve(
+            first.curve.thresholds, first.curve.map_at_k(fitted.share), fitted.threshold, f"MAP@{k}", unit
         )
         pictures["Known and new, on validation"] = figures.score_histograms(best[there], best[~there], fitted.threshold, unit)
         pictures["Known against new, on validation"] = figures.roc(verification(there, best), "known against new")

@@ -532,10 +532,12 @@ def check(recipe: Recipe) -> None:
         "data.only_classes, min_images, max_images, largest_classes and take are for one label an image (no data.label_separator)",
     )
     want(0 <= m.dropout < 1, "model.dropout is a probability below 1")
+    want(all(n >= 1 for n in (*m.hidden, 1 if m.embedding_dim is None else m.embedding_dim)), "model.hidden and model.embedding_dim are widths, 1 at least")
     want(0 <= o.label_smoothing < 1, "objective.label_smoothing is a share below 1")
     want(o.gamma >= 0 and o.mixup >= 0 and o.cutmix >= 0, "objective.gamma, mixup and cutmix can't be negative")
     want(0 <= o.mix_prob <= 1, "objective.mix_prob is a share")
     want(p.lr > 0 and p.head_lr > 0, "optim.lr and optim.head_lr are positive")
+    want(p.weight_decay >= 0 and p.momentum >= 0, "optim.weight_decay and optim.momentum can't be negative")
     want(p.layer_decay is None or 0 < p.layer_decay <= 1, "optim.layer_decay lies in (0, 1]")
     want(0 <= p.min_lr <= 1, "optim.min_lr is a share of optim.lr")
     want(0 < p.factor < 1, "optim.factor lies between 0 and 1")
@@ -562,10 +564,12 @@ def check(recipe: Recipe) -> None:
     want(
         not (d.mirror_identities and flips), "data.mirror_identities and RandomHorizontalFlip in data.augment contradict each other"
     )
+    want(t.seed >= 0 and 0 <= f.seed < 2**32, "train.seed and folds.seed can't be negative (folds.seed: below 2**32)")
     want(f.n >= 2, "folds.n is 2 at least")
     want(f.group_column is None or f.group_csv is None, "set one of folds.group_column and folds.group_csv, not both")
     want(f.group_column is None or d.train_dir is None, "folds.group_column needs data.train_csv; train_dir: folds.group_csv")
     want(f.csv is None or (f.group_column or f.group_csv) is None, "folds.csv stands alone: unset folds.group_column and group_csv")
+    want(recipe.predict.batch_size is None or recipe.predict.batch_size >= 1, "predict.batch_size is 1 at least, or null")
     want(recipe.predict.topk >= 1, "predict.topk is 1 at least")
     r = recipe.retrieval
     want(r.neighbours >= 1 and r.n >= 1, "retrieval.neighbours and retrieval.n are 1 at least")

@@ -158,6 +158,7 @@ def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], N
     if test is not None:
         test = table.without_unreadable(test, bad[1], "error", what="test")
     say(table.summary(train))
+    say(f"  {images.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")
     return train, test

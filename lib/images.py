@@ -8,6 +8,7 @@ no part of this: the model does it on the device.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import math
@@ -135,6 +136,21 @@ def find_unreadable(paths: Sequence[Path], workers: int, check: Literal["decode"
             unreadable |= {bar.n + i: reason for i, reason in enumerate(reasons) if reason}
             bar.update(len(reasons))
     return unreadable
+
+
+def describe_sizes(paths: Sequence[Path], most: int = 200) -> str:
+    """What is printed of the images' sizes, from the headers of `most` of them, evenly spaced; what can't be opened is left out."""
+    looked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
+    sizes = []
+    with warnings.catch_warnings(action="ignore"):
+        for path in looked:
+            with contextlib.suppress(FlukeError), _open(path) as source:
+                sizes.append(source.size)
+    if not sizes:
+        return "no image can be opened"
+    short, long = np.sort(np.array(sizes), axis=1).T
+    span = [f"{a.min():,} to {a.max():,}" if a.min() < a.max() else f"{a.min():,}" for a in (short, long)]
+    return f"short side {span[0]} px, long side {span[1]} px (of {len(sizes):,} images looked at)"
 
 
 def _reasons(paths: Sequence[Path], check: str) -> list[str | None]:

@@ -76,7 +76,7 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
 
 
 def _estimate_centres(of_class: np.ndarray, ranking: Ranking) -> None:
-    """Fill what `of_class` (q, C) lacks, in place: a class that wasn't trained on has no centre, and its images' scores alone are on
+    """Fill what `of_class` (q, C) lacks, in place: a class that wasn't trained on has no centre, and its images' scores are on
     another scale (higher, so that it would come first). It gets what others with its score have, by least squares."""
     there = ranking.classes >= 0
     scores = np.repeat(np.where(there, ranking.scores, np.inf).min(axis=1)[:, None], of_class.shape[1], axis=1)

@@ -1,6 +1,6 @@
 """Bad input and faults, through the real scripts: one sentence each, exit code 2, no traceback; what was saved survives.
 
-tests/README.md is written from these tables: python tests/test_errors.py
+tests/README.md is written from these tables: PYTHONPATH=. python tests/test_errors.py
 """
 
 import html
@@ -167,10 +167,10 @@ CASES = [
     Case("a factor for a class that isn't there", "objective.class_factors names 'dog', which is not a class", {"objective_class_factors": "{dog: 2}"}),
     Case("MixUp of embeddings", "objective.mixup and cutmix mix labels, which embeddings can't", {"objective_name": "arcface", "objective_mixup": 0.5}, train_embedding),
     Case("a metric that doesn't fit", "train.metric map@5", {"train_metric": "map@5"}),
-    Case("a metric that isn't there", "train.metric acuracy", {"train_metric": "acuracy"}),
+    Case("a metric that isn't there", "Unknown metric 'acuracy'; did you mean accuracy?", {"train_metric": "acuracy"}),
     Case("a part to freeze that isn't there", "fits no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),
-    Case("an optimiser's value out of range", "weight_decay", {"optim_weight_decay": -1}),
+    Case("an optimiser's value out of range", "optim.weight_decay and optim.momentum can't be negative", {"optim_weight_decay": -1}),
     # the loop
     Case("a transform that isn't there", "RandomFlip is no transform of torchvision.transforms.v2", {"data_augment": "[RandomFlip]"}),
     Case("a transform's argument that isn't there", "has no argument degree", {"data_augment": "[{RandomRotation: {degree: 3}}]"}),
@@ -180,7 +180,7 @@ CASES = [
     Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install wandb", {"train_log_with": "[wandb]"}),
     Case("a tracker that isn't there", "train.log_with tensorbord: Accelerate knows", {"train_log_with": "[tensorbord]"}),
     Case("a batch size of nothing for predictions", "predict.batch_size is 1 at least, or null", {"predict_batch_size": 0}),
-    Case("a negative seed", "seeds can't be negative", {"folds_seed": -1}),
+    Case("a negative seed", "folds.seed can't be negative", {"folds_seed": -1}),
     Case("a hidden layer without width", "model.hidden", {"model_hidden": "[0]"}),
     Case("faults of several fields", "The recipe can't be: model.dropout is a probability below 1; train.epochs", {"model_dropout": 1, "train_epochs": 0}),
     # the run's folder
@@ -328,7 +328,7 @@ ELSEWHERE = [
 
 def make_readme() -> str:
     """The text of tests/README.md."""
-    lines = ["# Bad input and faults, and what happens", "", "Written by `python tests/test_errors.py` from the tests; a test holds it up to date.", ""]
+    lines = ["# Bad input and faults, and what happens", "", "Written by `PYTHONPATH=. python tests/test_errors.py` from the tests; a test holds it up to date.", ""]
     lines += [f"## {len(CASES)} kinds of bad input", "", "Each ends a real script with exit code 2 and one sentence, with these words in it:", ""]
     lines += ["| bad input | the sentence says |", "|---|---|", *(f"| {case.what} | {case.says.replace('|', chr(92) + '|')} |" for case in CASES)]
     lines += ["", f"## {len(FAULTS) + len(ELSEWHERE)} faults", "", "| fault | what happens |", "|---|---|"]
@@ -336,7 +336,7 @@ def make_readme() -> str:
 
 
 def test_readme_is_up_to_date() -> None:
-    assert README.read_text(encoding="utf-8") == make_readme(), "run: python tests/test_errors.py"
+    assert README.read_text(encoding="utf-8") == make_readme(), "run: PYTHONPATH=. python tests/test_errors.py"
 
 
 if __name__ == "__main__":

@@ -532,3 +532,11 @@ def test_processes_that_ask_at_once_build_one_cache(tmp_path: Path, photographs:
     lines = (tmp_path / "log").read_text().split()
     assert lines.count("good") == 3
     assert len(lines) == 4, "one of them built it"
+
+
+def test_sizes_are_told_from_headers(tmp_path: Path) -> None:
+    for name, size in (("a.png", (40, 30)), ("b.png", (30, 50)), ("c.png", (35, 35))):
+        Image.new("RGB", size).save(tmp_path / name)
+    (tmp_path / "d.png").write_text("not an image")
+    told = images.describe_sizes([tmp_path / f"{name}.png" for name in "abcd"])
+    assert told == "short side 30 to 35 px, long side 35 to 50 px (of 3 images looked at)"
