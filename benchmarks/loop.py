@@ -3,8 +3,8 @@
     python benchmarks/loop.py --images ../shared/data/fashion/images
 
 Prints, for each round, images/s of both and at the end the median ratio of their times. The rounds alternate, as the machine is
-noisy. Accelerate, the schedule, seeding, checks and the resumable state at an epoch's end are on our side of the account; validation,
-which the bare loop hasn't, is taken off.
+noisy. Accelerate, the schedule, seeding, checks and the resumable state at an epoch's end are on our side of the account;
+validation, which the bare loop hasn't, is taken off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from lib import experiment, images
+from lib import images, runs
 from lib.config import Data, Model, Optim, Recipe, Train
 from lib.data import Batches, Images, Order
 from lib.model import Network, Spec
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     args = parser.parse_args()
-    experiment.keep_memory()
+    runs.keep_memory()
     recipe = Recipe(
         data=Data(size=args.size, workers=1),
         model=Model(name=args.model, pretrained=False),
@@ -94,7 +94,9 @@ def main() -> None:
         seconds = {first: first()}
         seconds[second] = second()
         ratios.append(seconds[ours] / seconds[bare])
-        print(f"bare {len(paths) / seconds[bare]:6.1f} images/s   fluke {len(paths) / seconds[ours]:6.1f} images/s   time {ratios[-1]:.3f}")
+        print(
+            f"bare {len(paths) / seconds[bare]:6.1f} images/s   fluke {len(paths) / seconds[ours]:6.1f} images/s   time {ratios[-1]:.3f}"
+        )
     print(f"median of {args.rounds}: {statistics.median(ratios):.3f} of the bare loop's time")
 
 

@@ -1,7 +1,7 @@
 """Resumable state on disk: written whole or not at all, recognised when torn, the newest good one is taken.
 
-last/e0002-b000130/ holds model.safetensors, optimizer.pt (read with weights_only), state.json and, last, manifest.json with the sizes and
-hashes of the others. There are no random states in it: every draw is a function of (seed, epoch, row or step).
+last/e0002-b000130/ holds model.safetensors, optimizer.pt (read with weights_only), state.json and, last, manifest.json with the
+sizes and hashes of the others. There are no random states in it: every draw is a function of (seed, epoch, row or step).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how 
 STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world", "threads"}
 
 
-def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int) -> Path:
+def save(
+    last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int
+) -> Path:
     """Write one state into `last` and delete all but the newest `keep`; returns its folder.
 
     `state` is JSON with epoch (finished epochs), batch (batches done of the next) and whatever else resumes; `modules` are saved as
@@ -54,7 +56,9 @@ def save(last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optim
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if disk_full(error):
-            raise FlukeError(f"{target}: the disk is full; free some and go on with --resume, what was saved before is intact.") from None
+            raise FlukeError(
+                f"{target}: the disk is full; free some and go on with --resume, what was saved before is intact."
+            ) from None
         if isinstance(error, OSError):
             raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise
@@ -106,7 +110,7 @@ def _fault(folder: Path) -> str | None:
             path = folder / Path(name).name
             if not path.is_file() or path.stat().st_size != size or _hash(path) != digest:
                 return f"{name} is torn or was changed"
-        if not STATE <= set(read_json(folder / "state.json")):
+        if not set(read_json(folder / "state.json")) >= STATE:
             return "not a state of this program"
     except (FlukeError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return "its manifest is missing or torn"

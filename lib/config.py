@@ -50,8 +50,9 @@ class Data:
     """train_embedding: training rows of `new_label` are left out of training, or serve as negatives to all others. Validation asks
     about all that training doesn't use."""
     mirror_identities: bool = False
-    """train_embedding: each individual's mirror images are another individual, where left and right flank differ (first place of the
-    2019 whale contest). With False, RandomHorizontalFlip in `augment` says that both are the same, and without it nothing is flipped."""
+    """train_embedding: each individual's mirror images are another individual, where left and right flank differ (first place of
+    the 2019 whale contest). With False, RandomHorizontalFlip in `augment` says that both are the same, and without it nothing is
+    flipped."""
     drop_images: list[str] = field(default_factory=list)
     """Image names to leave out of training and validation."""
     only_classes: list[str] = field(default_factory=list)
@@ -77,7 +78,8 @@ class Data:
     """Side in pixels for validation and test; null: `size`. A size 15 to 30% larger than `size` often scores better, for
     RandomResizedCrop shows the network larger objects than evaluation does (Touvron et al. 2019, FixRes)."""
     fit: Literal["squash", "crop", "pad"] = "squash"
-    """How an image becomes square: squash both sides, resize the short side and crop the centre, or pad the short side with grey."""
+    """How an image becomes square: squash both sides, resize the short side and crop the centre, or pad the short side with
+    grey."""
     augment: list[Transform] = field(default_factory=lambda: ["RandomHorizontalFlip"])
     """torchvision.transforms.v2 transforms for training, in order, by name: `- RandomRotation: {degrees: 10}`; within RandomApply,
     RandomChoice and RandomOrder `transforms: [...]` in the same way. Unless one of them does the scaling (RandomResizedCrop,
@@ -85,7 +87,8 @@ class Data:
     workers: int = 2
     """Processes that decode and augment; 0 does it in the main process. Changes no number."""
     cache_dir: Optional[str] = None
-    """Folder for a packed cache of decoded images, scaled down to `cache_size`; null: decode each time. Pays for large photographs."""
+    """Folder for a packed cache of decoded images, scaled down to `cache_size`; null: decode each time. Pays for large
+    photographs."""
     cache_size: Optional[int] = None
     """Short side in pixels of cached images; null: 1.15 times the larger of `size` and `eval_size`."""
 
@@ -147,7 +150,8 @@ class Objective:
     class_factors: dict[str, float] = field(default_factory=dict)
     """Further weight for single classes, multiplied in: {Shirts: 2.0} (report 2's wish for confusable classes)."""
     logit_adjustment: float = 0.0
-    """tau of logit adjustment for long tails (Menon et al. 2021): tau * log(class share) is added to the logits in training only."""
+    """tau of logit adjustment for long tails (Menon et al. 2021): tau * log(class share) is added to the logits in training
+    only."""
     mixup: float = 0.0
     """alpha of MixUp (torchvision v2); 0: off."""
     cutmix: float = 0.0
@@ -160,11 +164,13 @@ class Objective:
     margin_power: float = 0.0
     """arcface, cosface: a class of n images has margin * (n / n of the smallest class) ** -margin_power (Ha et al. 2020: 0.25)."""
     scale: Optional[float] = None
-    """arcface, cosface, cross_entropy on embeddings: factor on the cosines (default 64, 64, 16). With few classes less is better: 20 to 30."""
+    """arcface, cosface, cross_entropy on embeddings: factor on the cosines (default 64, 64, 16). With few classes less is better:
+    20 to 30."""
     sub_centers: int = 3
     """subcenter_arcface: centres a class."""
     miner: Literal["hard", "semihard"] = "hard"
-    """triplet: the hardest positive and negative of each image, or negatives that are farther than the positive but within the margin."""
+    """triplet: the hardest positive and negative of each image, or negatives that are farther than the positive but within the
+    margin."""
     also: dict[str, float] = field(default_factory=dict)
     """train_embedding: further objectives and their weights, added to `name`: {triplet: 0.5}."""
 
@@ -188,12 +194,13 @@ class Optim:
     freeze_epochs: int = 0
     """Epochs in which the backbone keeps its weights and BatchNorm statistics and only the head learns."""
     freeze: list[str] = field(default_factory=list)
-    """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0): their BatchNorm statistics stay, and
-    no gradient is computed below them, which saves time."""
+    """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0): their BatchNorm statistics stay,
+    and no gradient is computed below them, which saves time."""
     schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
     """Learning rate after warm-up, as a function of the optimiser step; plateau: of the validation metric."""
     warmup_epochs: float = 0.0
-    """Epochs of linear warm-up from a hundredth of the rate; fractions allowed. For onecycle: the rising part (0: 30% of the job)."""
+    """Epochs of linear warm-up from a hundredth of the rate; fractions allowed. For onecycle: the rising part (0: 30% of the
+    job)."""
     min_lr: float = 0.0
     """Last rate of cosine and lowest of plateau, as a share of `lr` (report 5: 0.05)."""
     step_epochs: float = 3.0
@@ -222,12 +229,13 @@ class Train:
     images_per_class: int = 4
     """pk: K, the images of a class in a batch; a class with fewer gives what it has."""
     singles: Literal["once", "repeat", "drop"] = "once"
-    """pk: a class with one image comes once, as a negative; or `images_per_class` times, each with its own augmentation; or not at all."""
+    """pk: a class with one image comes once, as a negative; or `images_per_class` times, each with its own augmentation; or not at
+    all."""
     sampler_power: float = 1.0
     """weighted: a row is drawn in proportion to (images of its class) ** -power; 1 makes classes equally frequent."""
     metric: str = "auto"
-    """Validation metric that chooses the best epoch, drives plateau and early stopping; auto: accuracy, macro_map (several labels) or
-    map@5 (embeddings). `loss` may be named too."""
+    """Validation metric that chooses the best epoch, drives plateau and early stopping; auto: accuracy, macro_map (several labels)
+    or map@5 (embeddings). `loss` may be named too."""
     patience: Optional[int] = None
     """Stop after this many epochs without a better metric; null: never."""
     ema: Optional[float] = None
@@ -350,8 +358,8 @@ _SECTIONS: dict[str, type] = get_type_hints(Recipe)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: keys stay text, and so do 01, yes, no and dates (labels); 1e-3 is a number. Without anchors, which could
-    make a small file a huge recipe."""
+    """YAML as people mean it: keys stay text, and so do 01, yes, no and dates (labels); 1e-3 is a number. Without anchors, which
+    could make a small file a huge recipe."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [k.value for k, _ in node.value]
@@ -389,9 +397,10 @@ for _kind, (_pattern, _first) in _OURS.items():
 
 
 def load_yaml(text: str) -> Any:
-    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice, anchors)."""
+    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice,
+    anchors)."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise FlukeError("YAML nested a thousand levels deep is no recipe.") from None
 
@@ -532,7 +541,10 @@ def check(recipe: Recipe) -> None:
         "data.only_classes, min_images, max_images, largest_classes and take are for one label an image (no data.label_separator)",
     )
     want(0 <= m.dropout < 1, "model.dropout is a probability below 1")
-    want(all(n >= 1 for n in (*m.hidden, 1 if m.embedding_dim is None else m.embedding_dim)), "model.hidden and model.embedding_dim are widths, 1 at least")
+    want(
+        all(n >= 1 for n in (*m.hidden, 1 if m.embedding_dim is None else m.embedding_dim)),
+        "model.hidden and model.embedding_dim are widths, 1 at least",
+    )
     want(0 <= o.label_smoothing < 1, "objective.label_smoothing is a share below 1")
     want(o.gamma >= 0 and o.mixup >= 0 and o.cutmix >= 0, "objective.gamma, mixup and cutmix can't be negative")
     want(0 <= o.mix_prob <= 1, "objective.mix_prob is a share")

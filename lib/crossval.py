@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from lib import experiment, folds, metrics, scores, submission
+from lib import experiment, folds, metrics, runs, scores, submission
 from lib.adjust import label_thresholds
 from lib.config import Recipe
 from lib.experiment import Fold
@@ -45,12 +45,12 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
     """
     n, limit = recipe.folds.n, recipe.train.max_minutes
     end = time.monotonic() + 60 * limit if limit else None
-    accelerator = experiment.make_accelerator(recipe.train, folder)
+    accelerator = runs.make_accelerator(recipe.train, folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     files = [folder / f"fold{k}" / "best" / "model.safetensors" for k in range(n)]
     with ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(locked(folder)))
-        say = experiment.make_say(accelerator, folder)
+        say = runs.make_say(accelerator, folder)
         stop = stack.enter_context(Stop(accelerator))
         if (folder / "cv.json").exists():
             say(f"{folder}: finished already")
@@ -74,7 +74,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         else:
             on_main(accelerator, lambda: folds.write_folds(folder / "folds.csv", train, of_row))
         if not (folder / "recipe.yaml").exists():
-            on_main(accelerator, lambda: experiment.start(folder, recipe, accelerator, train.classes, 0))
+            on_main(accelerator, lambda: runs.start(folder, recipe, accelerator, train.classes, 0))
 
         done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]

@@ -1,4 +1,5 @@
-"""Datasets, order and loaders: what is seen when is a function of (seed, epoch, row), never of workers, processes or interruptions."""
+"""Datasets, order and loaders: what is seen when is a function of (seed, epoch, row), never of workers, processes or
+interruptions."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ def seed_of(*parts: int) -> int:
 class Images(Dataset[tuple[Any, ...]]):
     """Decoded, transformed images by position.
 
-    An index is (epoch, position); an item is (images, target, position) with one uint8 (3, side, side) tensor for each transform: several
-    transforms of one decoded image serve several models in one pass. Before the transforms, torch's default generator is seeded
-    with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards. Images from position
-    `mirrored_from` on are flipped first: mirrored individuals.
+    An index is (epoch, position); an item is (images, target, position) with one uint8 (3, side, side) tensor for each transform:
+    several transforms of one decoded image serve several models in one pass. Before the transforms, torch's default generator is
+    seeded with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards. Images
+    from position `mirrored_from` on are flipped first: mirrored individuals.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class Order:
 class ClassBatches:
     """The rows of an epoch for batches of P classes x K images: groups of one class, shuffled and laid end to end.
 
-    Calls: epoch -> (count * batch_size,) int64 positions, a pure function of (seed, epoch), the same on every process. Every class comes
-    in every epoch. No group is split over two batches: what would stick out of a batch waits for another epoch, and the last batch is filled
-    with the epoch's first groups. A class with fewer than K images is a group of its size; never an image paired with itself, unless
-    `singles` is repeat. targets (n,) int64; those below 0 (no name) are groups of one. Raises FlukeError when nothing is left.
+    Calls: epoch -> (count * batch_size,) int64 positions, a pure function of (seed, epoch), the same on every process. Every class
+    comes in every epoch. No group is split over two batches: what would stick out of a batch waits for another epoch, and the last
+    batch is filled with the epoch's first groups. A class with fewer than K images is a group of its size; never an image paired
+    with itself, unless `singles` is repeat. targets (n,) int64; those below 0 (no name) are groups of one. Raises FlukeError when
+    nothing is left.
     """
 
     def __init__(self, targets: np.ndarray, k: int, batch_size: int, singles: str, seed: int):
@@ -154,7 +156,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[Any]:
-    """Batches of (list of uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before iterating."""
+    """Batches of (list of uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before
+    iterating."""
     return DataLoader(
         images,
         batch_sampler=batches,

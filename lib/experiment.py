@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from lib import config, images, scores, submission, table
 from lib import folds as folds_of
@@ -33,115 +26,20 @@ from lib.data import Batches, Images, check_batch, seed_of
 from lib.files import (
     FlukeError,
     Interrupted,
-    default_run,
     locked,
-    main_process,
-    newest,
     read_json,
-    require_free,
     write_json,
-    write_text,
 )
 from lib.metrics import METRICS, bootstrap_interval
 from lib.model import Network, Spec, load_start
 from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_report
+from lib.runs import keep_memory, make_accelerator, make_say, start
 from lib.scores import Scores
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task
-from lib.train import differences, fit
-
-LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
-
-
-def keep_memory() -> None:
-    """Have glibc keep freed memory: by default it hands each big activation back to the kernel, and up to half the time of a CPU
-    training step goes into page faults. Elsewhere than on glibc nothing happens."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        pass
-
-
-def make_accelerator(t: config.Train, run: Path) -> Accelerator:
-    """Accelerate's devices, precision and trackers; raises FlukeError for a tracker that isn't known or installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    available = [str(name) for name in get_available_trackers()]
-    for name in t.log_with:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise FlukeError(f"train.log_with {name}: Accelerate knows {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}.")
-        if name not in available:
-            raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
-    # The launcher doesn't hand on its use_cpu, without which each of several processes on a CPU would take itself for the only one.
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=several and not torch.accelerator.is_available(), log_with=t.log_with or None, project_dir=run)
-
-
-def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None, kfold: bool = False) -> Path:
-    """The folder this run writes to: --out, or the newest unfinished run of this recipe with --resume, or a new name.
-
-    Raises FlukeError when a run is in the way, when there is none to resume, or when it is a run of another recipe, or a k-fold run
-    (which has a folds.csv) unless `kfold`.
-    """
-    if out is None and resume:
-        stem = Path(recipe_file).stem if recipe_file else "run"
-        what, last = ("k-fold run", "cv.json") if kfold else ("run", "metrics.json")
-
-        def unfinished(f: Path) -> bool:
-            return f.name.startswith(stem + "-") and (f / "folds.csv").exists() == kfold and not (f / last).exists()
-
-        folder = newest(Path("runs"), unfinished)
-        if folder is None:
-            raise FlukeError(f"--resume: no unfinished {what} runs/{stem}-*; name one with --out.")
-        if main_process():
-            print(f"--resume takes the newest unfinished run: {folder}")
-    else:
-        folder = Path(out) if out else default_run(recipe_file)
-    if (folder / "recipe.yaml").exists():
-        if not resume:
-            raise FlukeError(f"{folder}: holds a run already; --resume goes on with it, another --out starts one.")
-        for whole in (folder, folder.parent):
-            if (whole / "folds.csv").exists() and not (kfold and whole == folder):
-                raise FlukeError(f"{folder} belongs to a k-fold run; kfold.py --out {whole} --resume goes on with that.")
-        if kfold and not (folder / "folds.csv").exists():
-            raise FlukeError(f"{folder}: a run, but no k-fold run; the script that made it goes on with it.")
-        old = config.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        if found := differences(old, asdict(recipe)):
-            raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
-    return folder
-
-
-def describe(accelerator: Accelerator) -> dict[str, Any]:
-    """What the run ran on: command line, versions, git commit, processes, threads, device."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return {
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-        "git": git.stdout.strip() or None,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "device": str(accelerator.device),
-        "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def make_say(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
-    """A function that prints a line past the progress bar and appends it to log.txt, on the main process only."""
-
-    def say(line: str) -> None:
-        if accelerator.is_main_process:
-            tqdm.write(line)
-            with (folder / "log.txt").open("a", encoding="utf-8") as log:
-                log.write(line + "\n")
-
-    return say
+from lib.train import fit
 
 
 def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
@@ -237,6 +135,8 @@ def _run(
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
     order = task.order()
     check_batch(t, order.n, world)
+    if test is not None and test.labels is not None and task.kind == "classifier":
+        test.targets()  # raises for labels in the test only
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
     sample = read_sample(recipe) if task.kind == "classifier" and fold is None else None
     set_seed(seed_of(t.seed, 2) % 2**32)
@@ -245,7 +145,7 @@ def _run(
     network.objective = task.objective(network.width)
     say(load_start(network, recipe.model))
     megabytes = 4e-6 * sum(p.numel() for p in network.parameters())
-    state, skipped = find(folder / "last")
+    state, _ = find(folder / "last")
     if state is None:
         on_main(accelerator, lambda: start(folder, recipe, accelerator, task.classes, megabytes))
     else:
@@ -280,9 +180,8 @@ def _run(
     for tracker in accelerator.trackers:  # Accelerator.end_training would end the talk between processes as well
         tracker.finish()
 
-    network.load_state_dict(
-        load_file(folder / "best" / "model.safetensors")
-    )  # with the objective's weights, as validation saw them
+    # with the objective's weights, as validation saw them
+    network.load_state_dict(load_file(folder / "best" / "model.safetensors"))
     batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
 
     def outputs_of(side: Images, title: str) -> np.ndarray:
@@ -313,7 +212,9 @@ def _run(
         test_outputs = outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test")
         on_main(accelerator, lambda: write("scores_test.npz", test, test_outputs))
         if sample is not None:
-            on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, test, test_outputs, thresholds, say))
+            on_main(
+                accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, test, test_outputs, thresholds, say)
+            )
     result: dict[str, Any] = {
         "metric": task.metric,
         "best_epoch": outcome.best_epoch,
@@ -345,15 +246,6 @@ def open_images(recipe: Recipe, side: Table, transform: images.Transform, target
         read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
     return Images([*side.paths, *mirrored], [transform], targets, recipe.train.seed, images.decode_side(transform), read, len(side))
-
-
-def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple[str, ...], megabytes: float) -> None:
-    """Write what names a run: recipe.yaml, classes.json, environment.json. Raises FlukeError when the disk has no room for the rest."""
-    # each resumable state: weights and Adam's two moments, and the average; two more than kept while one is replaced; the best
-    require_free(folder, megabytes * (4 * (recipe.train.keep_last + 1) + 2) + 20)
-    write_text(folder / "recipe.yaml", config.dump(recipe))
-    write_json(folder / "classes.json", list(classes))
-    write_json(folder / "environment.json", describe(accelerator))
 
 
 def read_sample(recipe: Recipe) -> submission.Sample | None:

@@ -57,7 +57,8 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
 
 def _say(sentence: str) -> None:
     if not main_process():
-        # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not in this time, it's ours alone.
+        # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not in this time, it's ours
+        # alone.
         time.sleep(15)
     print(sentence, file=sys.stderr, flush=True)
 
@@ -66,8 +67,8 @@ def _say(sentence: str) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there becomes `path` in one step, or not at all.
 
-    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when it can't be written, as when the
-    disk is full.
+    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when it can't be written, as when
+    the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -88,7 +89,8 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def disk_full(error: Exception) -> bool:
-    """Whether an exception means that the disk, or the user's share of it, is full; safetensors and torch wrap that in errors of theirs."""
+    """Whether an exception means that the disk, or the user's share of it, is full; safetensors and torch wrap that in errors of
+    theirs."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in ("os error 28", "os error 122", "inline_container.cc", "iostream error"))
@@ -165,8 +167,8 @@ def default_run(recipe_file: str | None) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the kernel lets go of it when the process ends, however it ends.
 
-    What a process that was killed had half written is removed. Raises FlukeError when another process holds the folder, or when it can't
-    be written.
+    What a process that was killed had half written is removed. Raises FlukeError when another process holds the folder, or when it
+    can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -80,10 +80,10 @@ def split_individuals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions (int64, ascending) of the rows to train on and of those to ask about, as a contest with strangers asks.
 
-    A share `folds.unknown` of the individuals is left out of training whole: their held-out images are queries whose right answer is
-    `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of `new_label` are split like an
-    individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With `fold` (n,), fold `number` is what is held
-    out; each row is then asked about in one fold only.
+    A share `folds.unknown` of the individuals is left out of training whole: their held-out images are queries whose right answer
+    is `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of `new_label` are split like
+    an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With `fold` (n,), fold `number` is
+    what is held out; each row is then asked about in one fold only.
     """
     labels = np.array([label for (label,) in table.labels or []])
     new = labels == new_label

@@ -47,7 +47,8 @@ def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
 class Stop:
     """Catches SIGTERM and SIGINT while used as a context, and says, on all processes alike, when they have come.
 
-    A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group got.
+    A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group
+    got.
     """
 
     def __init__(self, accelerator: Accelerator):

@@ -69,8 +69,16 @@ class Table:
 
     def join(self, other: Table) -> Table:
         """The rows of this table and then those of `other`, another part of the same one."""
-        both = {"rows": np.concatenate([self.rows, other.rows]), "names": self.names + other.names, "paths": self.paths + other.paths}
-        return replace(self, **both, labels=(self.labels or []) + (other.labels or []), groups=None, folds=None, lines=None)
+        return replace(
+            self,
+            rows=np.concatenate([self.rows, other.rows]),
+            names=self.names + other.names,
+            paths=self.paths + other.paths,
+            labels=(self.labels or []) + (other.labels or []),
+            groups=None,
+            folds=None,
+            lines=None,
+        )
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:
         """Class indices, (n,) int64; with several labels an image 0 and 1, (n, number of classes) float32.

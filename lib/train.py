@@ -30,10 +30,6 @@ from lib.tasks import Task
 
 DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
 
-# What may differ between a run and its resumption; everything else would make another run of it.
-MAY_CHANGE = tuple(f"train.{name}" for name in ("epochs", "patience", "max_minutes", "save_minutes", "keep_last", "log_with"))
-MAY_CHANGE += ("data.workers", "data.check", "data.cache_dir", "predict.", "retrieval.")
-
 
 @dataclass
 class Outcome:
@@ -258,14 +254,3 @@ def _epoch_line(entry: dict[str, Any], metric: str, epochs: int, better: bool) -
     parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in shown)]
     parts += [f"lr {entry['lr']:.2e}", f"{entry['seconds']:.0f} s"]
     return f"epoch {entry['epoch']}/{epochs}  " + "  ".join(parts) + ("  best" if better else "")
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields, as "section.field (now X, was Y)", in which recipe `new` may not differ from `old` but does."""
-    found = []
-    for section, values in new.items():
-        for key, value in values.items():
-            name, was = f"{section}.{key}", old.get(section, {}).get(key)
-            if was != value and not name.startswith(MAY_CHANGE):
-                found.append(f"{name} (now {value!r}, was {was!r})")
-    return found

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
         raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")
 
-    from lib import crossval, experiment  # torch only now: --help and a typo are answered before
+    from lib import crossval, runs  # torch only now: --help and a typo are answered before
 
-    folder = experiment.open_run(args.out, args.resume, args.recipe, args.recipe_file, kfold=True)
+    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file, kfold=True)
     return crossval.cross_validate(args.recipe, folder, args.kind, args.only)
 
 

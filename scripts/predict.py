@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate.utils import broadcast_object_list
 
-    from lib import crossval, experiment, images, scores, submission, table
+    from lib import crossval, experiment, images, runs, scores, submission, table
     from lib.model import read_spec
     from lib.ranks import on_main
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             submission.infer_kind(sample, spec.classes, spec.multi, recipe.predict.separator)
     thresholds = _thresholds(Path(args.run) / "thresholds.json", spec.classes) if spec.multi else None
 
-    accelerator = experiment.make_accelerator(config.Train(log_with=[]), folder)
+    accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
     bad = broadcast_object_list([on_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))])[0]

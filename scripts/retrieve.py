@@ -55,17 +55,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query is answered with at least 1 name.")
 
-    from accelerate import Accelerator  # torch only now: --help and a typo are answered before
-
-    from lib import ask, experiment
+    from lib import ask  # torch only now: --help and a typo are answered before
     from lib.gallery import find_runs
+    from lib.runs import keep_memory, make_accelerator
 
     runs = find_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [config.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
-    experiment.keep_memory()
-    accelerator = Accelerator()
+    keep_memory()
     folder = Path(args.out) if args.out else runs[0] / "retrieval"
+    accelerator = make_accelerator(config.Train(log_with=[]), folder)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     job = ask.Job(runs, recipes, args.combine, accelerator, folder, Path(args.gallery) if args.gallery else None)
     image_dir = Path(args.image_dir) if args.image_dir else None

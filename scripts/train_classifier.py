@@ -4,8 +4,8 @@
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml --model.name resnet50d --train.epochs 3
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml --resume
 
-`python` instead of `accelerate launch` runs one process on the device there is. A run leaves its recipe, weights, scores, report and
-submission in its folder; a killed run goes on where it stopped with --resume.
+`python` instead of `accelerate launch` runs one process on the device there is. A run leaves its recipe, weights, scores, report
+and submission in its folder; a killed run goes on where it stopped with --resume.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     config.add_run_arguments(parser)
     args = config.parse(parser, argv)
 
-    from lib import experiment  # torch only now: --help and a typo are answered before
+    from lib import experiment, runs  # torch only now: --help and a typo are answered before
 
-    folder = experiment.open_run(args.out, args.resume, args.recipe, args.recipe_file)
+    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
     return experiment.run(args.recipe, folder)
 
 

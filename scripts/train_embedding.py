@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     config.add_run_arguments(parser)
     args = config.parse(parser, argv)
 
-    from lib import experiment  # torch only now: --help and a typo are answered before
+    from lib import experiment, runs  # torch only now: --help and a typo are answered before
 
-    folder = experiment.open_run(args.out, args.resume, args.recipe, args.recipe_file)
+    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
     return experiment.run(args.recipe, folder, "embedding")
 
 

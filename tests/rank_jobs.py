@@ -17,14 +17,16 @@ import torch
 from accelerate import Accelerator
 
 from lib import config, train
-from lib.experiment import make_accelerator
 from lib.files import run_script, write_json
 from lib.objectives import Pairs
+from lib.runs import make_accelerator
 from scripts import train_classifier, train_embedding
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
-    return hashlib.sha256(b"".join(name.encode() + value.detach().cpu().numpy().tobytes() for name, value in sorted(tensors.items()))).hexdigest()
+    return hashlib.sha256(
+        b"".join(name.encode() + value.detach().cpu().numpy().tobytes() for name, value in sorted(tensors.items()))
+    ).hexdigest()
 
 
 def spy(seen: list[dict[str, Any]]) -> None:

@@ -50,7 +50,9 @@ def test_every_field_is_documented_below_its_declaration() -> None:
         assert ast.get_docstring(section)
         for node, after in zip(section.body, [*section.body[1:], None]):
             if isinstance(node, ast.AnnAssign):
-                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and len(str(after.value.value)) > 10
+                documented = (
+                    isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and len(str(after.value.value)) > 10
+                )
                 assert documented, f"{section.name}.{ast.unparse(node.target)}"
 
 
@@ -59,7 +61,9 @@ def run(script: Path, *argv: str) -> tuple[subprocess.CompletedProcess[str], flo
     seconds = []
     for _ in range(3):
         before = os.times()
-        found = subprocess.run([sys.executable, str(script), *argv], capture_output=True, text=True, env=os.environ | {"COLUMNS": "140"})
+        found = subprocess.run(
+            [sys.executable, str(script), *argv], capture_output=True, text=True, env=os.environ | {"COLUMNS": "140"}
+        )
         after = os.times()
         seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
         if seconds[-1] < 0.5:
@@ -163,7 +167,27 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
 
 # --- labels -----------------------------------------------------------------------------------------------------------------------
 
-LABELS = ["01", "007", "NA", "None", "1e5", "yes", "no", "on", "null", "true", "5", "1.0", "2020-01-01", "0x1F", "1_000", "12:30:00", "~", "=", "é"]
+LABELS = [
+    "01",
+    "007",
+    "NA",
+    "None",
+    "1e5",
+    "yes",
+    "no",
+    "on",
+    "null",
+    "true",
+    "5",
+    "1.0",
+    "2020-01-01",
+    "0x1F",
+    "1_000",
+    "12:30:00",
+    "~",
+    "=",
+    "é",
+]
 
 
 def test_labels_survive_as_keys(cfg: Callable) -> None:
@@ -172,7 +196,9 @@ def test_labels_survive_as_keys(cfg: Callable) -> None:
 
 
 def test_labels_survive_as_items_and_values(cfg: Callable) -> None:
-    plain = [label for label in LABELS if label not in ("1e5", "null", "true", "5", "1.0", "~")]  # those want quotes, and are refused without
+    plain = [
+        label for label in LABELS if label not in ("1e5", "null", "true", "5", "1.0", "~")
+    ]  # those want quotes, and are refused without
     recipe = cfg("data:\n  drop_images: [" + ", ".join(plain) + ", '1e5', \"null\"]\n  new_label: no\n")
     assert recipe.data.drop_images == [*plain, "1e5", "null"]
     assert recipe.data.new_label == "no"
@@ -241,7 +267,9 @@ def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert read("--cfg", str(path)) == read(*wanted)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")) + sorted((ROOT / "benchmarks").rglob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").glob("*.yaml")) + sorted((ROOT / "benchmarks").rglob("*.yaml")), ids=lambda p: p.stem
+)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     read("--cfg", str(path))
 

@@ -1,5 +1,7 @@
 """What is seen when: a function of (seed, epoch, row), the same for any number of workers and processes, and from any batch on."""
 
+import functools
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +59,13 @@ def test_shares_of_all_processes_are_the_batches_of_one(world: int, n: int, shar
         each.epoch = epoch
     shares = [rows(each) for each in ranks]
     assert len({tuple(map(len, each)) for each in shares}) == 1  # every process has as much of every batch
-    joined = [sum(parts, []) for parts in zip(*shares)]
+    joined = [functools.reduce(operator.iadd, parts, []) for parts in zip(*shares)]
     whole = order(epoch).tolist()
     if n >= size:
         one = Batches(order, n, size)
         one.epoch = epoch
         assert joined == rows(one)
-    seen = sum(joined, [])
+    seen = functools.reduce(operator.iadd, joined, [])
     assert seen == whole[: len(seen)]  # each row at most once
     assert n - len(seen) < size
     assert len(seen) > 0
@@ -83,7 +85,11 @@ def test_going_on_from_a_batch_skips_what_was_seen(n: int, size: int, start: int
 
 def test_weighted_rows_come_as_often_as_their_weights_say() -> None:
     targets = np.repeat([0, 1, 2], [80, 15, 5])
-    for power, share in [(1.0, [1 / 3, 1 / 3, 1 / 3]), (0.0, [0.8, 0.15, 0.05]), (0.5, np.sqrt([80, 15, 5]) / np.sqrt([80, 15, 5]).sum())]:
+    for power, share in [
+        (1.0, [1 / 3, 1 / 3, 1 / 3]),
+        (0.0, [0.8, 0.15, 0.05]),
+        (0.5, np.sqrt([80, 15, 5]) / np.sqrt([80, 15, 5]).sum()),
+    ]:
         order = Order(100, 0, row_weights(targets, power))
         drawn = np.concatenate([targets[order(epoch)] for epoch in range(100)])
         assert chisquare(np.bincount(drawn), 10_000 * np.asarray(share)).pvalue > 1e-3

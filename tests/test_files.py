@@ -48,7 +48,10 @@ def test_full_disk_is_one_sentence_whoever_writes(how: str, tmp_path: Path) -> N
     write_text(path, "old")
     fill(path)
     value = {"w": torch.zeros(300_000)}
-    with pytest.raises(FlukeError, match=r"best.bin: the disk is full; what was saved before is intact\.$"), atomic(path) as temporary:
+    with (
+        pytest.raises(FlukeError, match=r"best.bin: the disk is full; what was saved before is intact\.$"),
+        atomic(path) as temporary,
+    ):
         if how == "text":
             temporary.write_text("x" * 10**6)
         elif how == "safetensors":  # which writes to a name of its own first
@@ -89,26 +92,52 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "images" / "sub").mkdir(parents=True)
     (root / "secret.txt").write_text("secret")
     (root / "images" / "a.png").write_text("a")
-    links = {"good": "a.png", "sub/up": "../a.png", "bad": "../secret.txt", "out": "..", "loop": "loop", "abs": str(root / "secret.txt")}
+    links = {
+        "good": "a.png",
+        "sub/up": "../a.png",
+        "bad": "../secret.txt",
+        "out": "..",
+        "loop": "loop",
+        "abs": str(root / "secret.txt"),
+    }
     for name, target in links.items():
         os.symlink(target, root / "images" / name)
     return root
 
 
-@pytest.mark.parametrize("name", ["a.png", "good", "sub/up", "sub/none.png", "none", "x" * 300, "..a.png", "a..png", "sub/./a", "é", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "good", "sub/up", "sub/none.png", "none", "x" * 300, "..a.png", "a..png", "sub/./a", "é", "a\nb"]
+)
 def test_names_that_stay_inside(name: str, tree: Path) -> None:
     assert inside(tree / "images", name) == tree / "images" / name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "..", "../secret.txt", "sub/../../secret.txt", "/etc/passwd", "\\etc", "sub\\..\\..\\x", "a\0b", "bad", "out/secret.txt", "abs"]
+    "name",
+    [
+        "",
+        "..",
+        "../secret.txt",
+        "sub/../../secret.txt",
+        "/etc/passwd",
+        "\\etc",
+        "sub\\..\\..\\x",
+        "a\0b",
+        "bad",
+        "out/secret.txt",
+        "abs",
+    ],
 )
 def test_names_that_lead_out(name: str, tree: Path) -> None:
     with pytest.raises(FlukeError, match="stay inside their folder|leads out of"):
         inside(tree / "images", name)
 
 
-@given(st.lists(st.sampled_from(["..", ".", "sub", "good", "bad", "out", "loop", "abs", "secret.txt", "", "a.png", "x\\..\\y"]), max_size=5))
+@given(
+    st.lists(
+        st.sampled_from(["..", ".", "sub", "good", "bad", "out", "loop", "abs", "secret.txt", "", "a.png", "x\\..\\y"]), max_size=5
+    )
+)
 def test_no_name_leads_out(tree: Path, parts: list[str]) -> None:
     try:
         path = inside(tree / "images", "/".join(parts))
@@ -139,7 +168,9 @@ with locked(Path(sys.argv[1])):
 
 def test_second_writer_is_refused_and_a_killed_one_forgotten(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, run, "worker"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, run, "worker"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -150,7 +181,7 @@ def test_second_writer_is_refused_and_a_killed_one_forgotten(tmp_path: Path) -> 
         holder.kill()
         holder.wait()
         with locked(run):  # at once, although the worker lives on
-            assert not [p for p in run.rglob("*.tmp")]
+            assert not list(run.rglob("*.tmp"))
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.communicate()
@@ -207,7 +238,17 @@ def test_a_workers_sentence_is_not_its_traceback() -> None:
 
 
 def state(epoch: int, batch: int) -> dict[str, object]:
-    return {"epoch": epoch, "batch": batch, "step": 1, "running": [0.0], "history": [], "best_epoch": None, "waited": 0, "world": 1, "threads": 1}
+    return {
+        "epoch": epoch,
+        "batch": batch,
+        "step": 1,
+        "running": [0.0],
+        "history": [],
+        "best_epoch": None,
+        "waited": 0,
+        "world": 1,
+        "threads": 1,
+    }
 
 
 def save(last: Path, epoch: int, batch: int, keep: int = 2) -> Path:

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": {"data", "model"},
     "tasks": {"config", "data", "metrics", "objectives", "retrieval", "table"},
     "train": {"checkpoint", "config", "data", "metrics", "model", "optim", "predict", "ranks", "tasks"},
+    "runs": {"config"},
     # scores and what is made of them
     "scores": {"sources"},
     "pools": {"scores"},
@@ -45,10 +46,24 @@ ALLOWED: dict[str, set[str]] = {
     "answers": {"config", "figures", "index", "metrics", "report", "retrieval", "stranger", "table"},
     "figures": {"metrics"},
     "report": {"figures", "metrics"},
+    "run_report": {"config", "figures", "metrics", "pools", "report", "tasks"},
 }
-ANYTHING = {"experiment", "ask"}  # one run, or one retrieval, end to end: what the scripts call
+ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.
-NO_TORCH = ("adjust", "blend", "config", "figures", "files", "folds", "identify", "index", "metrics", "pools", "report", "retrieval")
+NO_TORCH = (
+    "adjust",
+    "blend",
+    "config",
+    "figures",
+    "files",
+    "folds",
+    "identify",
+    "index",
+    "metrics",
+    "pools",
+    "report",
+    "retrieval",
+)
 NO_TORCH += ("scores", "sources", "stranger", "submission", "table")
 
 

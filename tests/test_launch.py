@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import yaml
 from accelerate.commands.config import config_args
+from rank_jobs import triplet_gradient
 
 from lib import scores
 from lib.files import FlukeError, write_json
 from scripts import train_classifier
-from rank_jobs import triplet_gradient
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -46,7 +46,13 @@ ARCFACE = {"objective_name": "arcface", "objective_scale": 16, "model_embedding_
 
 
 def command(config: str, script: str, *argv: object, launcher: tuple[str, ...] = ()) -> list[str]:
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_configs" / f"{config}.yaml")]
+    start = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ROOT / "accelerate_configs" / f"{config}.yaml"),
+    ]
     return [*start, *launcher, str(ROOT / script), *map(str, argv)]
 
 
@@ -64,7 +70,9 @@ def start(config: str, script: str, *argv: object, launcher: tuple[str, ...] = (
     if config == "cpu_2proc" and not launcher:
         launcher = ("--main_process_port", str(free_port()))
     line = command(config, script, *argv, launcher=launcher)
-    return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def launch(config: str, script: str, *argv: object) -> tuple[int, str, str]:
@@ -82,7 +90,9 @@ def test_configuration_has_only_fields_that_accelerate_reads(path: Path) -> None
     kind = config_args.ClusterConfig
     assert set(given) <= {f.name for f in fields(kind)}
     read = kind.from_yaml_file(str(path))  # unknown keys raise here too, but those within a section, such as fsdp_config, don't
-    assert {key: getattr(read, key) for key in given if key != "distributed_type"} == {k: v for k, v in given.items() if k != "distributed_type"}
+    assert {key: getattr(read, key) for key in given if key != "distributed_type"} == {
+        k: v for k, v in given.items() if k != "distributed_type"
+    }
     assert read.distributed_type.value == given["distributed_type"]
     assert not [key for key, value in given.items() if isinstance(value, dict)]
 
@@ -272,7 +282,10 @@ def test_two_processes_are_stopped_and_go_on(how: str, whole: dict, arguments: C
     elif how == "launcher terminated":
         child.send_signal(signal.SIGTERM)
     else:
-        victims = {int(dict(e.split("=", 1) for e in Path(f"/proc/{p}/environ").read_text().split("\0") if "=" in e)["RANK"]): p for p in ranks_of(child.pid)}
+        victims = {
+            int(dict(e.split("=", 1) for e in Path(f"/proc/{p}/environ").read_text().split("\0") if "=" in e)["RANK"]): p
+            for p in ranks_of(child.pid)
+        }
         os.kill(victims[int(how[5])], signal.SIGKILL)
     _, err = child.communicate(timeout=60)  # the job ends within a minute
     assert time.monotonic() - began < 60
@@ -288,9 +301,23 @@ def test_two_processes_are_stopped_and_go_on(how: str, whole: dict, arguments: C
 @pytest.mark.slow
 def test_two_launchers_are_two_machines(whole: dict, arguments: Callable, tmp_path: Path) -> None:
     argv = arguments(tmp_path / "run", **LONG)
-    shared = ("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
+    shared = (
+        "--num_machines",
+        "2",
+        "--num_processes",
+        "2",
+        "--main_process_ip",
+        "127.0.0.1",
+        "--main_process_port",
+        str(free_port()),
+    )
     both = [
-        start("cpu_2proc", "scripts/train_classifier.py", *argv, launcher=(*shared, "--machine_rank", str(rank), "--rdzv_backend", "static"))
+        start(
+            "cpu_2proc",
+            "scripts/train_classifier.py",
+            *argv,
+            launcher=(*shared, "--machine_rank", str(rank), "--rdzv_backend", "static"),
+        )
         for rank in (0, 1)
     ]
     ends = [child.communicate(timeout=240) for child in both]

@@ -86,7 +86,14 @@ CUTS = [
 
 @pytest.mark.parametrize(("where", "name", "nth", "after"), CUTS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_cut_and_resumed_is_identical(
-    where: object, name: str, nth: int, after: bool, whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: object,
+    name: str,
+    nth: int,
+    after: bool,
+    whole: dict,
+    arguments: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     argv = arguments(tmp_path / "run", **EVERYTHING)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -96,7 +103,9 @@ def test_cut_and_resumed_is_identical(
     assert finals(tmp_path / "run") == whole
 
 
-def test_torn_state_is_recognised_and_the_one_before_taken(whole: dict, arguments: Callable, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_torn_state_is_recognised_and_the_one_before_taken(
+    whole: dict, arguments: Callable, tmp_path: Path, monkeypatch, capsys
+) -> None:
     argv = arguments(tmp_path / "run", **EVERYTHING)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         cut(patch, train, "rate_factor", 9)
@@ -120,7 +129,9 @@ def test_another_seed_is_another_run(whole: dict, arguments: Callable, tmp_path:
     assert finals(tmp_path / "run")["scores_test.npz"] != whole["scores_test.npz"]
 
 
-def test_signal_saves_and_says_how_to_go_on(whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_saves_and_says_how_to_go_on(
+    whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = arguments(tmp_path / "run", **(EVERYTHING | {"train_save_minutes": 100}))
     calls, real = [0], train.rate_factor
 
@@ -159,7 +170,9 @@ def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_p
     assert finals(tmp_path / "run") == before
 
 
-def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = train.rate_factor
     monkeypatch.setattr(train, "rate_factor", lambda o, step, *rest: 1e30 if step >= 6 else real(o, step, *rest))
     with pytest.raises(FlukeError, match="no longer finite in epoch 2; the best weights, of epoch 1"):
