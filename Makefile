@@ -20,11 +20,11 @@ demo: $(VENV)/installed
 	@echo "Next: copy recipes/digits.yaml, point its data section at your contest, and run the same command with it."
 
 test: $(VENV)/installed
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2
 	@echo "Next: make test-all runs the slow tests too; make check runs ruff and mypy."
 
 test-all: $(VENV)/installed
-	$(RUN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "slow or not slow"
 
 check: $(VENV)/installed
 	$(RUN)/ruff check .

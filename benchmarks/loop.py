@@ -94,9 +94,8 @@ def main() -> None:
         seconds = {first: first()}
         seconds[second] = second()
         ratios.append(seconds[ours] / seconds[bare])
-        print(
-            f"bare {len(paths) / seconds[bare]:6.1f} images/s   fluke {len(paths) / seconds[ours]:6.1f} images/s   time {ratios[-1]:.3f}"
-        )
+        rates = [len(paths) / seconds[kind] for kind in (bare, ours)]
+        print(f"bare {rates[0]:6.1f} images/s   fluke {rates[1]:6.1f} images/s   time {ratios[-1]:.3f}")
     print(f"median of {args.rounds}: {statistics.median(ratios):.3f} of the bare loop's time")
 
 

@@ -58,7 +58,7 @@ def fit(validations: Sequence[Validation], k: int) -> Fitted:
         share,
         fit_probability(scores[there], right[there], prior),
         new,
-        pd.DataFrame([v.metrics for v in validations]).mean().to_dict(),
+        {str(name): float(value) for name, value in pd.DataFrame([v.metrics for v in validations]).mean().items()},
         validations,
     )
 

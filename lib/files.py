@@ -39,28 +39,23 @@ def main_process() -> bool:
 
 def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
     """Call a script's `main` and exit: 0, 2 with one sentence for a FlukeError, 75 for an Interrupted run, 130 for Ctrl-C."""
-    code = 0
+    code, sentence = 0, ""
     try:
         main(None)
     except FlukeError as error:
-        code = 2
-        _say(f"error: {error}")
+        code, sentence = 2, f"error: {error}"
+        if not main_process():
+            # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not, it's ours alone.
+            time.sleep(15)
+            print(sentence, file=sys.stderr, flush=True)
     except Interrupted as stop:
-        code = INTERRUPTED
-        _say(str(stop))
+        code, sentence = INTERRUPTED, str(stop)
     except KeyboardInterrupt:
-        code = 130
-        _say("interrupted")
+        code, sentence = 130, "interrupted"
+    if sentence and main_process():
+        print(sentence, file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _say(sentence: str) -> None:
-    if not main_process():
-        # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not in this time, it's ours
-        # alone.
-        time.sleep(15)
-    print(sentence, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -135,7 +130,7 @@ def inside(folder: Path, name: str) -> Path:
         raise FlukeError(f"{name!r}: image names stay inside their folder ({folder}); no absolute names and no '..'.")
     path = folder / name
     # Links are resolved only where there is one: realpath of 100,000 plain files costs seconds.
-    if any(os.path.islink(folder / part) for part in (name, *Path(name).parents) if str(part) != "."):
+    if any(os.path.islink(folder / part) for part in (Path(name), *Path(name).parents) if str(part) != "."):
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             raise FlukeError(f"{name!r}: a link that leads out of {folder}.")
     return path

@@ -218,6 +218,7 @@ def test_rank_0_speaks_before_the_others(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr(time, "sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     assert exit_of(FlukeError("mine alone."), capsys) == (2, "error: mine alone.\n")
+    assert exit_of(Interrupted("all stop alike"), capsys) == (75, "")
     assert waited == [15]
 
 

@@ -268,17 +268,19 @@ def ranks_of(launcher: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["group killed", "rank 0 killed", "rank 1 killed", "group terminated", "launcher terminated"])
+@pytest.mark.parametrize("how", ["all killed", "rank 0 killed", "rank 1 killed", "all terminated", "launcher terminated"])
 def test_two_processes_are_stopped_and_go_on(how: str, whole: dict, arguments: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
     argv = arguments(run, **LONG)
     child = start("cpu_2proc", "scripts/train_classifier.py", *argv)
     wait_for(child, run, 2)
     began = time.monotonic()
-    if how == "group killed":
-        os.killpg(child.pid, signal.SIGKILL)
-    elif how == "group terminated":
-        os.killpg(child.pid, signal.SIGTERM)
+    if how == "all killed":
+        for pid in (child.pid, *ranks_of(child.pid)):  # each rank has a session of its own
+            os.kill(pid, signal.SIGKILL)
+    elif how == "all terminated":
+        for pid in (child.pid, *ranks_of(child.pid)):
+            os.kill(pid, signal.SIGTERM)
     elif how == "launcher terminated":
         child.send_signal(signal.SIGTERM)
     else:
