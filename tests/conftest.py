@@ -70,3 +70,9 @@ def arguments(contest: Path) -> Callable[..., list[str]]:
         return found
 
     return make
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no figures, which cost more than the training of the tiny contest."""
+    monkeypatch.setattr("lib.experiment.write_report", lambda *_: None)

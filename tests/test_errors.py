@@ -25,6 +25,7 @@ from lib.files import FlukeError
 from scripts import train_classifier, train_embedding
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("no_report")
 README = Path(__file__).with_name("README.md")
 
 
@@ -343,6 +344,7 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
         full()
 
 
+@pytest.mark.slow
 @fault(
     "the disk is full while the best weights are written",
     "one sentence; the best so far and the states before it are intact, and --resume goes on",

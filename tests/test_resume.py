@@ -15,6 +15,7 @@ from lib.files import FlukeError, Interrupted
 from scripts import train_classifier
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("no_report")
 FINAL = ("best/model.safetensors", "metrics.json", "scores_val.npz", "scores_test.npz", "submission.csv")
 
 # What a resumption could get wrong, all at once: every kind of state and of randomness.

@@ -1,0 +1,89 @@
+"""A whole run: what it leaves, when it stops, what is the same in two of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import scores, train
+from scripts import train_classifier
+
+
+def test_what_a_run_leaves(arguments: Callable, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    result = train_classifier.main(arguments(run, train_log_with="[tensorboard]"))
+    files = {
+        "recipe.yaml",
+        "classes.json",
+        "environment.json",
+        "metrics.jsonl",
+        "metrics.json",
+        "log.txt",
+        "report.html",
+        "curves.png",
+    }
+    files |= {"best/model.safetensors", "last", "scores_val.npz", "scores_test.npz", "submission.csv", "confusion.png"}
+    assert all((run / name).exists() for name in files)
+    assert list((run / "fluke").glob("events.out.tfevents.*"))  # TensorBoard's
+    assert json.loads((run / "classes.json").read_text()) == ["01", "ant", "bee", "cat"]
+    assert json.loads((run / "metrics.json").read_text())["accuracy"] == result["accuracy"]
+
+    # What stands in the files is what was validated and submitted.
+    val, test = scores.load(run / "scores_val.npz"), scores.load(run / "scores_test.npz")
+    truth = [label for (label,) in val.labels or []]
+    answers = [val.classes[i] for i in val.logits.argmax(1)]
+    assert np.mean([a == t for a, t in zip(answers, truth)]) == pytest.approx(result["accuracy"])
+    sample, written = (pd.read_csv(path, dtype=str) for path in (contest / "sample_submission.csv", run / "submission.csv"))
+    assert list(written.columns) == list(sample.columns)
+    assert list(written["image"]) == list(sample["image"])
+    chosen = dict(zip(test.names, [test.classes[i] for i in test.logits.argmax(1)]))
+    assert list(written["label"]) == [chosen[name] for name in sample["image"]]
+    printed = capsys.readouterr().out
+    assert "train: 48 images" in printed
+    assert "short side 24 px, long side 24 px" in printed
+    assert "36 rows to train on, 12 held out" in printed
+
+
+def test_it_learns(arguments: Callable, tmp_path: Path) -> None:
+    """The tiny contest's hues tell its classes apart; chance is a half."""
+    result = train_classifier.main(arguments(tmp_path / "run", train_epochs=12, optim_lr=3e-3, folds_holdout=16))
+    assert result["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(("metric", "values", "stopped", "best"), [
+    ("accuracy", [0.5, 0.6, 0.6, 0.55, 0.9], 4, 2),
+    ("loss", [1.0, 0.9, 0.9, 0.95, 0.1], 4, 2),
+])  # fmt: skip
+def test_early_stopping_in_either_direction(
+    metric: str, values: list[float], stopped: int, best: int, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib.tasks import Classifier
+
+    seen = iter(values)
+    monkeypatch.setattr(
+        Classifier,
+        "evaluate",
+        lambda self, outputs, objective: {"accuracy": 0.1, "loss": 0.1, metric: next(seen, values[best - 1])},
+    )
+    result = train_classifier.main(arguments(tmp_path / "run", train_epochs=5, train_patience=2, train_metric=metric))
+    assert (result["epochs"], result["best_epoch"]) == (stopped, best)
+
+
+def test_dry_run_takes_few_rows_and_submits_nothing(arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", train_limit_rows=8))
+    assert len(scores.load(tmp_path / "run" / "scores_val.npz").rows) == 8
+    assert not (tmp_path / "run" / "submission.csv").exists()
+
+
+def test_accumulated_batches_are_one_step(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without BatchNorm, two batches of 4 in one step are a batch of 8."""
+    monkeypatch.setattr(train, "seed_of", lambda *parts: 7)
+    fixed = {"folds_holdout": 16, "model_name": "test_efficientnet_ln", "data_augment": "[]", "optim_name": "sgd", "optim_lr": 0.1}
+    whole = train_classifier.main(arguments(tmp_path / "a", **fixed))
+    parts = train_classifier.main(arguments(tmp_path / "b", **fixed, train_batch_size=4, train_accumulate=2))
+    assert whole["loss"] == pytest.approx(parts["loss"], abs=1e-4)
+    a, b = (scores.load(tmp_path / name / "scores_test.npz").logits for name in "ab")
+    np.testing.assert_allclose(a, b, atol=1e-3)
