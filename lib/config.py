@@ -334,7 +334,7 @@ class Retrieval:
     new_share: Union[float, Literal["estimate"]] = "estimate"
     """Share of new individuals among the queries to answer: assumed, or estimated from their scores (never from their labels)."""
     far: float = 0.05
-    """False acceptance rate: share of new individuals' queries (of different pairs, in verification) taken for a known one."""
+    """threshold_by far: share of new individuals' queries that may be taken for a known one (false acceptance rate)."""
 
 
 @dataclass

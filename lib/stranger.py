@@ -16,7 +16,6 @@ from sklearn.linear_model import LogisticRegression
 
 from lib.files import FlukeError
 from lib.index import Metric, checked_embeddings
-from lib.metrics import Verification
 
 Floats = NDArray[np.float64]
 By = Literal["map@k", "share", "far"]
@@ -195,8 +194,3 @@ def pairs(
             np.einsum("pd,pd->p", one, other) if metric == "cosine" else -np.square(one - other).sum(axis=1)
         )
     return same, scores
-
-
-def accept_threshold(roc: Verification, far: float) -> float:
-    """The lowest threshold at which at most `far` of the different pairs are taken for the same (inf: no score is high enough)."""
-    return float(roc.thresholds[np.flatnonzero(roc.false_accept <= far)[-1]])

@@ -95,7 +95,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         logits = combination(pools.whole(test))
         if recipe is not None and sample is not None:
             p = recipe.predict
-            kind = submission.infer_kind(sample, first.classes, first.multi) if p.submission == "auto" else p.submission
+            kind = (
+                submission.infer_kind(sample, first.classes, first.multi, p.separator) if p.submission == "auto" else p.submission
+            )
             submission.write(
                 out / "submission.csv",
                 sample,

@@ -13,7 +13,6 @@ from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_id
 from lib.index import build, open_gallery
 from lib.metrics import map_at_k, verification
 from lib.stranger import (
-    accept_threshold,
     estimate_share,
     fit_probability,
     fit_threshold,
@@ -503,7 +502,3 @@ def test_drawn_pairs_tell_what_all_pairs_tell():
     assert some.equal_error_rate == pytest.approx(every.equal_error_rate, abs=0.02)
     same, _ = pairs(x, labels, "cosine", limit=8000)
     assert 0.2 < same.mean() < 0.8
-    at = accept_threshold(every, 0.01)
-    same, scores = pairs(x, labels, "cosine")
-    assert 0.008 < (scores[~same] >= at).mean() <= 0.01
-    assert np.isinf(accept_threshold(verification(np.array([True, False]), np.array([0.1, 0.9])), 0.0))
