@@ -12,7 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
-from lib.config import make_parser, parse
+from lib.cli import make_parser, parse
 from lib.files import FlukeError, run_script
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}

@@ -24,13 +24,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lib import config
+from lib import cli
 from lib.files import FlukeError, run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the simulation; returns {metric: {method: {coverage, width, ratio}}}."""
-    parser = config.make_parser(__doc__, recipe=False)
+    parser = cli.make_parser(__doc__, recipe=False)
     parser.add_argument("--features", type=str, default=None, help="A scores file of embeddings with labels; none: made up.")
     parser.add_argument("--rows", type=int, default=500, help="Images of each training table.")
     parser.add_argument("--repeats", type=int, default=200, help="Re-splits.")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         help="Class shares held equal: nowhere, in the folds, or in the folds and between training table and truth.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of re-splits and made-up features.")
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
 
     from scipy.stats import norm
 

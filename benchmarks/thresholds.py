@@ -18,7 +18,7 @@ from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lib import config
+from lib import cli
 from lib.files import FlukeError, run_script
 
 SHARES = (0.1, 0.3, 0.6)
@@ -27,13 +27,13 @@ SHARES = (0.1, 0.3, 0.6)
 def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
     """Print the table; returns {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = config.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument(
         "--run", type=Optional[str], default=None, help="A run of train_embedding; default: the newest below runs/."
     )
     parser.add_argument("--repeats", type=int, default=50, help="Re-splits.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the re-splits.")
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
 
     import numpy as np
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
     from lib.stranger import estimate_share, fit_threshold, threshold_curve
 
     (run,) = find_runs([args.run] if args.run else None)
-    recipe = config.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
+    recipe = cli.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
     r, k, new_label = recipe.retrieval, recipe.predict.topk, recipe.data.new_label
     if new_label is None:
         raise FlukeError(f"{run}: its recipe has no data.new_label, so there is no threshold to examine.")

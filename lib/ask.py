@@ -11,7 +11,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from lib import answers, submission, table
-from lib.config import Recipe, dump
+from lib.cli import dump
+from lib.config import Recipe
 from lib.files import FlukeError, atomic, locked, write_text
 from lib.gallery import centres_of_run, combine, embed, embed_pair, fingerprint, held_out
 from lib.identify import rank_with_new

@@ -1,19 +1,12 @@
-"""The recipe: one dataclass a section, read from YAML and the command line by jsonargparse.
+"""The recipe: one dataclass a section, and what its fields may say together.
 
 A field is declared once, here: its type, its default and, in the string below it, what it means. `--help` prints those strings.
-Nothing in this file imports torch, so that `--help` and a typo are answered before torch is loaded.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-import sys
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Union, get_type_hints
-
-import yaml
 
 from lib.files import FlukeError
 
@@ -351,172 +344,7 @@ class Recipe:
     retrieval: Retrieval = field(default_factory=Retrieval)
 
 
-_SECTIONS: dict[str, type] = get_type_hints(Recipe)
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: keys stay text, and so do 01, yes, no and dates (labels); 1e-3 is a number. Without anchors, which
-    could make a small file a huge recipe."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [k.value for k, _ in node.value]
-        where = f"{self.name}, line {node.start_mark.line + 1}"
-        if any(not isinstance(key, str) for key in keys):
-            raise FlukeError(f"{where}: a list or a mapping can't be a key; put a label with brackets in quotes.")
-        if twice := {k for k in keys if keys.count(k) > 1}:
-            raise FlukeError(f"{where}: {sorted(twice)[0]!r} is given twice.")
-        return {k.value: self.construct_object(v, deep=True) for k, v in node.value}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise FlukeError(f"{self.name}: *{self.peek_event().anchor} refers to another place; write it out.")
-        return super().compose_node(parent, index)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either reader, ours or another, would take for a number, a date or yes and no."""
-
-
-_OURS = {
-    "int": (re.compile(r"[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"),
-    "float": (
-        re.compile(r"([-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|(0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.[0-9]+|\.inf)|\.nan)$"),
-        "-+0123456789.",
-    ),
-    "bool": (re.compile("(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
-    "null": (re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-}
-_Loader.yaml_implicit_resolvers = {}
-_Dumper.yaml_implicit_resolvers = {first: list(pairs) for first, pairs in yaml.SafeDumper.yaml_implicit_resolvers.items()}
-for _kind, (_pattern, _first) in _OURS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, list(_first))
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice,
-    anchors)."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except RecursionError:
-        raise FlukeError("YAML nested a thousand levels deep is no recipe.") from None
-
-
-def make_parser(doc: str, recipe: bool = True) -> Any:
-    """A jsonargparse parser whose help is the script's docstring, with the recipe's fields if `recipe`; scripts add their own."""
-    import jsonargparse
-
-    if "docstring_parse_attribute_docstrings" not in _done:
-        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
-        jsonargparse.set_dumper("fluke", _dump_yaml)
-        _done.add("docstring_parse_attribute_docstrings")
-    usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
-    parser = jsonargparse.ArgumentParser(
-        description=doc, usage=usage, exit_on_error=False, parser_mode="fluke" if recipe else "yaml"
-    )
-    if recipe:
-        parser.add_argument("--cfg", action="config", help="The recipe, a YAML file; options after it on the command line win.")
-        parser.add_class_arguments(Recipe)
-    return parser
-
-
-def add_run_arguments(parser: Any) -> None:
-    """--out and --resume, for the scripts that train."""
-    parser.add_argument("--out", type=str, default=None, help="Folder of the run; default: runs/<recipe>-<time>.")
-    parser.add_argument(
-        "--resume", action="store_true", help="Go on with the run in --out, or else with the newest unfinished one of this recipe."
-    )
-
-
-_done: set[str] = set()
-
-
-def parse(parser: Any, argv: list[str] | None = None) -> Any:
-    """Parse `argv` (default: the command line) to a namespace whose `recipe` is a Recipe, if the parser has one.
-
-    Raises FlukeError with one sentence, naming the field and, for an unknown name, the nearest right one.
-    """
-    from argparse import ArgumentError
-
-    argv = sys.argv[1:] if argv is None else argv
-    known = [option for action in parser._actions for option in action.option_strings]
-    for token in argv:
-        if re.match(r"--[A-Za-z]", token) and (name := token.split("=")[0]) not in known:
-            raise FlukeError(f"Unknown option {name}{_nearest(name, known)}")
-    for i, token in enumerate(argv):
-        if token == "--cfg" and i + 1 < len(argv):
-            _check_file(argv[i + 1])
-        elif token.startswith("--cfg="):
-            _check_file(token[6:])
-    try:
-        args = parser.parse_args(argv)
-    except ArgumentError as error:
-        raise FlukeError(_sentence(str(error))) from None
-    has_recipe = "--cfg" in known
-    if has_recipe:
-        args.recipe_file = str(args.cfg[-1]) if args.cfg else None
-        args.recipe = Recipe(**{f.name: _SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
-        check(args.recipe)
-    return args
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    last = name.lstrip("-").split(".")[-1]
-    same = [n for n in names if n.lstrip("-").split(".")[-1] == last]  # a right field in the wrong section
-    close = difflib.get_close_matches(name, same, n=1, cutoff=0) or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "; --help lists them all."
-
-
-def _sentence(message: str) -> str:
-    """jsonargparse's message, boiled down to: the field, what is wrong, what would be right."""
-    flat = " ".join(message.split())
-    key, got = re.search(r'key "([^"]+)"', flat), re.search(r"(?:Got|Given) value: ?(.*?)\.?$", flat)
-    if key is not None and key[1] in _SECTIONS:
-        return f"--{key[1]} can't be read; name its fields one by one, --{key[1]}.{fields(_SECTIONS[key[1]])[0].name} VALUE."
-    wanted = list(dict.fromkeys(re.findall(r"Expected an? (?:typing\.)?(<class '\w+'>|Literal\[.*?\]|\w+)", flat)))
-    if key is None or got is None or not wanted:
-        return flat if flat.endswith(".") else flat + "."
-    value, hint, kinds = got[1], "", []
-    for want in wanted:
-        options = re.findall(r"'([^']*)'", want) if want.startswith("Literal") else []
-        close = _nearest(value, options)
-        hint = hint or (close if close.startswith("; did") else "")
-        kinds.append(f"one of {', '.join(options)}" if options else _KINDS.get(want.removeprefix("<class '")[:-2], want))
-    return f"--{key[1]} {value or repr(value)}: expected {' or '.join(kinds)}{hint or '.'}"
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "str": "text (numbers, true and null that mean text go in quotes)"}
-_KINDS |= {"NoneType": "null", "bool": "true or false", "list": "a list, [a, b]", "dict": "a mapping, {name: value}"}
-
-
-def _check_file(path: str) -> None:
-    try:
-        tree = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlukeError(f"--cfg {path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
-    except yaml.YAMLError as error:
-        raise FlukeError(f"--cfg {path}: not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(tree, dict):
-        found = "an empty file" if tree is None else f"a {type(tree).__name__}"
-        raise FlukeError(f"--cfg {path}: expected sections ({', '.join(_SECTIONS)}), not {found}.")
-    _check_keys(tree, Recipe, path, "")
-
-
-def _check_keys(tree: dict[str, Any], cls: Any, path: str, prefix: str) -> None:
-    hints = get_type_hints(cls)
-    every = [f"{s.name}.{f.name}" for s in fields(Recipe) for f in fields(_SECTIONS[s.name])]
-    for key, value in tree.items():
-        if key not in hints:
-            names = [prefix + name for name in hints] + every
-            raise FlukeError(f"{path}: unknown field {prefix}{key}{_nearest(prefix + key, names)}")
-        if is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise FlukeError(f"{path}: section {key} holds fields ({', '.join(get_type_hints(hints[key]))}), not {value!r}.")
-            _check_keys(value, hints[key], path, f"{prefix}{key}.")
+SECTIONS: dict[str, type] = get_type_hints(Recipe)
 
 
 def check(recipe: Recipe) -> None:
@@ -598,14 +426,3 @@ def check(recipe: Recipe) -> None:
     want(0 < r.far < 1, "retrieval.far lies between 0 and 1")
     if faults:
         raise FlukeError("The recipe can't be: " + "; ".join(faults) + ".")
-
-
-def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `--cfg` reads back to the same recipe."""
-    from dataclasses import asdict
-
-    return _dump_yaml(asdict(recipe))
-
-
-def _dump_yaml(tree: Any) -> str:
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

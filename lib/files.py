@@ -6,6 +6,7 @@ Nothing here imports torch: scripts answer bad input before torch is loaded.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,13 @@ class FlukeError(Exception):
 
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, otherwise: str = ".") -> str:
+    """The end of a sentence about an unknown name: "; did you mean label?", or `otherwise` where none resembles it."""
+    lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+    return f"; did you mean {lower[close[0]]}?" if close else otherwise
 
 
 def main_process() -> bool:

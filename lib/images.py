@@ -9,7 +9,6 @@ no part of this: the model does it on the device.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
 import os
@@ -30,7 +29,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from lib.config import Data
-from lib.files import FlukeError, main_process
+from lib.files import FlukeError, main_process, nearest
 
 MAX_PIXELS = 100_000_000
 """An image of this many pixels or more is refused before it is decoded."""
@@ -267,13 +266,11 @@ def _build(entry: Any, size: int, picture: torch.Tensor) -> tuple[v2.Transform, 
     if name in ELSEWHERE:
         raise FlukeError(f"{where}: {ELSEWHERE[name]}.")
     if name not in KNOWN:
-        raise FlukeError(f"{where} is no transform of torchvision.transforms.v2{_nearest(name, KNOWN)}.")
+        raise FlukeError(f"{where} is no transform of torchvision.transforms.v2{nearest(name, KNOWN)}")
     parameters = inspect.signature(KNOWN[name]).parameters
     for key in args:
         if key not in parameters:
-            raise FlukeError(
-                f"{where} has no argument {key}{_nearest(key, parameters)}; it has: {', '.join(parameters) or 'none'}."
-            )
+            raise FlukeError(f"{where} has no argument {key} but {', '.join(parameters) or 'none'}{nearest(key, parameters)}")
     if name == "RandomErasing" and args.get("value") == "random":
         raise FlukeError(f"{where}: value 'random' is noise around 0 for normalised pictures; give a number or three, 0 to 255.")
     for key, kind in ENUMS.items():
@@ -314,8 +311,3 @@ def _name(entry: Any) -> str:
     raise FlukeError(
         f"data.augment: {entry!r} is neither a transform's name nor a name with arguments, {{RandomRotation: {{degrees: 10}}}}."
     )
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -17,7 +17,6 @@ Ties are broken by column: the lower one is ranked better.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import auc, roc_curve
 
-from lib.files import FlukeError
+from lib.files import FlukeError, nearest
 
 Array = NDArray[Any]
 Task = Literal["single", "multi", "retrieval"]
@@ -72,8 +71,8 @@ def check_metric(name: str, task: Task) -> None:
     """Raise FlukeError unless `name` is a metric of `task` (or loss); the sentence names those that are."""
     fitting = [other for other, metric in METRICS.items() if task in metric.tasks]
     if name not in METRICS:
-        close = difflib.get_close_matches(name, [*fitting, *METRICS], n=1, cutoff=0.5)
-        raise FlukeError(f"Unknown metric {name!r}; {f'did you mean {close[0]}' if close else 'there are ' + ', '.join(fitting)}?")
+        there_are = f"; there are {', '.join(fitting)}."
+        raise FlukeError(f"Unknown metric {name!r}{nearest(name, [*fitting, *METRICS], otherwise=there_are)}")
     if name not in fitting:
         kind = {"single": "one label an image", "multi": "several labels an image", "retrieval": "retrieval"}[task]
         raise FlukeError(f"Metric {name} doesn't fit {kind}; these do: {', '.join(fitting)}.")

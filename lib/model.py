@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib import config
-from lib.files import FlukeError, atomic
+from lib.files import FlukeError, atomic, nearest
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def make_backbone(m: config.Model, pretrained: bool) -> nn.Module:
     Raises FlukeError for an unknown name (with the nearest), refused arguments, or weights that can't be downloaded.
     """
     if not timm.is_model(m.name):
-        close = difflib.get_close_matches(m.name.split(".")[0], timm.list_models(), n=1)
-        raise FlukeError(f"model.name {m.name}: timm has no such model" + (f"; did you mean {close[0]}?" if close else "."))
+        raise FlukeError(f"model.name {m.name}: timm has no such model{nearest(m.name.split('.')[0], timm.list_models())}")
     arguments = dict(m.kwargs) if m.pool == "default" else {"global_pool": "" if m.pool == "gem" else m.pool, **m.kwargs}
     try:
         return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **arguments)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from lib import config, figures, metrics, report
+from lib import cli, figures, metrics, report
 from lib.config import Recipe
 from lib.files import read_json
 from lib.pools import probabilities as probabilities_of
@@ -53,7 +53,7 @@ def write_report(
     facts = {
         "Run": {**about, "command": " ".join(about["command"]), "epochs": result["epochs"]},
         "Libraries": libraries,
-        "Recipe": {"recipe.yaml": config.dump(recipe)},
+        "Recipe": {"recipe.yaml": cli.dump(recipe)},
     }
     tables["Epochs"] = pd.DataFrame(history)
     report.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from lib import config
+from lib import cli, config
 from lib.config import Recipe
 from lib.files import FlukeError, default_run, main_process, newest, require_free, write_json, write_text
 
@@ -83,7 +83,7 @@ def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | N
                 raise FlukeError(f"{folder} belongs to a k-fold run; kfold.py --out {whole} --resume goes on with that.")
         if kfold and not (folder / "folds.csv").exists():
             raise FlukeError(f"{folder}: a run, but no k-fold run; the script that made it goes on with it.")
-        old = config.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        old = cli.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
         if found := differences(old, asdict(recipe)):
             raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
     return folder
@@ -123,7 +123,7 @@ def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple
     rest."""
     # each resumable state: weights and Adam's two moments, and the average; two more than kept while one is replaced; the best
     require_free(folder, megabytes * (4 * (recipe.train.keep_last + 1) + 2) + 20)
-    write_text(folder / "recipe.yaml", config.dump(recipe))
+    write_text(folder / "recipe.yaml", cli.dump(recipe))
     write_json(folder / "classes.json", list(classes))
     write_json(folder / "environment.json", describe(accelerator))
 

@@ -7,7 +7,6 @@ stands. Folders are listed once: a question to the disk for each of 100,000 rows
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.files import FlukeError, inside
+from lib.files import FlukeError, inside, nearest
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -26,13 +25,6 @@ def some(items: Iterable[Any], n: int = 5) -> str:
     """The first n items and how many more there are, for a sentence."""
     items = list(items)
     return ", ".join(map(str, items[:n])) + (f" and {len(items) - n:,} more" if len(items) > n else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: "; did you mean label?", or nothing."""
-    lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f"; did you mean {lower[close[0]]!r}?" if close else "."
 
 
 # --- CSV and Parquet --------------------------------------------------------------------------------------------------------------

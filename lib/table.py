@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from lib.config import Data, Folds
-from lib.files import FlukeError, inside
-from lib.sources import find_images, list_images, nearest, read_columns, read_header, read_pairs, refuse_blanks, some, unit
+from lib.files import FlukeError, inside, nearest
+from lib.sources import find_images, list_images, read_columns, read_header, read_pairs, refuse_blanks, some, unit
 
 
 @dataclass(frozen=True, eq=False)

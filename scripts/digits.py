@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib import config
+from lib import cli
 from lib.files import run_script, write_text
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the script with `argv`; returns the folder it wrote."""
-    parser = config.make_parser(__doc__, recipe=False)
+    parser = cli.make_parser(__doc__, recipe=False)
     parser.add_argument("--out", type=str, default="demo/data", help="Folder to write to.")
-    out = Path(config.parse(parser, argv).out)
+    out = Path(cli.parse(parser, argv).out)
 
     import numpy as np
     import pandas as pd

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from lib import config
+from lib import cli, config
 from lib.files import FlukeError, default_run, run_script, write_json, write_text
 
 Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
@@ -26,7 +26,7 @@ Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what ensemble.json holds."""
-    parser = config.make_parser(__doc__, recipe=False)
+    parser = cli.make_parser(__doc__, recipe=False)
     parser.add_argument(
         "--runs", nargs="+", type=str, required=True, help="Run folders; the first one's recipe is the submission's."
     )
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         default=None,
         help="One label an image: the best offset a class.",
     )
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
 
     from lib import scores  # scikit-learn only later: runs that don't fit each other are answered at once
 
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if oof:
         scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source))
     if recipe is not None:
-        write_text(out / "recipe.yaml", config.dump(recipe))
+        write_text(out / "recipe.yaml", cli.dump(recipe))
     write_json(out / "ensemble.json", result)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
     return result
@@ -124,7 +124,7 @@ def _recipe(folder: Path) -> config.Recipe | None:
     if not (folder / "recipe.yaml").exists():
         print(f"{folder} has no recipe.yaml that says what a submission is: none will be written.")
         return None
-    return config.parse(config.make_parser("", recipe=True), ["--cfg", str(folder / "recipe.yaml")]).recipe
+    return cli.parse(cli.make_parser("", recipe=True), ["--cfg", str(folder / "recipe.yaml")]).recipe
 
 
 def _inner_folds(folder: Path, names: list[str], targets: Any) -> tuple[Any, str]:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, Optional
 
-from lib import config
+from lib import cli
 from lib.files import FlukeError, run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what cv.json holds, {} while folds are missing."""
-    parser = config.make_parser(__doc__)
-    config.add_run_arguments(parser)
+    parser = cli.make_parser(__doc__)
+    cli.add_run_arguments(parser)
     parser.add_argument("--only", nargs="+", type=Optional[int], default=None, help="Train these folds now, counted from 0.")
     parser.add_argument("--kind", type=Literal["classifier", "embedding"], default="classifier", help="What to train.")
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
     n = args.recipe.folds.n
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
         raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from lib import config
+from lib import cli, config
 from lib.files import FlukeError, default_run, main_process, read_json, run_script, write_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns the metrics, {} without labels."""
-    parser = config.make_parser(__doc__, recipe=False)
+    parser = cli.make_parser(__doc__, recipe=False)
     parser.add_argument("--run", type=str, required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
     for name, what in (
         ("table", "CSV, Parquet or a folder of images; default: the run's own test"),
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("label_separator", "What separates several labels; default: as the recipe, else a blank"),
     ):
         parser.add_argument(f"--{name}", type=Optional[str], default=None, help=f"{what}.")
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
     files, recipe = find_run(Path(args.run))
     if recipe is None and args.table is None:
         raise FlukeError(
@@ -115,7 +115,7 @@ def find_run(run: Path) -> tuple[list[Path], config.Recipe | None]:
         return [run], None
     recipe = None
     if (run / "recipe.yaml").exists():
-        recipe = config.parse(config.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+        recipe = cli.parse(cli.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
     parts = [run]
     if (run / "folds.csv").exists() and recipe is not None:
         parts = [run / f"fold{k}" for k in range(recipe.folds.n)]

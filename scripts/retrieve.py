@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from lib import config
+from lib import cli, config
 from lib.files import FlukeError, run_script
 
 OPTIONS: list[tuple[str, type, str]] = [
@@ -39,7 +39,7 @@ ALONE = ("evaluate", "pair", "add", "remove")  # what is done instead of answeri
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what it prints: metrics, a pair's verdict, or the gallery's size."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = config.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     for name, kind, what in OPTIONS:
         parser.add_argument(f"--{name}", type=Optional[kind], default=None, help=what)
     parser.add_argument(
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="Several runs' embeddings become one.")
     parser.add_argument("--pair", nargs=2, type=str, default=None, help="Two images: are they of the same individual?")
     parser.add_argument("--remove", nargs="+", type=str, default=None, help="Individuals or images to leave the saved gallery.")
-    args = config.parse(parser, argv)
+    args = cli.parse(parser, argv)
     asked = [name for name in (*ALONE, "queries") if getattr(args, name) is not None]
     if len(asked) > 1:
         raise FlukeError(f"{' and '.join('--' + name for name in asked)}: one at a time.")
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     runs = find_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
-    recipes = [config.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
+    recipes = [cli.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
     keep_memory()
     folder = Path(args.out) if args.out else runs[0] / "retrieval"
     accelerator = make_accelerator(config.Train(log_with=[]), folder)

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib import config
+from lib import cli
 from lib.files import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what metrics.json holds."""
-    parser = config.make_parser(__doc__)
-    config.add_run_arguments(parser)
-    args = config.parse(parser, argv)
+    parser = cli.make_parser(__doc__)
+    cli.add_run_arguments(parser)
+    args = cli.parse(parser, argv)
 
     from lib import experiment, runs  # torch only now: --help and a typo are answered before
 

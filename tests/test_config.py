@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import config
+from lib import cli, config
 from lib.config import Recipe
 from lib.files import FlukeError
 
@@ -25,7 +25,7 @@ FIELDS = [f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in f
 
 
 def read(*argv: str) -> Recipe:
-    return config.parse(config.make_parser("a script"), list(argv)).recipe
+    return cli.parse(cli.make_parser("a script"), list(argv)).recipe
 
 
 @pytest.fixture
@@ -240,8 +240,8 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
     recipe = Recipe()
     kind = get_type_hints(SECTIONS[section])[field]
     setattr(getattr(recipe, section), field, data.draw(values(kind)))
-    text = config.dump(recipe)
-    assert config.load_yaml(text) == asdict(recipe)
+    text = cli.dump(recipe)
+    assert cli.load_yaml(text) == asdict(recipe)
     try:
         config.check(recipe)
     except FlukeError:
@@ -254,7 +254,7 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
 def test_dump_means_the_same_to_other_readers() -> None:
     recipe = Recipe()
     recipe.data.drop_images = LABELS
-    assert yaml.safe_load(config.dump(recipe))["data"]["drop_images"] == LABELS
+    assert yaml.safe_load(cli.dump(recipe))["data"]["drop_images"] == LABELS
 
 
 def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib import config, scores, train
+from lib import cli, scores, train
 from lib.config import Folds, Recipe
 from lib.data import ClassBatches
 from lib.experiment import open_images
@@ -34,7 +34,7 @@ def made(labels: list[str], groups: list[str] | None = None, folder: Path = Path
 
 def recipe(**fields: object) -> Recipe:
     argv = [text for name, value in fields.items() for text in (f"--{name.replace('_', '.', 1)}", str(value))]
-    return config.parse(config.make_parser(""), argv).recipe
+    return cli.parse(cli.make_parser(""), argv).recipe
 
 
 # --- who is held out --------------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
 
 
 def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    r = config.parse(config.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
+    r = cli.parse(cli.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
     found = centres_of_run(whole, r)
     states = [load_file(path / "ema.safetensors") for path in sorted((whole / "last").iterdir())]
     weights = [state["objective.parts.arcface.loss.W"] for state in states]

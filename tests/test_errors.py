@@ -114,7 +114,7 @@ CASES = [
     # tables
     Case(
         "a label column that isn't there",
-        "has no column 'lable' (data.label_column) but image, label; did you mean 'label'?",
+        "has no column 'lable' (data.label_column) but image, label; did you mean label?",
         {"data_label_column": "lable"},
     ),
     Case(

@@ -298,7 +298,7 @@ def test_augmentation_is_uint8_of_the_size_and_a_function_of_torch_seed(augment:
     ("augment", "sentence"),
     [
         (["RandomRotatoin"], r"RandomRotatoin is no transform .*did you mean RandomRotation\?"),
-        ([{"RandomRotation": {"degree": 3}}], r"has no argument degree .did you mean degrees\?.*interpolation, expand"),
+        ([{"RandomRotation": {"degree": 3}}], r"has no argument degree but .*interpolation, expand.*; did you mean degrees\?"),
         (["RandomRotation"], "RandomRotation can't be used with {}: .*'degrees'; it has the arguments degrees"),
         ([{"RandomRotation": {"degrees": 3, "interpolation": "bilinaer"}}], "interpolation is one of nearest.* not 'bilinaer'"),
         ([{"RandomResizedCrop": {"scale": [1.0, 0.8]}}], r"RandomResizedCrop can't be used with .*\(min, max\)"),

@@ -14,6 +14,7 @@ LIB = Path(__file__).parents[1] / "lib"
 ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "config": set(),
+    "cli": {"config"},
     # tables
     "sources": set(),
     "table": {"config", "sources"},
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "ranks": set(),
     "checkpoint": set(),
-    "runs": {"config"},
+    "runs": {"cli", "config"},
     "predict": {"data", "model"},
     "tasks": {"config", "data", "metrics", "objectives", "retrieval", "table"},
     "train": {"checkpoint", "config", "data", "metrics", "model", "optim", "predict", "ranks", "tasks"},
@@ -46,13 +47,14 @@ ALLOWED: dict[str, set[str]] = {
     "answers": {"config", "figures", "index", "metrics", "report", "retrieval", "stranger", "table"},
     "figures": {"metrics"},
     "report": {"figures"},
-    "run_report": {"config", "figures", "metrics", "pools", "report", "tasks"},
+    "run_report": {"cli", "config", "figures", "metrics", "pools", "report", "tasks"},
 }
 ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.
 NO_TORCH = (
     "adjust",
     "blend",
+    "cli",
     "config",
     "figures",
     "files",
@@ -122,9 +124,9 @@ def test_torch_is_not_imported_by(name: str) -> None:
 
 def test_command_line_is_parsed_without_torch_and_pandas() -> None:
     code = (
-        "import sys; from lib import config\n"
-        "parser = config.make_parser('x'); config.add_run_arguments(parser)\n"
-        "config.parse(parser, ['--train.epochs', '3', '--model.kwargs', '{drop_path_rate: 0.1}'])\n"
+        "import sys; from lib import cli\n"
+        "parser = cli.make_parser('x'); cli.add_run_arguments(parser)\n"
+        "cli.parse(parser, ['--train.epochs', '3', '--model.kwargs', '{drop_path_rate: 0.1}'])\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'pandas', 'numpy', 'timm', 'accelerate'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

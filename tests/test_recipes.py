@@ -10,7 +10,7 @@ import timm
 from PIL import Image
 from timm.optim import list_optimizers
 
-from lib import config, images, metrics
+from lib import cli, config, images, metrics
 from lib.files import FlukeError
 from lib.objectives import MULTI, PAIRS, PROXY, SINGLE
 from lib.table import load_train
@@ -23,7 +23,7 @@ EMBEDDINGS = ("whale", "whale_strong", "digits_identity")
 
 
 def read(name: str, *more: str) -> config.Recipe:
-    return config.parse(config.make_parser("", recipe=True), ["--cfg", str(ROOT / "recipes" / f"{name}.yaml"), *more]).recipe
+    return cli.parse(cli.make_parser("", recipe=True), ["--cfg", str(ROOT / "recipes" / f"{name}.yaml"), *more]).recipe
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_second_model_for_the_classes_that_the_first_confuses(contest: Path, tmp
     table = load_train(read("leaves", "--data.root", str(contest), *only).data, config.Folds())
     assert table.classes == ("Kind 0", "Kind 3", "Kind 7")
     assert table.counts() == {"Kind 0": 10, "Kind 3": 2, "Kind 7": 2}
-    with pytest.raises(FlukeError, match=r"data.only_classes: .*train.csv has no class 'Kind 33'; did you mean 'Kind 3"):
+    with pytest.raises(FlukeError, match=r"data.only_classes: .*train.csv has no class 'Kind 33'; did you mean Kind 3"):
         load_train(read("leaves", "--data.root", str(contest), "--data.only_classes", "[Kind 3, Kind 33]").data, config.Folds())
     with pytest.raises(FlukeError, match=r"data.only_classes, min_images, .* are for one label an image"):
         read("labels79", *only)

@@ -293,7 +293,7 @@ def test_gallery_of_another_model_or_dimension(run: Path, asked: pd.DataFrame, t
         retrieve.main(argv)
     about = json.loads((tmp_path / "theirs" / "gallery.json").read_text())
     mark = gallery.fingerprint(
-        narrow, retrieve.config.parse(retrieve.config.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
+        narrow, retrieve.cli.parse(retrieve.cli.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
     )
     (tmp_path / "theirs" / "gallery.json").write_text(json.dumps(about | {"model": mark}))
     with pytest.raises(FlukeError, match=r"embeddings of shape \(32, 8\); expected \(rows, 16\)"):
