@@ -1,5 +1,5 @@
-"""Two hundred runs are killed with SIGKILL, at enumerated points and at random moments, and resumed: each must end in the very files of
-a run that was left alone.
+"""Two hundred runs are killed with SIGKILL, at enumerated points and at random moments, and resumed: each must end in the very
+files of a run that was left alone.
 
 What a kernel would lose in a power cut is lost here too: a file is cut in half when the run dies before fsync has returned.
 """
@@ -73,8 +73,7 @@ FEATURES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     ),
     "folds": (
         "kfold",
-        ("folds.csv", "fold0/best/model.safetensors", "fold1/best/model.safetensors", "oof.npz", "cv.json", "scores_test.npz")
-        + ("submission.csv",),
+        ("folds.csv", "fold0/best/model.safetensors", "fold1/best/model.safetensors", "oof.npz", "cv.json", *ONE[-2:]),
         {"folds_n": 2, "model_dropout": 0.2},
     ),
 }
