@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(row)) for row in rows[first : first + self.share]]
 
 
+def deaf(worker: int) -> None:
+    """Leave a signal that a whole group gets (Ctrl-C, a scheduler's SIGTERM) to the main process, which saves and needs the worker
+    until then; a worker ends when the main process says so, or is gone."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[Any]:
     """Batches of (list of uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before
     iterating."""
@@ -164,6 +172,7 @@ def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[A
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=deaf,
     )
 
 
@@ -174,7 +183,7 @@ def ordered_loader(images: Images, batch_size: int, workers: int, rank: int = 0,
     padded = list(range(n)) + [n - 1] * (-n % world)
     mine = padded[rank::world]
     batches = [[(0, row) for row in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
-    return DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), worker_init_fn=deaf)
 
 
 def check_batch(t: config.Train, rows: int, world: int) -> None:

@@ -73,6 +73,36 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+def given(change: Callable[[Path], Any], **fields: Any) -> Callable[[Path], dict[str, Any]]:
+    """A change of the contest's folder, and fields with it."""
+    return lambda root: fields | (change(root) or {})
+
+
+def recipe(text: str) -> Callable[[Path], dict[str, Any]]:
+    """The recipe's file says this."""
+    return lambda root: {"argv": ["--cfg", str(root / "recipe.yaml")]} | (raw("recipe.yaml", text.encode())(root) or {})
+
+
+def sample(text: str, *rows: str) -> Callable[[Path], dict[str, Any]]:
+    """This is the sample submission, and the test images stand in a table of their own."""
+    lines = "\n".join(["image", *(rows or ("2_000.png", "2_001.png"))]) + "\n"
+    return given(
+        lambda root: raw("sample_submission.csv", text.encode("latin-1"))(root) or raw("test.csv", lines.encode())(root),
+        data_test_csv="test.csv",
+    )
+
+
+def rename(old: str, *new: str) -> Callable[[Path], None]:
+    """Copies of an image under other names, in folders that are made."""
+
+    def apply(root: Path) -> None:
+        for name in new:
+            (root / "images" / name).parent.mkdir(exist_ok=True)
+            shutil.copy(root / "images" / old, root / "images" / name)
+
+    return apply
+
+
 def link_out(root: Path) -> None:
     (root / "secret.png").write_bytes((root / "images" / "1_000.png").read_bytes())
     (root / "images" / "1_000.png").unlink()
@@ -111,6 +141,18 @@ CUT = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 LAST = {"train_epochs": 1}
 
 CASES = [
+    # the command line and the recipe's file
+    Case("an option that isn't there", "Unknown option --train.epoch; did you mean --train.epochs?", {"train_epoch": 3}),
+    Case("a value of another type", "--train.epochs three: expected a whole number", {"train_epochs": "three"}),
+    Case("a recipe that isn't there", "--cfg none.yaml: can't be read (No such file", {"argv": ["--cfg", "none.yaml"]}),
+    Case("a recipe that isn't YAML", "recipe.yaml: not YAML: ", recipe("data: [")),
+    Case("a recipe without sections", "expected sections (data, model, ", recipe("- data\n")),
+    Case("a field that isn't there", "unknown field data.sise; did you mean data.size?", recipe("data: {sise: 64}")),
+    Case("a section that is no mapping", "section data holds fields (root, ", recipe("data: 64")),
+    Case("a field given twice", "recipe.yaml, line 1: 'size' is given twice", recipe("data: {size: 32, size: 64}")),
+    Case("a list for a field's name", "a list or a mapping can't be a key", recipe("? [data]\n: 1\n")),
+    Case("a recipe with anchors", "*a refers to another place; write it out", recipe("data: &a {size: 32}\nmodel: *a\n")),
+    Case("a recipe nested too deep", "nested a thousand levels deep is no recipe", recipe("[" * 5000)),
     # tables
     Case(
         "a label column that isn't there",
@@ -128,6 +170,7 @@ CASES = [
     Case("a table without rows", "has a header but no rows", raw("train.csv", b"image,label\n")),
     Case("a table that isn't text", "not UTF-8 text", raw("train.csv", b"image,label\n\xff\xfe,a\n")),
     Case("a table with an open quote", "is a quote left open?", raw("train.csv", b'image,label\n"1_000.png,a\n')),
+    Case("a header with an open quote", "line 1: not readable as CSV", raw("train.csv", b'"image,label\n')),
     Case(
         "a row with another number of fields",
         "1 rows don't have the header's 2 fields: line 2 (3)",
@@ -160,6 +203,11 @@ CASES = [
         "a folder of images a class is wanted",
         {"data_train_csv": "null", "data_train_dir": "images"},
     ),
+    Case(
+        "a folder of test images without any",
+        "holds no images, only folders: deep",
+        given(lambda root: (root / "test" / "deep").mkdir(parents=True), data_test_dir="test", data_sample_submission="null"),
+    ),
     # images
     Case(
         "images that aren't there",
@@ -191,6 +239,34 @@ CASES = [
             | {k: v for i in range(44, 48) for k, v in (raw(f"images/1_{i:03d}.png", b"")(root) or {}).items()}
         ),
     ),
+    Case(
+        "a name without extension that fits several images",
+        "1 image names fit several files: '1_000' (1_000.jpg, 1_000.png)",
+        lambda root: rename("1_000.png", "1_000.jpg")(root) or cell(0, "image", "1_000")(root),
+    ),
+    Case(
+        "a named pipe for an image",
+        "1 of 48 images can't be read: line 2 '1_000.png' (not a regular file)",
+        lambda root: (root / IMAGE).unlink() or os.mkfifo(root / IMAGE),
+    ),
+    Case(
+        "a file's name that isn't UTF-8",
+        "holds file names that aren't UTF-8; rename them",
+        lambda root: (root / "images" / os.fsdecode(b"\xff.png")).touch(),
+    ),
+    Case(
+        "a cache of images that can't be decoded (data.check: header)",
+        "1 of 36 images can't be cached: ",
+        lambda root: (
+            {"data_check": "header", "data_cache_dir": root / "cache"}
+            | (raw("images/1_001.png", (root / IMAGE).read_bytes()[:900])(root) or {})
+        ),
+    ),
+    Case(
+        "a cache that can't be written",
+        "can't be written (Not a directory)",
+        lambda root: {"data_cache_dir": root / "train.csv" / "c"},
+    ),
     # test rows and submission
     Case(
         "a label in the test only",
@@ -206,6 +282,48 @@ CASES = [
         "would have to be the 4 classes; no classes: 'dog'",
         rows(lambda table: table.rename(columns={"label": "dog"}).assign(cow="0"), "sample_submission.csv"),
     ),
+    Case(
+        "a sample submission that isn't there, besides a test table",
+        "none.csv: No such file or directory",
+        given(sample(""), data_sample_submission="none.csv"),
+    ),
+    Case(
+        "a sample submission that isn't text", "sample_submission.csv: not UTF-8 text (byte 0xff)", sample("image,label\n\xff,a\n")
+    ),
+    Case("a sample submission with an open quote", "line 2: not readable as CSV", sample('image,label\n"2_000.png,a\n')),
+    Case("a sample submission of one column", "needs a column of image names and one for the answer", sample("image\n2_000.png\n")),
+    Case(
+        "a sample submission with a row too long",
+        "1 rows don't have the header's 2 fields: line 2 (3)",
+        sample("image,label\na,b,c\n"),
+    ),
+    Case("a sample submission with a column twice", "has several columns 'label'; a sample", sample("image,label,label\na,b,c\n")),
+    Case("a sample submission without rows", "no rows; a sample submission lists the images", sample("image,label\n")),
+    Case("a sample submission with a blank name", "1 rows have a blank image: line 2", sample("image,label\n ,a\n")),
+    Case("a sample submission with an image twice", "1 images come more than once: 'a'", sample("image,label\na,b\na,b\n")),
+    Case(
+        "a sample submission that asks for other images",
+        "1 of its 2 images have no prediction: 'x.png'",
+        sample("image,label\n2_000.png,a\nx.png,a\n"),
+    ),
+    Case(
+        "a sample submission whose names fit several images",
+        "for 1 images several predictions fit: '2_000.png' ('a/2_000.png', 'b/2_000.png')",
+        lambda root: (
+            rename("2_000.png", "a/2_000.png", "b/2_000.png")(root)
+            or sample("image,label\n2_000.png,a\n", "a/2_000.png", "b/2_000.png")(root)
+        ),
+    ),
+    Case(
+        "a sample submission with two names for one image",
+        "1 predictions fit several of its images: '2_000.png'",
+        sample("image,label\n2_000.png,a\n2_000.jpg,a\n"),
+    ),
+    Case(
+        "labels that hold the submission's separator",
+        "not written, for it would not be what",
+        given(rows(lambda table: table.assign(label=["a b", "c d"] * 24)), predict_submission="topk"),
+    ),
     # splits
     Case("more held out than there is", "would hold out 48 of the 48 images", {"folds_holdout": 48}),
     Case(
@@ -218,6 +336,34 @@ CASES = [
         ),
     ),
     Case("own folds that aren't numbers", "folds are numbers from 0 on", {"folds_csv": "train.csv"}),
+    Case(
+        "own folds of one column",
+        "needs two columns, image names first",
+        given(raw("f.csv", b"image\n1_000.png\n"), folds_csv="f.csv"),
+    ),
+    Case(
+        "own folds with an image twice",
+        "1 images come more than once: 'a'",
+        given(raw("f.csv", b"image,fold\na,0\na,1\n"), folds_csv="f.csv"),
+    ),
+    Case(
+        "own folds without some images",
+        "has no row for 47 of 48 images: '1_001.png'",
+        given(raw("f.csv", b"image,fold\n1_000.png,0\n"), folds_csv="f.csv"),
+    ),
+    Case(
+        "own folds that leave one row to train on",
+        "1 training rows are too few for 1 process",
+        lambda root: (
+            rows(lambda table: table.assign(label=["0"] * 47 + ["1"]))(root)
+            or given(lambda root: shutil.copy(root / "train.csv", root / "f.csv") and None, folds_csv="f.csv")(root)
+        ),
+    ),
+    Case(
+        "a class an image: nobody to hold out",
+        "no row can be held out, for no class has a second image",
+        rows(lambda table: table.assign(label=table["image"])),
+    ),
     # network and objective
     Case("a network that timm doesn't have", "timm has no such model; did you mean resnet50?", {"model_name": "resnet5O"}),
     Case("an argument that the network doesn't take", "model.name test_resnet with kwargs", {"model_kwargs": "{no_such: 1}"}),
@@ -232,6 +378,18 @@ CASES = [
         weights("w.pth", lambda: {"w": Pickle()}),
     ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
+    Case("weights that are numbers", "holds no tensors by name (a state_dict is expected)", weights("w.pth", lambda: {"a": 3})),
+    Case("images too small for the network", "test_vit: can't take images of 32 px", {"model_name": "test_vit"}),
+    Case(
+        "training images of another size than evaluation's, for a network that takes one",
+        "test_vit: can't take images of 32 px",
+        {"model_name": "test_vit", "data_eval_size": 160},
+    ),
+    Case(
+        "GeM pooling of a network without a feature map",
+        "model.pool gem: test_vit has no feature map",
+        {"model_name": "test_vit", "data_size": 160, "model_pool": "gem"},
+    ),
     Case("an objective for several labels", "objective.name bce is not for one label an image", {"objective_name": "bce"}),
     Case("an objective for embeddings", "objective.name arcface is not for one label an image", {"objective_name": "arcface"}),
     Case("an objective for classifiers", "objective focal is not for embeddings", {"objective_name": "focal"}, train_embedding),
@@ -239,6 +397,44 @@ CASES = [
         "a factor for a class that isn't there",
         "objective.class_factors names 'dog', which is not a class",
         {"objective_class_factors": "{dog: 2}"},
+    ),
+    Case(
+        "logit adjustment for several labels",
+        "logit_adjustment and label_smoothing are for one label an image",
+        {"data_label_separator": "|", "objective_name": "bce", "objective_logit_adjustment": 1},
+    ),
+    Case(
+        "several labels an image, for embeddings",
+        "train_embedding takes one individual an image; set it to null",
+        given(cell(0, "label", "ant|bee"), data_label_separator="|", objective_name="arcface"),
+        train_embedding,
+    ),
+    Case(
+        "one individual alone, for embeddings",
+        "1 individuals to train on; an embedding needs two at least",
+        given(rows(lambda table: table.assign(label=["a", "new"] * 24)), data_new_label="new", objective_name="arcface"),
+        train_embedding,
+    ),
+    Case(
+        "a metric that the held-out images don't define",
+        "train.metric auroc isn't defined on these 12 validation rows",
+        {"train_metric": "auroc", "folds_unknown": 0, "objective_name": "arcface"},
+        train_embedding,
+    ),
+    Case(
+        "P x K batches where no class has two images",
+        "train.sampler pk: no class has two training images",
+        given(
+            rows(lambda table: table.assign(label=[str(i // 2) for i in range(48)])),
+            **{
+                "train_sampler": "pk",
+                "train_singles": "drop",
+                "objective_name": "arcface",
+                "folds_holdout": 24,
+                "folds_unknown": 0,
+            },
+        ),
+        train_embedding,
     ),
     Case(
         "MixUp of embeddings",
@@ -259,11 +455,31 @@ CASES = [
     ),
     Case("a transform's argument that isn't there", "has no argument degree", {"data_augment": "[{RandomRotation: {degree: 3}}]"}),
     Case("a transform's value that it can't use", "can't be used with", {"data_augment": "[{RandomRotation: {degrees: many}}]"}),
+    Case(
+        "two transforms in one entry",
+        "neither a transform's name nor a name with",
+        {"data_augment": "[{Grayscale: {}, Resize: {}}]"},
+    ),
+    Case("a transform that the network does itself", "Normalize: pictures stay uint8", {"data_augment": "[Normalize]"}),
+    Case("random noise to erase with", "value 'random' is noise around 0", {"data_augment": "[{RandomErasing: {value: random}}]"}),
+    Case(
+        "an interpolation that isn't there",
+        "interpolation is one of nearest, ",
+        {"data_augment": "[{RandomRotation: {degrees: 3, interpolation: best}}]"},
+    ),
+    Case("no list of transforms to choose from", "transforms is a list of", {"data_augment": "[{RandomApply: {transforms: 3}}]"}),
+    Case("a transform that leaves no colour picture", "leaves torch.uint8 (1, 32, 32)", {"data_augment": "[Grayscale]"}),
     Case("P x K batches for a classifier", "train.sampler pk is for train_embedding", {"train_sampler": "pk"}),
     Case("one image a batch", "BatchNorm can't take statistics; 2 is the least", {"train_batch_size": 1}),
     Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install wandb", {"train_log_with": "[wandb]"}),
     Case("a tracker that isn't there", "train.log_with tensorbord: Accelerate knows", {"train_log_with": "[tensorbord]"}),
     Case("a batch size of nothing for predictions", "predict.batch_size is 1 at least, or null", {"predict_batch_size": 0}),
+    Case("a learning rate without measure", "The loss is no longer finite in epoch 1; no epoch was finished", {"optim_lr": 1e30}),
+    Case(
+        "a learning rate without measure, and one batch an epoch",
+        "rows of scores hold NaN or infinity",
+        {"optim_lr": 1e30, "train_batch_size": 36},
+    ),
     Case("a negative seed", "folds.seed can't be negative", {"folds_seed": -1}),
     Case("a hidden layer without width", "model.hidden", {"model_hidden": "[0]"}),
     Case(
@@ -285,8 +501,8 @@ def own(contest: Path, tmp_path: Path) -> Path:
 
 def command(case: Case, own: Path, arguments: Callable[..., list[str]]) -> list[str]:
     fields = case.change if isinstance(case.change, dict) else case.change(own) or {}
-    out = fields.pop("", None) if "" in (fields := dict(fields)) else None
-    argv = arguments(own.parent / "run" if out in (None, "--resume") else Path(out), data_root=own, **(LAST | fields))
+    out, more = (fields := dict(fields)).pop("", None), fields.pop("argv", [])
+    argv = arguments(own.parent / "run" if out in (None, "--resume") else Path(out), data_root=own, **(LAST | fields)) + more
     return [*argv[2:], "--resume"] if out == "--resume" else argv
 
 

@@ -181,18 +181,21 @@ def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 
 
-def test_sigterm_to_the_process_exits_75_and_resumes(arguments: Callable, tmp_path: Path) -> None:
-    argv = arguments(tmp_path / "run", train_epochs=400, optim_lr=1e-4)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_group_exits_75_and_resumes(number: int, arguments: Callable, tmp_path: Path) -> None:
+    """As a scheduler's SIGTERM or Ctrl-C in a terminal: the DataLoader's workers get it as well."""
+    argv = arguments(tmp_path / "run", train_epochs=400, optim_lr=1e-4, data_workers=2)
     command = [sys.executable, str(ROOT / "scripts" / "train_classifier.py"), *argv]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert child.poll() is None, child.communicate()
         time.sleep(0.05)
-    second = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
-    assert second.returncode == 2
-    assert "another process writes this run" in second.stderr
-    child.send_signal(signal.SIGTERM)
+    if number == signal.SIGTERM:
+        second = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert "another process writes this run" in second.stderr
+    os.killpg(child.pid, number)
     _, stderr = child.communicate(timeout=60)
-    assert child.returncode == files.INTERRUPTED
+    assert child.returncode == files.INTERRUPTED, stderr
     assert "go on with: --out" in stderr
     assert "Traceback" not in stderr
