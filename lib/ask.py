@@ -39,6 +39,8 @@ class Job:
 
     def __post_init__(self) -> None:
         self.recipe = self.recipes[0]
+        if self.recipe.data.label_separator is not None:
+            raise FlukeError("data.label_separator: retrieval takes one individual an image; set it to null.")
         self.say = self.accelerator.print
         marks = [fingerprint(run, recipe) for run, recipe in zip(self.runs, self.recipes)]
         self.model = f" {self.how} ".join(marks)

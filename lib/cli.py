@@ -57,13 +57,17 @@ for _kind, (_pattern, _first) in _OURS.items():
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, list(_first))
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, name: str = "a value") -> Any:
     """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice,
-    anchors)."""
+    anchors), which call the text `name`."""
+    loader = _Loader(text)
+    loader.name = name
     try:
-        return yaml.load(text, Loader=_Loader)
+        return loader.get_single_data()
     except RecursionError:
-        raise FlukeError("YAML nested a thousand levels deep is no recipe.") from None
+        raise FlukeError(f"{name}: YAML nested a thousand levels deep is no recipe.") from None
+    finally:
+        loader.dispose()
 
 
 def make_parser(doc: str, recipe: bool = True) -> Any:
@@ -108,9 +112,9 @@ def parse(parser: Any, argv: list[str] | None = None) -> Any:
             raise FlukeError(f"Unknown option {name}{_nearest(name, known)}")
     for i, token in enumerate(argv):
         if token == "--cfg" and i + 1 < len(argv):
-            _check_file(argv[i + 1])
+            read_tree(argv[i + 1])
         elif token.startswith("--cfg="):
-            _check_file(token[6:])
+            read_tree(token[6:])
     try:
         args = parser.parse_args(argv)
     except ArgumentError as error:
@@ -151,17 +155,19 @@ _KINDS = {"int": "a whole number", "float": "a number", "str": "text (numbers, t
 _KINDS |= {"NoneType": "null", "bool": "true or false", "list": "a list, [a, b]", "dict": "a mapping, {name: value}"}
 
 
-def _check_file(path: str) -> None:
+def read_tree(path: str) -> dict[str, Any]:
+    """The sections of a recipe's file as they stand, their fields' names checked. Raises FlukeError."""
     try:
-        tree = load_yaml(Path(path).read_text(encoding="utf-8"))
+        tree = load_yaml(Path(path).read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise FlukeError(f"--cfg {path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
+        raise FlukeError(f"{path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
     except yaml.YAMLError as error:
-        raise FlukeError(f"--cfg {path}: not YAML: {' '.join(str(error).split())}.") from None
+        raise FlukeError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
-        raise FlukeError(f"--cfg {path}: expected sections ({', '.join(SECTIONS)}), not {found}.")
+        raise FlukeError(f"{path}: expected sections ({', '.join(SECTIONS)}), not {found}.")
     _check_keys(tree, Recipe, path, "")
+    return tree
 
 
 def _check_keys(tree: dict[str, Any], cls: Any, path: str, prefix: str) -> None:

@@ -1,8 +1,8 @@
 """Cross-validation: the folds of a table, a run for each, and what they say together; the mean of several networks.
 
 A k-fold run's folder holds fold0 ... foldN, runs like any other but for the test images, and folds.csv. Once every fold is there:
-oof.npz, each training row scored by the one model that did not learn it; cv.json; and of the test images, predicted in one pass by
-all models, scores_test.npz and submission.csv.
+oof.npz, each training row scored by the one model that did not learn it; cv.json; report.html; and of the test images, predicted in
+one pass by all models, scores_test.npz and submission.csv.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from lib.images import Fit
 from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
+from lib.run_report import write_folds_report
 from lib.scores import Scores
 from lib.sources import read_columns, some
 from lib.table import Table
@@ -117,6 +118,8 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             if sample is not None:
                 path = folder / "submission.csv"
                 on_main(accelerator, lambda: experiment.submit(recipe.predict, path, sample, test, logits, thresholds, say))
+        if kind == "classifier":
+            on_main(accelerator, lambda: write_folds_report(recipe, folder, train, oof, result))
         if finished:
             on_main(accelerator, lambda: write_json(folder / "cv.json", result))
             say(f"done: {folder}")

@@ -3,8 +3,10 @@ interruptions."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -161,6 +163,14 @@ def deaf(worker: int) -> None:
     until then; a worker ends when the main process says so, or is gone."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """End what an error left running: multiprocessing would send a SIGTERM, which `deaf` workers don't hear, and wait for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would take it for a fault
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[Any]:

@@ -139,9 +139,15 @@ def _run(
         test.targets()  # raises for labels in the test only
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
     sample = read_sample(recipe) if task.kind == "classifier" and fold is None else None
+    if sample is not None and test is not None:  # its faults now, not after the training
+        submission.match(sample.ids, test.names, sample.path)
+        if recipe.predict.submission == "auto":
+            submission.infer_kind(sample, task.classes, task.train.multi, recipe.predict.separator)
     set_seed(seed_of(t.seed, 2) % 2**32)
     spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
     network = Network(spec, recipe.objective)
+    if d.eval_size is not None:
+        network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.objective(network.width)
     say(load_start(network, recipe.model))
     megabytes = 4e-6 * sum(p.numel() for p in network.parameters())

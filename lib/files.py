@@ -150,7 +150,9 @@ def require_free(folder: Path, megabytes: float) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e6
     if free < megabytes:
-        raise FlukeError(f"{folder}: {free:,.0f} MB free, but this run needs about {megabytes:,.0f} MB; free some or set --out.")
+        raise FlukeError(
+            f"{folder}: {free:,.0f} MB free, but this run needs about {megabytes:,.0f} MB; free some, or name a folder elsewhere."
+        )
 
 
 def newest(runs: Path, wanted: Callable[[Path], bool]) -> Path | None:

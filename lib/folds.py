@@ -83,8 +83,10 @@ def split_individuals(
     A share `folds.unknown` of the individuals is left out of training whole: their held-out images are queries whose right answer
     is `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of `new_label` are split like
     an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With `fold` (n,), fold `number` is
-    what is held out; each row is then asked about in one fold only.
+    what is held out; each row is then asked about in one fold only. Raises FlukeError for several labels an image.
     """
+    if table.multi:
+        raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
     labels = np.array([label for (label,) in table.labels or []])
     new = labels == new_label
     people = [label for label in table.classes if label != new_label]

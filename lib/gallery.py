@@ -139,7 +139,7 @@ def held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
     val = scores.load(path)
     queries = val.source.get("queries")
     if val.kind != "embeddings" or not isinstance(queries, int) or not 0 < queries < len(val.rows):
-        raise FlukeError(f"{path}: doesn't say which rows were held out; predict them anew with train_embedding.py.")
+        raise FlukeError(f"{path}: doesn't say which rows were held out; train again, with another --out.")
     place = {row: i for i, row in enumerate(table.rows.tolist())}
     now = [place.get(row) for row in val.rows.tolist()]
     labels = val.labels or []
@@ -149,7 +149,10 @@ def held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
         if at is None or table.names[at] != name or (table.labels or [])[at] != label
     ]
     if gone:
-        raise FlukeError(f"{path}: {len(gone):,} of its rows aren't in {table.source} as they were: {some(gone)}; train again.")
+        raise FlukeError(
+            f"{path}: {len(gone):,} of its rows aren't in {table.source} as they were: {some(gone)}; give it that table, or train "
+            "again."
+        )
     return np.array(now, dtype=np.int64), np.arange(len(now)) >= len(now) - queries
 
 

@@ -65,7 +65,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         self.pool = GeM() if spec.model.pool == "gem" else nn.Identity()
-        self.head, self.width = make_head(self._pooled_width(), spec)
+        self.head, self.width = make_head(self.pooled_width(spec.size), spec)
         """`width`: columns of the output."""
         self.objective: nn.Module | None = None
         self.mix = make_mix(objective, len(spec.classes)) if objective is not None else None
@@ -81,10 +81,10 @@ class Network(nn.Module):
         return self.pool(x)
 
     @torch.no_grad()
-    def _pooled_width(self) -> int:
-        """Columns of the pooled features, found by one image: timm's num_features doesn't count layers between map and classifier
-        (VGG, MobileNetV3). Raises FlukeError when the backbone can't take that size, or has no feature map for GeM."""
-        m, size = self.spec.model, self.spec.size
+    def pooled_width(self, size: int) -> int:
+        """Columns of the pooled features, found by one image of that side: timm's num_features doesn't count layers between map and
+        classifier (VGG, MobileNetV3). Raises FlukeError when the backbone can't take that size, or has no feature map for GeM."""
+        m = self.spec.model
         try:
             x = self.backbone.eval()(torch.zeros(1, 3, size, size))
         except Exception as error:  # whatever a backbone raises for a size that it can't take

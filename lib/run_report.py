@@ -1,7 +1,8 @@
-"""A run told as figures and a page: what its folder holds, drawn with report.py and figures.py."""
+"""A run, or its folds, told as figures and a page: what its folder holds, drawn with report.py and figures.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from lib import cli, figures, metrics, report
+from lib import cli, figures, metrics, report, scores
 from lib.config import Recipe
 from lib.files import read_json
 from lib.pools import probabilities as probabilities_of
+from lib.scores import Scores
+from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task, centres_of
 
 
@@ -34,7 +37,9 @@ def write_report(
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):
-        more, tables, examples = _classifier(task, outputs)
+        multi = task.train.multi
+        images = task.targets.sum(0).astype(int) if multi else np.bincount(task.targets, minlength=len(task.classes))
+        more, tables, examples = _classifier(task.classes, task.val_targets, outputs, task.shown.paths, images.tolist())
     else:
         assert isinstance(task, Embedder)
         more, tables, examples = _embedding(task, outputs, objective), {}, []
@@ -48,24 +53,43 @@ def write_report(
         task.metric, value, task.queries, tuple(interval) if interval else None, f"best epoch {result['best_epoch']}"
     )
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
-    about = read_json(folder / "environment.json")
-    libraries = about.pop("libraries")
-    facts = {
-        "Run": {**about, "command": " ".join(about["command"]), "epochs": result["epochs"]},
-        "Libraries": libraries,
-        "Recipe": {"recipe.yaml": cli.dump(recipe)},
-    }
+    facts = _facts(recipe, folder, epochs=result["epochs"])
     tables["Epochs"] = pd.DataFrame(history)
     report.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
 
 
-def _classifier(task: Classifier, logits: np.ndarray) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[report.Example]]:
-    classes, targets = task.classes, task.val_targets
-    probabilities = probabilities_of(logits, task.train.multi)
-    images = task.targets.sum(0).astype(int) if task.train.multi else np.bincount(task.targets, minlength=len(classes))
-    table = report.class_table(logits, targets, classes, images.tolist())
-    tables = {"Labels" if task.train.multi else "Classes": table}
-    if task.train.multi:
+def write_folds_report(recipe: Recipe, folder: Path, train: Table, oof: Scores, result: dict[str, Any]) -> None:
+    """Write report.html and confusion.png of a k-fold run into `folder`: what its folds' models say of the rows that each did not
+    learn. `oof` is in the order of `train`; `result` is what cv.json holds."""
+    drawn, tables, examples = _classifier(oof.classes, scores.targets(oof), oof.logits, train.paths)
+    if "Confusion" in drawn:
+        figures.save(drawn["Confusion"], folder / "confusion.png")
+    metric = result["pooled_metric"]
+    note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
+    headline = report.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
+    others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
+    tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
+    report.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
+
+
+def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
+    about = read_json(folder / "environment.json")
+    libraries = about.pop("libraries")
+    return {
+        "Run": {**about, "command": " ".join(about["command"]), **more},
+        "Libraries": libraries,
+        "Recipe": {"recipe.yaml": cli.dump(recipe)},
+    }
+
+
+def _classifier(
+    classes: tuple[str, ...], targets: np.ndarray, logits: np.ndarray, paths: Sequence[Path], images: list[int] | None = None
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[report.Example]]:
+    multi = targets.ndim == 2
+    probabilities = probabilities_of(logits, multi)
+    table = report.class_table(logits, targets, classes, images)
+    tables = {"Labels" if multi else "Classes": table}
+    if multi:
         ordered = table.sort_values("#")
         drawn = {"Labels": figures.average_precisions(classes, ordered["average precision"].to_numpy(), targets.mean(0))}
     else:
@@ -77,7 +101,7 @@ def _classifier(task: Classifier, logits: np.ndarray) -> tuple[dict[str, Figure]
         }
         if (answers != targets).any():
             tables["Most frequent mistakes"] = report.confused_pairs(targets, answers, classes)
-    return drawn, tables, report.mistakes(task.shown.paths, targets, probabilities, classes)
+    return drawn, tables, report.mistakes(paths, targets, probabilities, classes)
 
 
 def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:

@@ -83,8 +83,7 @@ def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | N
                 raise FlukeError(f"{folder} belongs to a k-fold run; kfold.py --out {whole} --resume goes on with that.")
         if kfold and not (folder / "folds.csv").exists():
             raise FlukeError(f"{folder}: a run, but no k-fold run; the script that made it goes on with it.")
-        old = cli.load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        if found := differences(old, asdict(recipe)):
+        if found := differences(cli.read_tree(str(folder / "recipe.yaml")), asdict(recipe)):
             raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
     return folder
 

@@ -89,15 +89,11 @@ def load(path: Path) -> Scores:
         scores = Scores(
             rows, list(meta["names"]), tuple(meta["classes"]), values, labels, bool(meta["multi"]), meta["source"], kind
         )
-    except FileNotFoundError:
-        raise FlukeError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise FlukeError(f"{path}: a folder, not a scores file.") from None
-    except PermissionError:
-        raise FlukeError(f"{path}: may not be read.") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, NotImplementedError) as error:
-        raise FlukeError(f"{path}: not a scores file, or torn ({_short(error)}); write it again.") from None
-    except (zipfile.BadZipFile, MemoryError, RecursionError, RuntimeError, SyntaxError) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise FlukeError(f"{path}: {error.strerror}.") from None
+    except FlukeError:
+        raise
+    except Exception as error:  # NumPy, zipfile and json raise of a stranger's file what it makes them raise
         raise FlukeError(f"{path}: not a scores file, or torn ({_short(error)}); write it again.") from None
     _validate(scores, path)
     return scores
@@ -144,7 +140,7 @@ def targets(scores: Scores, where: str = "scores") -> np.ndarray:
 
     Raises FlukeError when labels aren't known, or not among the classes.
     """
-    if scores.labels is None:
+    if not scores.labels:
         raise FlukeError(f"{where}: has no labels to be scored against.")
     column = {name: i for i, name in enumerate(scores.classes)}
     if bad := sorted({label for row in scores.labels for label in row if label not in column}):
@@ -227,6 +223,8 @@ def of_run(folder: Path) -> tuple[Scores | None, Scores | None]:
     names = ("oof.npz", "scores_val.npz")
     found = next((folder / name for name in names if (folder / name).exists()), None)
     parts = sorted(part.name for part in folder.glob("fold[0-9]*") if part.is_dir())
+    if parts and (folder / "cv.json").exists() and found is None:
+        raise FlukeError(f"{folder}: a k-fold run of embeddings, not of classes; retrieve.py combines those.")
     if parts and (found is None or found.name != "oof.npz"):
         raise FlukeError(f"{folder}: a k-fold run without oof.npz ({', '.join(parts)} begun); finish it with kfold.py --resume.")
     test = folder / "scores_test.npz"

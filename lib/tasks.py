@@ -87,8 +87,6 @@ class Embedder:
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         d, t = recipe.data, recipe.train
-        if train.multi:
-            raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
         self.recipe, self.queries = recipe, len(val)
         self.name: metrics.Task = "retrieval"
         self.metric = metrics.auto_metric("retrieval") if t.metric == "auto" else t.metric

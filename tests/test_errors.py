@@ -1,6 +1,7 @@
 """Bad input and faults, through the real scripts: one sentence each, exit code 2, no traceback; what was saved survives.
 
-tests/README.md is written from these tables: PYTHONPATH=. python tests/test_errors.py
+Here those of a training; test_errors_after.py has the scripts that come after it. tests/README.md is written from both:
+PYTHONPATH=. python tests/test_errors.py
 """
 
 import html
@@ -144,7 +145,7 @@ CASES = [
     # the command line and the recipe's file
     Case("an option that isn't there", "Unknown option --train.epoch; did you mean --train.epochs?", {"train_epoch": 3}),
     Case("a value of another type", "--train.epochs three: expected a whole number", {"train_epochs": "three"}),
-    Case("a recipe that isn't there", "--cfg none.yaml: can't be read (No such file", {"argv": ["--cfg", "none.yaml"]}),
+    Case("a recipe that isn't there", "none.yaml: can't be read (No such file", {"argv": ["--cfg", "none.yaml"]}),
     Case("a recipe that isn't YAML", "recipe.yaml: not YAML: ", recipe("data: [")),
     Case("a recipe without sections", "expected sections (data, model, ", recipe("- data\n")),
     Case("a field that isn't there", "unknown field data.sise; did you mean data.size?", recipe("data: {sise: 64}")),
@@ -379,11 +380,11 @@ CASES = [
     ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
     Case("weights that are numbers", "holds no tensors by name (a state_dict is expected)", weights("w.pth", lambda: {"a": 3})),
-    Case("images too small for the network", "test_vit: can't take images of 32 px", {"model_name": "test_vit"}),
+    Case("images too small for the network", "test_vit3: can't take images of 32 px", {"model_name": "test_vit3"}),
     Case(
         "training images of another size than evaluation's, for a network that takes one",
-        "test_vit: can't take images of 32 px",
-        {"model_name": "test_vit", "data_eval_size": 160},
+        "test_vit3: can't take images of 32 px",
+        {"model_name": "test_vit3", "data_eval_size": 160},
     ),
     Case(
         "GeM pooling of a network without a feature map",
@@ -426,13 +427,11 @@ CASES = [
         "train.sampler pk: no class has two training images",
         given(
             rows(lambda table: table.assign(label=[str(i // 2) for i in range(48)])),
-            **{
-                "train_sampler": "pk",
-                "train_singles": "drop",
-                "objective_name": "arcface",
-                "folds_holdout": 24,
-                "folds_unknown": 0,
-            },
+            train_sampler="pk",
+            train_singles="drop",
+            objective_name="arcface",
+            folds_holdout=24,
+            folds_unknown=0,
         ),
         train_embedding,
     ),
@@ -509,7 +508,10 @@ def command(case: Case, own: Path, arguments: Callable[..., list[str]]) -> list[
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_bad_input_is_one_sentence(case: Case, own: Path, arguments: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(own.parent)
-    argv = command(case, own, arguments)
+    is_one_sentence(case, command(case, own, arguments))
+
+
+def is_one_sentence(case: Case, argv: list[str]) -> None:
     with pytest.raises(FlukeError) as caught:
         case.script.main(argv)
     sentence = str(caught.value)
@@ -589,6 +591,20 @@ def test_full_disk_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypat
     assert (tmp_path / "run" / "submission.csv").exists()
 
 
+@fault("pretrained weights that can't be downloaded", "says so, and what to do instead")
+def test_no_network(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = model.timm.create_model
+
+    def offline(name: str, pretrained: bool, **more: Any) -> Any:
+        if pretrained:
+            raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+        return real(name, pretrained=pretrained, **more)
+
+    monkeypatch.setattr(model.timm, "create_model", offline)
+    with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); give model.weights a local"):
+        train_classifier.main(arguments(tmp_path / "run", model_pretrained=True))
+
+
 @fault("the disk has no room for the run", "said before the first step")
 def test_no_room_is_said_first(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -641,6 +657,7 @@ ELSEWHERE = [
         "recognised by its hashes; the one before it is taken, and said (test_resume.py, test_files.py)",
     ),
     ("a pickle in a resumable state", "refused, not run (test_files.py)"),
+    ("more images than re-ranking takes", "refused before memory runs out (test_errors_after.py)"),
     ("another number of processes with --resume", "refused in one sentence (test_launch.py)"),
     ("another recipe with --resume", "refused; the fields that differ are named (test_resume.py)"),
     ("a run in the way, without --resume", "refused; nothing is touched (test_resume.py)"),
@@ -660,6 +677,9 @@ ELSEWHERE = [
 
 def make_readme() -> str:
     """The text of tests/README.md."""
+    from test_errors_after import AFTER
+
+    cases = [*CASES, *(case for case, _ in AFTER)]
     lines = [
         "# Bad input and faults, and what happens",
         "",
@@ -667,15 +687,18 @@ def make_readme() -> str:
         "",
     ]
     lines += [
-        f"## {len(CASES)} kinds of bad input",
+        f"## {len(cases)} kinds of bad input",
         "",
         "Each ends a real script with exit code 2 and one sentence, with these words in it:",
         "",
     ]
     lines += [
-        "| bad input | the sentence says |",
-        "|---|---|",
-        *(f"| {case.what} | {case.says.replace('|', chr(92) + '|')} |" for case in CASES),
+        "| script | bad input | the sentence says |",
+        "|---|---|---|",
+        *(
+            f"| {case.script.__name__.rpartition('.')[2]} | {case.what} | {case.says.replace('|', chr(92) + '|')} |"
+            for case in cases
+        ),
     ]
     lines += ["", f"## {len(FAULTS) + len(ELSEWHERE)} faults", "", "| fault | what happens |", "|---|---|"]
     return "\n".join([*lines, *(f"| {what} | {happens} |" for what, happens in FAULTS + ELSEWHERE)]) + "\n"

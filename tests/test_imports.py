@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "answers": {"config", "figures", "index", "metrics", "report", "retrieval", "stranger", "table"},
     "figures": {"metrics"},
     "report": {"figures"},
-    "run_report": {"cli", "config", "figures", "metrics", "pools", "report", "tasks"},
+    "run_report": {"cli", "config", "figures", "metrics", "pools", "report", "scores", "table", "tasks"},
 }
 ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import experiment, scores, train
+from lib import crossval, experiment, run_report, scores, train
 from lib.files import FlukeError, Interrupted
 from lib.images import decode
 from scripts import kfold, predict, train_classifier
@@ -33,6 +33,7 @@ def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "write_report", lambda *_: None)
+        patch.setattr(crossval, "write_folds_report", lambda *_: None)
         yield
 
 
@@ -40,7 +41,9 @@ def _no_reports() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> Path:
     """A finished run of three folds. Its last folder name is always `run`, for files tell the name."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    kfold.main(make_argv(arguments, out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crossval, "write_folds_report", run_report.write_folds_report)
+        kfold.main(make_argv(arguments, out))
     return out
 
 
@@ -52,6 +55,17 @@ def test_a_fold_alone_is_the_same_to_the_last_bit(whole: Path, arguments: Callab
     assert sorted(path.name for path in (tmp_path / "run").glob("fold*")) == ["fold2", "folds.csv"]
     kfold.main([*argv, "--resume", "--only", "0", "1"])
     assert contents(tmp_path / "run", WHOLE) == contents(whole, WHOLE)
+
+
+def test_page_shows_every_out_of_fold_row(whole: Path) -> None:
+    page, cv = (whole / "report.html").read_text(), json.loads((whole / "cv.json").read_text())
+    assert f"{cv['pooled']:.4f}" in page
+    assert f"accuracy over 3 folds: mean {cv['mean']:.4f}, spread {cv['spread']:.4f}" in page
+    assert all(f"{value:.3f}" in page for value in cv["per_fold"])
+    oof = scores.load(whole / "oof.npz")
+    right = oof.logits.argmax(1) == scores.targets(oof)
+    shown = [name in page for name in oof.names]
+    assert shown == (~right).tolist()  # every mistake, from whichever fold
 
 
 def test_what_is_summed_up(whole: Path, contest: Path) -> None:

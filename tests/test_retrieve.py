@@ -323,5 +323,5 @@ def test_nan_embeddings_and_changed_tables(run: Path, herd: Path, tmp_path: Path
         with pytest.raises(FlukeError, match=r"57 of 57 rows hold NaN"):
             retrieve.main(["--run", str(copy)])
     pd.read_csv(herd / "train.csv").iloc[::-1].to_csv(herd / "turned.csv", index=False)
-    with pytest.raises(FlukeError, match=r"turned\.csv as they were: .*; train again"):
+    with pytest.raises(FlukeError, match=r"turned\.csv as they were: .*; give it that table, or train again"):
         retrieve.main(["--run", str(run), "--data.train_csv", "turned.csv"])

@@ -156,7 +156,7 @@ def test_a_file_that_contradicts_itself_is_refused_in_a_sentence(tmp_path, chang
 
 def test_other_files_are_refused_and_a_refused_save_keeps_what_was_there(tmp_path):
     (tmp_path / "s.npz").write_text("image,label\n")
-    for path, words in ((tmp_path / "s.npz", "not a scores file"), (tmp_path / "no", "no such file"), (tmp_path, "a folder")):
+    for path, words in ((tmp_path / "s.npz", "not a scores file"), (tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(FlukeError, match=words):
             load(path)
     save(tmp_path / "s.npz", make())
