@@ -19,6 +19,7 @@ from lib.identify import rank_with_new
 from lib.index import Gallery, build, open_gallery
 from lib.ranks import on_main
 from lib.retrieval import answer, measure, validate
+from lib.sample import Kind, sample_of
 from lib.sources import some
 from lib.table import Table
 
@@ -144,7 +145,7 @@ def _write(
     measured: dict[str, float],
     is_test: bool,
 ) -> dict[str, Any]:
-    recipe, new_label, d, p = job.recipe, job.recipe.data.new_label, job.recipe.data, job.recipe.predict
+    recipe, new_label, p = job.recipe, job.recipe.data.new_label, job.recipe.predict
     if job.gallery is None:
         if (job.saved / "changes.txt").exists():
             raise FlukeError(
@@ -152,10 +153,9 @@ def _write(
                 f"{job.saved}, or name another --out, or delete it."
             )
         gallery.save(job.saved)
-    if is_test and d.sample_submission and recipe.train.limit_rows is None:
-        sample = submission.read_sample(Path(d.root) / d.sample_submission)
+    if is_test and (sample := sample_of(recipe)) is not None:
         may = [*np.unique(gallery.labels).tolist(), *([new_label] if new_label is not None else [])]
-        kind: submission.Kind = "label" if p.submission == "label" else "topk"
+        kind: Kind = "label" if p.submission == "label" else "topk"
         submission.write(job.folder / "submission.csv", sample, queries.names, kind, lists, may, k=p.topk, separator=p.separator)
     frame = answers.to_frame(queries, found, lists, gallery, fitted, new_label)
     with atomic(job.folder / "ranks.parquet") as temporary:

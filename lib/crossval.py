@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from lib import experiment, folds, metrics, runs, scores, submission
+from lib import experiment, folds, metrics, runs, scores
 from lib.adjust import label_thresholds
 from lib.config import Recipe
 from lib.experiment import Fold
@@ -30,8 +30,10 @@ from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_folds_report
+from lib.sample import infer_kind, match, sample_of
 from lib.scores import Scores
 from lib.sources import read_columns, some
+from lib.submission import submit
 from lib.table import Table
 
 Say = Callable[[str], None]
@@ -66,9 +68,9 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         if kind == "embedding":
             test = None
             say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
-        elif test is not None and (sample := experiment.read_sample(recipe)) is not None:  # its faults now, not after the training
-            submission.infer_kind(sample, train.classes, train.multi, recipe.predict.separator)
-            submission.match(sample.ids, test.names, sample.path)
+        elif test is not None and (sample := sample_of(recipe)) is not None:  # its faults now, not after the training
+            infer_kind(sample, train.classes, train.multi, recipe.predict.separator)
+            match(sample.ids, test.names, sample.path)
         if (folder / "folds.csv").exists():
             _compare_folds(folder / "folds.csv", train, of_row)
             _compare_models(files, kind)
@@ -117,7 +119,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             on_main(accelerator, lambda: scores.save(folder / "scores_test.npz", of_test))
             if sample is not None:
                 path = folder / "submission.csv"
-                on_main(accelerator, lambda: experiment.submit(recipe.predict, path, sample, test, logits, thresholds, say))
+                on_main(accelerator, lambda: submit(recipe.predict, path, sample, of_test, thresholds, say))
         if kind == "classifier":
             on_main(accelerator, lambda: write_folds_report(recipe, folder, train, oof, result))
         if finished:

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file
 
-from lib import config, images, scores, submission, table
 from lib import folds as folds_of
+from lib import images, scores, table
 from lib.adjust import label_thresholds
 from lib.cache import open_cache
 from lib.checkpoint import find, read_state
@@ -36,7 +36,9 @@ from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_report
 from lib.runs import keep_memory, make_accelerator, make_say, start
+from lib.sample import infer_kind, match, sample_of
 from lib.scores import Scores
+from lib.submission import submit
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task
 from lib.train import fit
@@ -138,11 +140,11 @@ def _run(
     if test is not None and test.labels is not None and task.kind == "classifier":
         test.targets()  # raises for labels in the test only
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
-    sample = read_sample(recipe) if task.kind == "classifier" and fold is None else None
+    sample = sample_of(recipe) if task.kind == "classifier" and fold is None else None
     if sample is not None and test is not None:  # its faults now, not after the training
-        submission.match(sample.ids, test.names, sample.path)
+        match(sample.ids, test.names, sample.path)
         if recipe.predict.submission == "auto":
-            submission.infer_kind(sample, task.classes, task.train.multi, recipe.predict.separator)
+            infer_kind(sample, task.classes, task.train.multi, recipe.predict.separator)
     set_seed(seed_of(t.seed, 2) % 2**32)
     spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
     network = Network(spec, recipe.objective)
@@ -205,22 +207,20 @@ def _run(
     say(f"validation, best epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
-    def write(name: str, side: Table, outputs: np.ndarray) -> None:
+    def scores_of(side: Table, outputs: np.ndarray) -> Scores:
         classes = () if kept == "embeddings" else side.classes
-        scores.save(folder / name, Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept))
+        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept)
 
-    on_main(accelerator, lambda: write("scores_val.npz", task.shown, val_outputs))
+    on_main(accelerator, lambda: scores.save(folder / "scores_val.npz", scores_of(task.shown, val_outputs)))
     thresholds: dict[str, float] | None = None
     if isinstance(task, Classifier) and task.train.multi:
         thresholds = label_thresholds(val_outputs, task.val_targets, task.classes)
         on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:
-        test_outputs = outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test")
-        on_main(accelerator, lambda: write("scores_test.npz", test, test_outputs))
+        of_test = scores_of(test, outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test"))
+        on_main(accelerator, lambda: scores.save(folder / "scores_test.npz", of_test))
         if sample is not None:
-            on_main(
-                accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, test, test_outputs, thresholds, say)
-            )
+            on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, of_test, thresholds, say))
     result: dict[str, Any] = {
         "metric": task.metric,
         "best_epoch": outcome.best_epoch,
@@ -252,43 +252,3 @@ def open_images(recipe: Recipe, side: Table, transform: images.Transform, target
         read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
     return Images([*side.paths, *mirrored], [transform], targets, recipe.train.seed, images.decode_side(transform), read, len(side))
-
-
-def read_sample(recipe: Recipe) -> submission.Sample | None:
-    """The recipe's sample submission; None if it has none or is a dry run's (train.limit_rows). Raises FlukeError."""
-    d = recipe.data
-    if d.sample_submission is None or recipe.train.limit_rows is not None:
-        return None
-    return submission.read_sample(Path(d.root) / d.sample_submission, d.image_column)
-
-
-def submit(
-    p: config.Predict,
-    path: Path,
-    sample: submission.Sample,
-    test: Table,
-    logits: np.ndarray,
-    thresholds: dict[str, float] | None,
-    say: Callable[[str], None],
-) -> None:
-    """Write the checked submission and say so. `thresholds`: the probability from which on each label is given; None: 0.5."""
-    kind = p.submission if p.submission != "auto" else submission.infer_kind(sample, test.classes, test.multi, p.separator)
-    least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
-    submission.write(
-        path,
-        sample,
-        test.names,
-        kind,
-        logits,
-        test.classes,
-        multi=test.multi,
-        k=p.topk,
-        separator=p.separator,
-        thresholds=least,
-        allow_empty=p.allow_empty,
-    )
-    say(f"submission: {path}, {len(sample.ids):,} rows as the sample has them ({kind})")
-    if kind == "labels":
-        how = "nothing fitted" if thresholds is None else "the best F1 of each on validation rows"
-        low, middle, high = np.quantile(least, [0, 0.5, 1])
-        say(f"  a label is given from a probability of {low:.3f} to {high:.3f} on, by label; median {middle:.3f} ({how})")

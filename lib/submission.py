@@ -1,189 +1,54 @@
-"""The submission: written in the sample's columns, rows and formats, and read back and checked before it gets its name.
-
-Line numbers in sentences are those of the file, the header being line 1; a row is named by the line it begins on.
-"""
+"""The submission: written in the sample's columns, rows and formats, and read back and checked before it gets its name."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
+from lib.config import Predict
 from lib.files import FlukeError, atomic
-from lib.sources import IMAGE_SUFFIXES, some
-
-Kind = Literal["label", "topk", "labels", "scores"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample submission: what the contest wants back, and how its file is made."""
-
-    path: Path
-    columns: list[str]
-    id_column: int
-    """Position of the image names among the columns."""
-    ids: list[str]
-    """Image names as they stand, in order; each once."""
-    cells: list[str]
-    """The other column's cells, where there is just one; else empty."""
-    delimiter: str
-    newline: str
-    quote_all: bool
-    encoding: str
-    """utf-8, or utf-8-sig when the file begins with a byte order mark."""
-
-    @property
-    def others(self) -> list[str]:
-        """The columns to fill in."""
-        return [column for i, column in enumerate(self.columns) if i != self.id_column]
+from lib.sample import Kind, Sample, infer_kind, match, records
+from lib.scores import Scores
+from lib.sources import some
 
 
-# --- the sample -------------------------------------------------------------------------------------------------------------------
+def submit(
+    p: Predict,
+    path: Path,
+    sample: Sample,
+    test: Scores,
+    thresholds: dict[str, float] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the submission that a recipe's predict section asks for, and say so.
 
-
-def read_sample(path: Path, image_column: str | None = None) -> Sample:
-    """Read a sample submission. Image names stand in `image_column`, if there is one of that name, else in the first column.
-
-    Raises FlukeError: no such file, not UTF-8, not a table of two columns at least, repeated columns or image names, blank names.
+    `thresholds`: the probability from which on each label is given; None: 0.5. Raises FlukeError as `write` does.
     """
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise FlukeError(f"{path}: {error.strerror or error}.") from None
-    except UnicodeDecodeError as error:
-        raise FlukeError(f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x}); save it as UTF-8.") from None
-    delimiter = _delimiter(path, text)
-    rows = list(_records(path, text, delimiter))
-    (_, columns), body = rows[0], rows[1:]
-    if ragged := [f"line {line} ({len(row)})" for line, row in body if len(row) != len(columns)]:
-        raise FlukeError(f"{path}: {len(ragged):,} rows don't have the header's {len(columns)} fields: {some(ragged)}.")
-    if twice := [repr(column) for column, count in Counter(columns).items() if count > 1]:
-        raise FlukeError(f"{path}: has several columns {some(twice)}; a sample submission names each column once.")
-    if not body:
-        raise FlukeError(f"{path}: has a header but no rows; a sample submission lists the images to predict.")
-    at = columns.index(image_column) if image_column in columns else 0
-    ids = [row[at] for _, row in body]
-    if blank := [line for (line, _), name in zip(body, ids) if not name.strip()]:
-        raise FlukeError(f"{path}: {len(blank):,} rows have a blank {columns[at]}: line {some(blank)}.")
-    if twice := [repr(name) for name, count in Counter(ids).items() if count > 1]:
-        raise FlukeError(f"{path}: {len(twice):,} images come more than once: {some(twice)}.")
-    header = text[: text.find("\n") + 1]
-    return Sample(
+    kind = p.submission if p.submission != "auto" else infer_kind(sample, test.classes, test.multi, p.separator)
+    least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
+    write(
         path,
-        columns,
-        at,
-        ids,
-        cells=[row[1 - at] for _, row in body] if len(columns) == 2 else [],
-        delimiter=delimiter,
-        newline="\r\n" if header.endswith("\r\n") else "\n",
-        quote_all=header.startswith('"') and f'"{delimiter}"' in header,
-        encoding="utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8",
+        sample,
+        test.names,
+        kind,
+        test.logits,
+        test.classes,
+        multi=test.multi,
+        k=p.topk,
+        separator=p.separator,
+        thresholds=least,
+        allow_empty=p.allow_empty,
     )
-
-
-def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: str = " ") -> Kind:
-    """What the sample's columns hold, for `predict.submission: auto`; `classes` are all labels that may be written.
-
-    scores: the other columns are the classes, in any order. With one other column: labels for several labels an image; topk when
-    most of the sample's cells hold several known labels; else label. Raises FlukeError when the columns are none of these.
-    """
-    others = sample.others
-    if set(others) == set(classes):
-        return "scores"
-    if len(others) > 1:
-        unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
-        raise FlukeError(
-            f"{sample.path}: its {len(others)} columns after the image names would have to be the {len(classes)} classes; "
-            f"no classes: {some(map(repr, unknown)) or 'none'}; lacking: {some(map(repr, lacking)) or 'none'}."
-        )
-    if multi:
-        return "labels"
-    known = set(classes)
-    lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
-    return "topk" if lists > len(sample.cells) / 2 else "label"
-
-
-def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:
-    """Positions (n,) in `names` of each of `ids`, which are the image names of the sample `path`.
-
-    They are compared as they stand, else without extension, without folder, without both. Names that no id asks for are left out.
-    Raises FlukeError for ids without a prediction and where several fit.
-    """
-    lacking: list[str] = []
-    for key in (str, _no_extension, _no_folder, lambda name: _no_extension(_no_folder(name))):
-        places: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            places.setdefault(key(name), []).append(i)
-        found = [places.get(key(name), []) for name in ids]
-        if all(found):
-            break
-        missing = [name for name, fits in zip(ids, found) if not fits]
-        if not lacking or len(missing) < len(lacking):
-            lacking = missing
-    else:
-        raise FlukeError(f"{path}: {len(lacking):,} of its {len(ids):,} images have no prediction: {some(map(repr, lacking))}.")
-    if several := [f"{name!r} ({some((repr(names[i]) for i in fits), 3)})" for name, fits in zip(ids, found) if len(fits) > 1]:
-        raise FlukeError(
-            f"{path}: for {len(several):,} images several predictions fit: {some(several)}; name them as the sample does."
-        )
-    positions = np.array([fits[0] for fits in found], dtype=np.int64)
-    if shared := [repr(names[i]) for i, count in Counter(positions.tolist()).items() if count > 1]:
-        raise FlukeError(
-            f"{path}: {len(shared):,} predictions fit several of its images: {some(shared)}; name them as the sample does."
-        )
-    return positions
-
-
-def _no_extension(name: str) -> str:
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
-
-
-def _no_folder(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
-
-
-def _delimiter(path: Path, text: str) -> str:
-    """The character that gives every line as many fields as the header, two at least; a comma if several do or none does."""
-    for delimiter in (",", ";", "\t", "|"):
-        try:
-            widths = {len(row) for _, row in _records(path, text, delimiter)}
-        except FlukeError:
-            continue
-        if len(widths) == 1 and max(widths) > 1:
-            return delimiter
-    width = len(next(_records(path, text, ","), (1, []))[1])
-    if width < 2:
-        raise FlukeError(f"{path}: needs a column of image names and one for the answer at least; its header has {width}.")
-    return ","
-
-
-def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line each begins on; blank lines are none."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in reader:
-            if row:
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise FlukeError(f"{path}, line {line}: not readable as CSV ({error}); is a quote left open?") from None
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------------------
+    say(f"submission: {path}, {len(sample.ids):,} rows as the sample has them ({kind})")
+    if kind == "labels" and thresholds is not None:
+        low, middle, high = (f"{q:.3f}" for q in np.quantile(least, [0, 0.5, 1]))
+        say(f"  a label is given from a probability of {low} to {high} on, median {middle} (best F1 of each on validation rows)")
 
 
 def write(
@@ -300,7 +165,7 @@ def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: i
         return [error.strerror or str(error)]
     except UnicodeDecodeError as error:
         return [f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"]
-    rows = list(_records(path, text, sample.delimiter))
+    rows = list(records(path, text, sample.delimiter))
     header = rows[0][1] if rows else []
     if header != sample.columns:
         return [f"its columns are {some(map(repr, header), 12) or 'none'}, not {some(map(repr, sample.columns), 12)}"]

@@ -58,10 +58,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     recipe = _recipe(Path(args.runs[0]))
 
     from lib import blend, metrics, pools, submission
+    from lib.sample import sample_of
 
-    sample = None
-    if recipe is not None and recipe.data.sample_submission and recipe.train.limit_rows is None and test:
-        sample = submission.read_sample(Path(recipe.data.root) / recipe.data.sample_submission, recipe.data.image_column)
+    sample = sample_of(recipe) if recipe is not None and test else None
     task: metrics.Task = "multi" if first.multi else "single"
     metric = args.metric or metrics.auto_metric(task)
     metrics.check_metric(metric, task)
@@ -92,25 +91,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     source = {"run": out.name, "model": f"{args.method} of {len(args.runs)}", "metric": metric, "runs": args.runs}
     if test:
-        logits = combination(pools.whole(test))
+        of_test = replace(test[0], logits=combination(pools.whole(test)), source=source)
         if recipe is not None and sample is not None:
-            p = recipe.predict
-            kind = (
-                submission.infer_kind(sample, first.classes, first.multi, p.separator) if p.submission == "auto" else p.submission
-            )
-            submission.write(
-                out / "submission.csv",
-                sample,
-                test[0].names,
-                kind,
-                logits,
-                first.classes,
-                multi=first.multi,
-                k=p.topk,
-                separator=p.separator,
-                allow_empty=p.allow_empty,
-            )
-        scores.save(out / "scores_test.npz", replace(test[0], logits=logits, source=source))
+            submission.submit(recipe.predict, out / "submission.csv", sample, of_test)
+        scores.save(out / "scores_test.npz", of_test)
     if oof:
         scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source))
     if recipe is not None:

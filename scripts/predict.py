@@ -50,9 +50,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate.utils import broadcast_object_list
 
-    from lib import crossval, experiment, images, runs, scores, submission, table
+    from lib import crossval, images, runs, scores, table
     from lib.model import read_spec
     from lib.ranks import on_main
+    from lib.sample import infer_kind, match, read_sample, sample_of
+    from lib.submission import submit
 
     spec = read_spec(files[0])
     if spec is None:
@@ -74,15 +76,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     recipe = replace(recipe or config.Recipe(), data=data)
     sample = None
     if args.sample:
-        sample = submission.read_sample(Path(args.sample), data.image_column)
-    elif spec.kind == "classifier" and (sample := experiment.read_sample(recipe)) is not None and args.table is not None:
+        sample = read_sample(Path(args.sample), data.image_column)
+    elif spec.kind == "classifier" and (sample := sample_of(recipe)) is not None and args.table is not None:
         if not set(sample.ids) <= set(side.names):
             _say(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
-        submission.match(sample.ids, side.names, sample.path)
+        match(sample.ids, side.names, sample.path)
         if recipe.predict.submission == "auto":
-            submission.infer_kind(sample, spec.classes, spec.multi, recipe.predict.separator)
+            infer_kind(sample, spec.classes, spec.multi, recipe.predict.separator)
     thresholds = _thresholds(Path(args.run) / "thresholds.json", spec.classes) if spec.multi else None
 
     accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         if sample is not None:
-            experiment.submit(recipe.predict, folder / "submission.csv", sample, side, outputs, thresholds, print)
+            submit(recipe.predict, folder / "submission.csv", sample, found, thresholds)
         scores.save(folder / "scores_test.npz", found)
         result = measure(side, outputs) if side.labels is not None and kind == "logits" else {}
         if result:

@@ -4,6 +4,7 @@ Here those of a training; test_errors_after.py has the scripts that come after i
 PYTHONPATH=. python tests/test_errors.py
 """
 
+import errno
 import html
 import json
 import os
@@ -603,6 +604,20 @@ def test_no_network(arguments: Callable, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(model.timm, "create_model", offline)
     with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); give model.weights a local"):
         train_classifier.main(arguments(tmp_path / "run", model_pretrained=True))
+
+
+@fault("the disk is full while a resumable state is written", "one sentence; nothing half written is left, and --resume goes on")
+def test_full_disk_keeps_the_states(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    argv = arguments(tmp_path / "run", **LAST)
+    with monkeypatch.context() as patch, pytest.raises(FlukeError, match="the disk is full; free some and go on with --resume"):
+        patch.setattr(torch, "save", full)
+        train_classifier.main(argv)
+    assert os.listdir(tmp_path / "run" / "last") == []
+    train_classifier.main([*argv, "--resume"])
+    assert (tmp_path / "run" / "submission.csv").exists()
 
 
 @fault("the disk has no room for the run", "said before the first step")

@@ -231,6 +231,7 @@ AFTER = [
         "state of another network or recipe",
         other_state,
     ),
+    after(train_classifier, f"--out new {TRAIN}", "no folder for states", "can't be written (Not a dir", raw("new/last", b"")),
     # k-fold
     after(kfold, f"--out new {TRAIN} --only 0 7", "a fold that isn't there", "--only 7: with folds.n 2, folds are 0 to 1"),
     after(kfold, f"--out new {TRAIN} --folds.n 49", "more folds than images", "own/train.csv has only 48 images"),

@@ -39,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "pools": {"scores"},
     "adjust": set(),
     "blend": {"adjust", "metrics", "pools"},
-    "submission": {"sources"},
+    "sample": {"config", "sources"},
+    "submission": {"config", "sample", "scores", "sources"},
     "index": set(),
     "stranger": {"index", "metrics"},
     "identify": {"metrics"},
@@ -66,7 +67,7 @@ NO_TORCH = (
     "report",
     "retrieval",
 )
-NO_TORCH += ("scores", "sources", "stranger", "submission", "table")
+NO_TORCH += ("sample", "scores", "sources", "stranger", "submission", "table")
 
 
 def imports(path: Path) -> set[str]:

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lib.files import FlukeError
-from lib.submission import check, infer_kind, read_sample, write
+from lib.sample import infer_kind, read_sample
+from lib.submission import check, write
 
 
 def rows_of(path: Path, **fmt: str) -> list[list[str]]:
