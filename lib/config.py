@@ -279,8 +279,9 @@ class Predict:
 
     batch_size: Optional[int] = None
     """Images a batch and process; null: 64, or `train.batch_size` if that is larger."""
-    tta: list[Literal["hflip", "vflip", "hvflip"]] = field(default_factory=list)
-    """Flips whose logits are averaged with the upright image's."""
+    tta: list[Literal["hflip", "vflip", "hvflip", "mirror"]] = field(default_factory=list)
+    """Flips whose outputs are averaged with the upright image's; mirror, for `data.mirror_identities`: the mirrored image's
+    embedding stands beside the upright one's, so that a similarity is the mean of two."""
     submission: Literal["auto", "label", "topk", "labels", "scores"] = "auto"
     """What the sample's columns hold: one label; `topk` labels, best first; every label over its threshold; or a column of
     probabilities a class. auto: scores when the columns are the classes, labels for several labels an image, else label."""
@@ -316,10 +317,6 @@ class Retrieval:
     """Query expansion: add this many nearest gallery embeddings to a query and search again; 0: off. Cosine only."""
     expand_alpha: float = 3.0
     """Exponent of their similarity as a weight (Radenovic et al. 2018)."""
-    rerank: int = 0
-    """k-reciprocal re-ranking with this many neighbours (Zhong et al. 2017: 20); 0: off. Cosine only, for 20,000 images at most."""
-    rerank_weight: float = 0.3
-    """Share of the plain distance in the re-ranked one."""
     threshold: Union[float, Literal["auto"]] = "auto"
     """Score that a name needs to stand before `data.new_label`; auto: fitted on validation as `threshold_by` says."""
     threshold_by: Literal["map@k", "share", "far"] = "map@k"
@@ -404,6 +401,10 @@ def check(recipe: Recipe) -> None:
     want(
         not (d.mirror_identities and flips), "data.mirror_identities and RandomHorizontalFlip in data.augment contradict each other"
     )
+    tta = recipe.predict.tta
+    want("mirror" not in tta or d.mirror_identities, "predict.tta mirror needs data.mirror_identities; hflip averages")
+    opposed = d.mirror_identities and bool({"hflip", "hvflip"} & set(tta))
+    want(not opposed, "predict.tta hflip contradicts data.mirror_identities; take mirror")
     want(t.seed >= 0 and 0 <= f.seed < 2**32, "train.seed and folds.seed can't be negative (folds.seed: below 2**32)")
     want(f.n >= 2, "folds.n is 2 at least")
     want(f.group_column is None or f.group_csv is None, "set one of folds.group_column and folds.group_csv, not both")
@@ -415,11 +416,11 @@ def check(recipe: Recipe) -> None:
     want(r.neighbours >= 1 and r.n >= 1, "retrieval.neighbours and retrieval.n are 1 at least")
     want(all(value >= 1 for value in r.search.values()), "retrieval.search sets its parameters to 1 at least")
     want(r.temperature > 0, "retrieval.temperature is positive")
-    want(0 <= r.centre_weight <= 1 and 0 <= r.rerank_weight <= 1, "retrieval.centre_weight and rerank_weight are shares")
-    want(r.expand >= 0 and r.expand_alpha >= 0 and r.rerank >= 0, "retrieval.expand, expand_alpha and rerank can't be negative")
+    want(0 <= r.centre_weight <= 1, "retrieval.centre_weight is a share")
+    want(r.expand >= 0 and r.expand_alpha >= 0, "retrieval.expand and expand_alpha can't be negative")
     want(
-        r.metric == "cosine" or not (r.centre_weight or r.expand or r.rerank),
-        "retrieval.centre_weight, expand and rerank need retrieval.metric cosine",
+        r.metric == "cosine" or not (r.centre_weight or r.expand),
+        "retrieval.centre_weight and expand need retrieval.metric cosine",
     )
     want(r.threshold == "auto" or abs(r.threshold) < float("inf"), "retrieval.threshold is a finite score, or auto")
     want(r.new_share == "estimate" or 0 < r.new_share < 1, "retrieval.new_share lies between 0 and 1, or is estimate")

@@ -25,7 +25,7 @@ from lib.index import checked_embeddings
 from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import on_main
-from lib.retrieval import Centres
+from lib.retrieval import Centres, make_centres
 from lib.scores import Scores
 from lib.sources import some
 from lib.table import Table, without_unreadable
@@ -157,13 +157,11 @@ def held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centres_of_run(run: Path, recipe: Recipe) -> Centres | None:
-    """Class centres of an ArcFace or CosFace run, None if it has none; those of mirrored individuals are left out."""
+    """Class centres of an ArcFace or CosFace run, None if it has none."""
     spec, o = read_spec(run / WEIGHTS), recipe.objective
     with safe_open(run / WEIGHTS, framework="np") as weights:
         names = [name for part in (o.name, *o.also) if (name := f"objective.parts.{part}.loss.W") in weights.keys()]  # noqa: SIM118
         if spec is None or not names:
             return None
         vectors = weights.get_tensor(names[0]).T.astype(np.float32)
-    classes = len(spec.classes)
-    each = len(vectors) // (classes * (1 + recipe.data.mirror_identities))
-    return Centres(vectors[: classes * each], spec.classes)
+    return make_centres(vectors, spec.classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)

@@ -17,7 +17,6 @@ from lib.files import FlukeError
 from lib.metrics import map_at_k, map_at_r
 
 Method = Literal["best", "mean_n", "vote"]
-RERANK_ROWS = 20_000  # queries and gallery together: re-ranking holds several square matrices of so many rows
 
 
 class Ranking(NamedTuple):
@@ -103,46 +102,6 @@ def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDAr
     weights = np.clip(scores, 0, None) ** alpha
     expanded = queries + np.einsum("qk,qkd->qd", weights, neighbours)
     return (expanded / np.linalg.norm(expanded, axis=1, keepdims=True)).astype(np.float32)
-
-
-def rerank(queries: NDArray[Any], gallery: NDArray[Any], k1: int = 20, weight: float = 0.3) -> NDArray[np.float32]:
-    """Scores (q, n) of all gallery images by k-reciprocal encoding (Zhong et al. 2017), higher is more alike, 0 at most.
-
-    queries (q, d) and gallery (n, d) normalised. Minus (1 - weight) * Jaccard distance of the neighbourhoods - weight * scaled
-    distance; local query expansion over 0.3 * k1 neighbours, the paper's ratio. A query's scores depend on the other queries:
-    fit a threshold on scores made alike. Raises FlukeError beyond 20,000 images, for memory grows with their square.
-    """
-    if (total := len(queries) + len(gallery)) > RERANK_ROWS:
-        raise FlukeError(
-            f"retrieval.rerank: {total:,} images are too many for re-ranking, which takes {RERANK_ROWS:,}; set it to 0."
-        )
-    images = np.concatenate([queries, gallery]).astype(np.float32)
-    distance = np.maximum(2 - 2 * images @ images.T, 0)
-    distance /= distance.max(axis=1, keepdims=True)
-    order = np.argsort(distance, axis=1, kind="stable")
-
-    def reciprocal(k: int) -> NDArray[np.bool_]:
-        near = np.zeros_like(distance, dtype=bool)
-        np.put_along_axis(near, order[:, : k + 1], True, axis=1)
-        return near & near.T
-
-    wide, half = reciprocal(k1), reciprocal(round(k1 / 2))
-    sizes = half.sum(axis=1)
-    encoding = np.zeros_like(distance)
-    for row, near in enumerate(wide):
-        members = near.nonzero()[0]
-        shared = half[np.ix_(members, members)].sum(axis=1)
-        near = near | half[members[shared > 2 / 3 * sizes[members]]].any(axis=0)
-        encoding[row, near] = np.exp(-distance[row, near])
-    encoding /= encoding.sum(axis=1, keepdims=True)
-    expansion = max(1, round(0.3 * k1))
-    encoding = np.mean([encoding[order[:, place]] for place in range(expansion)], axis=0, dtype=np.float32)
-    scores = -np.float32(weight) * distance[: len(queries), len(queries) :]
-    for row in range(len(queries)):
-        touched = encoding[row].nonzero()[0]
-        overlap = np.minimum(encoding[row, touched], encoding[len(queries) :, touched]).sum(axis=1)
-        scores[row] -= (1 - weight) * (1 - overlap / (2 - overlap))
-    return scores
 
 
 def rank_with_new(

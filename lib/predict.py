@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,10 +38,17 @@ def predict(
     """Outputs (n, C or D) float32 of each network for all n images, in their order, the same on every process.
 
     `which[m]` is the transform of `images` that network m looks at (default: the first); an image is decoded once for all of them.
-    With `flips`, a network's outputs for the upright and the flipped images are averaged. `check` is called once a batch and may
-    raise. Raises AssertionError if a row is missing, which would be a fault of ours.
+    With `flips`, a network's outputs for the upright and the flipped images are averaged; with mirror among them, those of the
+    mirrored image stand beside them, (n, 2 * D). `check` is called once a batch and may raise. Raises AssertionError if a row is
+    missing, which would be a fault of ours.
     """
     n, device = len(images), accelerator.device
+    same = [FLIPS[flip] for flip in flips if flip != "mirror"]
+
+    def averaged(network: Network, x: torch.Tensor) -> torch.Tensor:
+        outputs = [network(seen)["output"] for seen in (x, *(x.flip(axes) for axes in same))]
+        return torch.stack(outputs).float().mean(0) if same else outputs[0].float()
+
     loader = ordered_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)
     was_training = [network.training for network in networks]
     for network in networks:
@@ -54,10 +62,10 @@ def predict(
         for m, network in enumerate(networks):
             x = pictures[which[m] if which else 0].to(device, non_blocking=True, memory_format=torch.channels_last)
             with accelerator.autocast():
-                output = network(x)["output"]
-                for flip in flips:
-                    output = output + network(x.flip(FLIPS[flip]))["output"]
-            output = accelerator.gather(output.float() / (1 + len(flips))).cpu().numpy()
+                output = averaged(network, x)
+                if "mirror" in flips:
+                    output = torch.cat([output, averaged(network, x.flip(FLIPS["hflip"]))], 1) / math.sqrt(2)
+            output = accelerator.gather(output).cpu().numpy()
             if m == len(outputs):
                 outputs.append(np.zeros((n, output.shape[1]), np.float32))
             outputs[m][rows[fresh]] = output[first[fresh]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lib.config import Recipe, Retrieval
 from lib.files import FlukeError
-from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rerank
+from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities
 from lib.index import Gallery, build
 from lib.stranger import Curve, estimate_share, fit_threshold, threshold_curve
 
@@ -34,6 +34,19 @@ class Centres(NamedTuple):
     """C names."""
 
 
+def make_centres(vectors: np.ndarray, classes: tuple[str, ...], mirrored: bool, beside: bool) -> Centres:
+    """Centres of an objective's weights (C * k, d), which those of C `mirrored` individuals may follow. These are left out, or, for
+    embeddings with the mirrored image's `beside` (predict.tta mirror), stand beside the others', each of k with each of k."""
+    if not mirrored:
+        return Centres(vectors, classes)
+    if not beside:
+        return Centres(vectors[: len(vectors) // 2], classes)
+    plain, flipped = np.split(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 2)
+    k, d = len(plain) // len(classes), plain.shape[1]
+    pairs = np.broadcast_arrays(plain.reshape(-1, k, 1, d), flipped.reshape(-1, 1, k, d))
+    return Centres(np.concatenate(pairs, axis=-1).reshape(-1, 2 * d), classes)
+
+
 def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: int, centres: Centres | None = None) -> Answers:
     """The m best identities of each query (q, d). `model` is the fingerprint of the queries' network.
 
@@ -48,10 +61,6 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
         )
         queries = expand_queries(unit, np.where(ids[:, : r.expand] < 0, 0, scores[:, : r.expand]), near, r.expand_alpha)
         scores, ids = gallery.search(queries, r.neighbours, model)
-    if r.rerank:
-        unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-        scores = rerank(unit, gallery.vectors(gallery.ids), r.rerank, r.rerank_weight)
-        ids = np.broadcast_to(gallery.ids, scores.shape)
     class_list, of_row = np.unique(gallery.labels, return_inverse=True)
     rows = gallery.rows(ids)
     classes = np.where(rows >= 0, of_row[rows], -1)

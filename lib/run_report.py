@@ -105,7 +105,7 @@ def _classifier(
 
 
 def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
-    found = task.validate(embeddings, centres_of(objective, task.classes))
+    found = task.validate(embeddings, centres_of(objective, task.recipe, task.classes))
     if found.curve is None or found.threshold is None:
         return {}
     best, share = found.answers.scores[:, 0], float(np.mean(~found.known))

@@ -14,7 +14,7 @@ from lib.config import Recipe
 from lib.data import ClassBatches, Order, row_weights, seed_of
 from lib.files import FlukeError
 from lib.objectives import Embedding, make_embedding_objective, make_objective
-from lib.retrieval import Centres, Validation, validate
+from lib.retrieval import Centres, Validation, make_centres, validate
 from lib.table import Table
 
 
@@ -118,7 +118,7 @@ class Embedder:
         return Order(len(self.targets), seed, row_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        return _has(self.metric, self.validate(outputs, centres_of(objective, self.classes)).metrics, self.queries)
+        return _has(self.metric, self.validate(outputs, centres_of(objective, self.recipe, self.classes)).metrics, self.queries)
 
     def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
         """Answers to the held-out images, with the threshold that suits them."""
@@ -126,13 +126,13 @@ class Embedder:
         return validate(outputs, self.labels, asked, self.recipe, centres)
 
 
-def centres_of(objective: nn.Module | None, classes: tuple[str, ...]) -> Centres | None:
-    """The class centres of an embedding's objective, None if it has none; those of mirrored individuals are left out."""
+def centres_of(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> Centres | None:
+    """The class centres of an embedding's objective, None if it has none."""
     assert isinstance(objective, Embedding)
     found = objective.centres()
     if found is None:
         return None
-    return Centres(found[: len(found) * len(classes) // objective.n_classes].cpu().float().numpy(), classes)
+    return make_centres(found.cpu().float().numpy(), classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
 
 
 def _has(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:

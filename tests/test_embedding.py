@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
 from lib import cli, scores, train
-from lib.config import Folds, Recipe
-from lib.data import ClassBatches
+from lib.config import Folds, Model, Recipe
+from lib.data import ClassBatches, Images
 from lib.experiment import open_images
 from lib.files import FlukeError
 from lib.folds import split_individuals
 from lib.gallery import centres_of_run
-from lib.images import make_eval_transform
+from lib.images import Fit, make_eval_transform
+from lib.model import Network, Spec
 from lib.objectives import make_embedding_objective
+from lib.predict import predict
+from lib.retrieval import make_centres
 from lib.table import Table
 from lib.tasks import Embedder, centres_of
 from scripts import train_embedding
@@ -127,10 +131,53 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
     assert len(shown) == 6
     objective = task.objective(8)
     assert objective.centres().shape == (6, 8)
-    found = centres_of(objective, task.classes)
+    found = centres_of(objective, r, task.classes)
     assert found is not None
     assert found.classes == task.classes
     np.testing.assert_array_equal(found.vectors, objective.centres()[:3].numpy())
+
+
+def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    spec = Spec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
+    network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    upright, mirrored = ([transform] for transform in (Fit(32, "squash"), lambda x: Fit(32, "squash")(x).flip(-1)))
+    alone = [predict([network], Images(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
+    beside = predict([network], Images(paths, upright), accelerator, 2, 0, ["mirror"])[0]
+    assert beside.shape == (3, 8)
+    cosines = [half @ half.T for half in alone]
+    np.testing.assert_allclose(beside @ beside.T, np.mean(cosines, axis=0), atol=1e-5)
+
+
+def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
+    rng = np.random.default_rng(0)
+    weights, queries = rng.normal(size=(2 * 3 * 2, 5)), rng.normal(size=(7, 2, 5))  # 3 individuals, 2 sub-centres, then mirrored
+    unit, looks = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (weights, queries))
+    found = make_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
+    centres = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
+    got = (looks.reshape(7, 10) / np.sqrt(2) @ centres.T).reshape(7, 3, -1).max(axis=2)
+    for q in range(7):
+        for c in range(3):
+            flanks = [max(looks[q, flank] @ unit[6 * flank + 2 * c + j] for j in range(2)) for flank in range(2)]
+            assert got[q, c] == pytest.approx(np.mean(flanks))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"predict_tta": "[mirror]"}, "mirror needs data.mirror_identities"),
+        (
+            {"predict_tta": "[hflip]", "data_mirror_identities": True, "data_augment": "[]"},
+            "hflip contradicts data.mirror_identities; take mirror",
+        ),
+    ],
+)
+def test_flips_that_contradict_the_recipe_are_refused(fields: dict, words: str) -> None:
+    with pytest.raises(FlukeError, match=words):
+        recipe(**fields)
 
 
 def test_rows_of_the_new_label_push_others_away_and_attract_nobody() -> None:

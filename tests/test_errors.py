@@ -672,7 +672,6 @@ ELSEWHERE = [
         "recognised by its hashes; the one before it is taken, and said (test_resume.py, test_files.py)",
     ),
     ("a pickle in a resumable state", "refused, not run (test_files.py)"),
-    ("more images than re-ranking takes", "refused before memory runs out (test_errors_after.py)"),
     ("another number of processes with --resume", "refused in one sentence (test_launch.py)"),
     ("another recipe with --resume", "refused; the fields that differ are named (test_resume.py)"),
     ("a run in the way, without --resume", "refused; nothing is touched (test_resume.py)"),

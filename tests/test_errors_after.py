@@ -14,8 +14,7 @@ import pytest
 import safetensors.torch
 from test_errors import Case, cell, is_one_sentence, raw, rows
 
-from lib import config, identify, model, scores
-from lib.files import FlukeError
+from lib import config, model, scores
 from lib.scores import Scores
 from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
 
@@ -622,9 +621,3 @@ def test_bad_input_after_training_is_one_sentence(case: Case, argv: str, work: P
     case.change(work)
     told = [part for word in shlex.split(argv) for part in (arguments(work, **TINY)[2:] if word == TRAIN else [word])]
     is_one_sentence(case, told)
-
-
-def test_too_many_images_to_rerank(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identify, "RERANK_ROWS", 40)
-    with pytest.raises(FlukeError, match=r"retrieval.rerank: \d+ images are too many for re-ranking, which takes 40; set it to 0"):
-        retrieve.main(["--run", "emb", "--out", "asked", "--retrieval.rerank", "5"])

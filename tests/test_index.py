@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib.files import FlukeError
-from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rank_with_new, rerank
+from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rank_with_new
 from lib.index import build, open_gallery
 from lib.metrics import map_at_k, verification
 from lib.stranger import (
@@ -277,42 +277,6 @@ def test_query_expansion_is_the_papers_sum():
     for row in range(4):
         want = queries[row] + sum(max(s, 0) ** 3 * x for s, x in zip(scores[row], neighbours[row]))
         np.testing.assert_allclose(got[row], want / np.linalg.norm(want), atol=1e-6)
-
-
-def loop_rerank(queries, gallery, k1, weight):
-    """Zhong et al. 2017 with sets and dicts."""
-    x = np.concatenate([queries, gallery])
-    n, k2 = len(x), max(1, round(0.3 * k1))
-    d = np.array([[2 - 2 * float(a @ b) for b in x] for a in x])
-    d = d / d.max(axis=1, keepdims=True)
-    order = [sorted(range(n), key=lambda j, i=i: (d[i, j], j)) for i in range(n)]
-
-    def reciprocal(i, k):
-        return {j for j in order[i][: k + 1] if i in order[j][: k + 1]}
-
-    v = []
-    for i in range(n):
-        own = reciprocal(i, k1)
-        expanded = set(own)
-        for j in own:
-            theirs = reciprocal(j, round(k1 / 2))
-            if len(theirs & own) > 2 / 3 * len(theirs):
-                expanded |= theirs
-        total = sum(np.exp(-d[i, j]) for j in expanded)
-        v.append([np.exp(-d[i, j]) / total if j in expanded else 0.0 for j in range(n)])
-    v = [[sum(v[m][j] for m in order[i][:k2]) / k2 for j in range(n)] for i in range(n)]
-    out = np.empty((len(queries), len(gallery)))
-    for i in range(len(queries)):
-        for j in range(len(queries), n):
-            small, large = sum(map(min, v[i], v[j])), sum(map(max, v[i], v[j]))
-            out[i, j - len(queries)] = -(1 - weight) * (1 - small / large) - weight * d[i, j]
-    return out
-
-
-@pytest.mark.parametrize(("k1", "weight"), [(6, 0.3), (10, 0.7), (2, 0.0)])
-def test_reranking_is_the_papers(k1, weight):
-    x = unit(made(60, 8, 12)[0].astype(np.float64))
-    np.testing.assert_allclose(rerank(x[:20], x[20:], k1, weight), loop_rerank(x[:20], x[20:], k1, weight), atol=1e-5)
 
 
 # --- the new label ----------------------------------------------------------------------------------------------------------------
