@@ -1,5 +1,5 @@
-"""Runs are killed with SIGKILL, at enumerated points and at random moments, and resumed: each must end in the very files of a run that
-was left alone.
+"""Runs are killed with SIGKILL, at enumerated points and at random moments, and resumed: each must end in the very files of a run
+that was left alone.
 
 What a kernel would lose in a power cut is lost here too: a file is cut in half when the run dies before fsync has returned.
 """
