@@ -5,6 +5,7 @@ Nothing here imports torch, and jsonargparse comes when a parser is made, so tha
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from argparse import ArgumentError
@@ -74,11 +75,7 @@ def make_parser(doc: str, recipe: bool = True) -> Any:
     """A jsonargparse parser whose help is the script's docstring, with the recipe's fields if `recipe`; scripts add their own."""
     import jsonargparse
 
-    if "docstring_parse_attribute_docstrings" not in _done:
-        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
-        jsonargparse.set_dumper("fluke", _dump_yaml)
-        _done.add("docstring_parse_attribute_docstrings")
+    _set_up()
     usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
     parser = jsonargparse.ArgumentParser(
         description=doc, usage=usage, exit_on_error=False, parser_mode="fluke" if recipe else "yaml"
@@ -89,15 +86,21 @@ def make_parser(doc: str, recipe: bool = True) -> Any:
     return parser
 
 
+@functools.cache
+def _set_up() -> None:
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
+    jsonargparse.set_dumper("fluke", _dump_yaml)
+
+
 def add_run_arguments(parser: Any) -> None:
     """--out and --resume, for the scripts that train."""
     parser.add_argument("--out", type=str, default=None, help="Folder of the run; default: runs/<recipe>-<time>.")
     parser.add_argument(
         "--resume", action="store_true", help="Go on with the run in --out, or else with the newest unfinished one of this recipe."
     )
-
-
-_done: set[str] = set()
 
 
 def parse(parser: Any, argv: list[str] | None = None) -> Any:
@@ -119,8 +122,7 @@ def parse(parser: Any, argv: list[str] | None = None) -> Any:
         args = parser.parse_args(argv)
     except ArgumentError as error:
         raise FlukeError(_sentence(str(error))) from None
-    has_recipe = "--cfg" in known
-    if has_recipe:
+    if "--cfg" in known:
         args.recipe_file = str(args.cfg[-1]) if args.cfg else None
         args.recipe = Recipe(**{f.name: SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
         check(args.recipe)

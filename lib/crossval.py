@@ -30,7 +30,7 @@ from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_folds_report
-from lib.sample import infer_kind, match, sample_of
+from lib.sample import check_fits, sample_of
 from lib.scores import Scores
 from lib.sources import read_columns, some
 from lib.submission import submit
@@ -69,8 +69,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             test = None
             say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
         elif test is not None and (sample := sample_of(recipe)) is not None:  # its faults now, not after the training
-            infer_kind(sample, train.classes, train.multi, recipe.predict.separator)
-            match(sample.ids, test.names, sample.path)
+            check_fits(sample, recipe.predict, test.names, train.classes, train.multi)
         if (folder / "folds.csv").exists():
             _compare_folds(folder / "folds.csv", train, of_row)
             _compare_models(files, kind)

@@ -36,7 +36,7 @@ from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_report
 from lib.runs import keep_memory, make_accelerator, make_say, start
-from lib.sample import infer_kind, match, sample_of
+from lib.sample import check_fits, sample_of
 from lib.scores import Scores
 from lib.submission import submit
 from lib.table import Table
@@ -142,9 +142,7 @@ def _run(
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
     sample = sample_of(recipe) if task.kind == "classifier" and fold is None else None
     if sample is not None and test is not None:  # its faults now, not after the training
-        match(sample.ids, test.names, sample.path)
-        if recipe.predict.submission == "auto":
-            infer_kind(sample, task.classes, task.train.multi, recipe.predict.separator)
+        check_fits(sample, recipe.predict, test.names, task.classes, task.train.multi)
     set_seed(seed_of(t.seed, 2) % 2**32)
     spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
     network = Network(spec, recipe.objective)

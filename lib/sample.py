@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.config import Recipe
+from lib.config import Predict, Recipe
 from lib.files import FlukeError
 from lib.sources import IMAGE_SUFFIXES, some
 
@@ -117,6 +117,18 @@ def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: s
     known = set(classes)
     lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
     return "topk" if lists > len(sample.cells) / 2 else "label"
+
+
+def kind_of(sample: Sample, p: Predict, classes: Sequence[str], multi: bool) -> Kind:
+    """predict.submission, inferred if it is auto."""
+    return infer_kind(sample, classes, multi, p.separator) if p.submission == "auto" else p.submission
+
+
+def check_fits(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], multi: bool) -> None:
+    """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or it can't be
+    told what its columns hold."""
+    match(sample.ids, names, sample.path)
+    kind_of(sample, p, classes, multi)
 
 
 def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:

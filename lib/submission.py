@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 
 from lib.config import Predict
 from lib.files import FlukeError, atomic
-from lib.sample import Kind, Sample, infer_kind, match, records
+from lib.sample import Kind, Sample, kind_of, match, records
 from lib.scores import Scores
 from lib.sources import some
 
@@ -30,7 +30,7 @@ def submit(
 
     `thresholds`: the probability from which on each label is given; None: 0.5. Raises FlukeError as `write` does.
     """
-    kind = p.submission if p.submission != "auto" else infer_kind(sample, test.classes, test.multi, p.separator)
+    kind = kind_of(sample, p, test.classes, test.multi)
     least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
     write(
         path,

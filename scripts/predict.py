@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib import crossval, images, runs, scores, table
     from lib.model import read_spec
     from lib.ranks import on_main
-    from lib.sample import infer_kind, match, read_sample, sample_of
+    from lib.sample import check_fits, read_sample, sample_of
     from lib.submission import submit
 
     spec = read_spec(files[0])
@@ -82,9 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             _say(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
-        match(sample.ids, side.names, sample.path)
-        if recipe.predict.submission == "auto":
-            infer_kind(sample, spec.classes, spec.multi, recipe.predict.separator)
+        check_fits(sample, recipe.predict, side.names, spec.classes, spec.multi)
     thresholds = _thresholds(Path(args.run) / "thresholds.json", spec.classes) if spec.multi else None
 
     accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
