@@ -4,6 +4,7 @@ that was left alone.
 What a kernel would lose in a power cut is lost here too: a file is cut in half when the run dies before fsync has returned.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -158,24 +159,28 @@ def argv_of(arguments: Callable[..., list[str]], folder: Path, features: str) ->
 @pytest.mark.parametrize("features", FEATURES)
 def test_killed_and_resumed_is_identical(features: str, point: str, whole: Callable, arguments: Callable, tmp_path: Path) -> None:
     alone = whole(features)
-    rng, killed = random.Random(f"{features} {point}"), 0
+    rng = random.Random(f"{features} {point}")
     # calls are counted over all of a run's processes, but the one that kills is one process's nth: a worker reads its share
     passed = alone["passed"].get(point, 0) // (4 if "data_workers" in FEATURES[features][2] and point == "image" else 1)
     for kill in range(KILLS):
-        folder = tmp_path / str(kill) / "run"  # the name is in the files
-        argv = argv_of(arguments, folder, features)
-        if point == "moment":
-            process = child(features, argv, None)
-            process.join(rng.uniform(0.05, 0.95) * alone["seconds"])
-            process.kill()
-        else:
-            nth = 1 + round((passed - 1) * (kill + rng.random()) / KILLS)
-            process = child(features, argv, None, point, nth, kill % 2 == 1)
-        process.join()
-        assert process.exitcode in (-signal.SIGKILL, 0), f"kill {kill}"  # 0: it was over before
-        killed += process.exitcode != 0
+        latest = alone["seconds"]
+        for attempt in itertools.count():
+            folder = tmp_path / f"{kill}-{attempt}" / "run"  # the last name is in the files
+            argv = argv_of(arguments, folder, features)
+            if point == "moment":
+                process = child(features, argv, None)
+                process.join(rng.uniform(0, latest))
+                process.kill()
+                latest *= 0.8
+            else:
+                nth = 1 + round((passed - 1) * (kill + rng.random()) / KILLS)
+                process = child(features, argv, None, point, nth, kill % 2 == 1)
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
+                break
+            assert process.exitcode == 0, f"kill {kill}"
+            assert point == "moment", f"kill {kill}: the run was over before"  # a moment that came too late is drawn again
         again = child(features, [*argv, "--resume"], None)
         again.join()
         assert again.exitcode == 0, f"kill {kill}: resumption ended with {again.exitcode}"
         assert contents(folder, features) == alone["files"], f"kill {kill}"
-    assert killed or point == "moment"  # a moment may come too late where the machine is busy
