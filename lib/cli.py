@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentError
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -183,6 +183,8 @@ def _check_keys(tree: dict[str, Any], cls: Any, path: str, prefix: str) -> None:
             if not isinstance(value, dict):
                 raise FlukeError(f"{path}: section {key} holds fields ({', '.join(get_type_hints(hints[key]))}), not {value!r}.")
             _check_keys(value, hints[key], path, f"{prefix}{key}.")
+        elif type(None) in get_args(hints[key]) and isinstance(value, str) and re.match(_OURS["null"][0], value or "-"):
+            raise FlukeError(f"{path}: {prefix}{key}: '{value}' can't be a name here: jsonargparse reads it as null.")
 
 
 def dump(recipe: Recipe) -> str:

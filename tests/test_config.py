@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -248,7 +248,22 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
         return
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(text, encoding="utf-8", newline="")
-    assert read("--cfg", str(path)) == recipe
+    if type(None) in get_args(kind) and getattr(getattr(recipe, section), field) in NULLS:
+        with pytest.raises(FlukeError, match=f"{section}.{field}: .* can't be a name here"):
+            read("--cfg", str(path))
+    else:
+        assert read("--cfg", str(path)) == recipe
+
+
+NULLS = ("null", "Null", "NULL", "~")
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_a_quoted_null_is_not_taken_for_none(cfg: Callable, name: str) -> None:
+    with pytest.raises(FlukeError, match="data.new_label"):
+        cfg(f"data:\n  new_label: '{name}'\n")
+    assert cfg("data:\n  new_label: ''\n").data.new_label == ""
+    assert cfg(f"data:\n  new_label: {name}\n").data.new_label is None
 
 
 def test_dump_means_the_same_to_other_readers() -> None:
