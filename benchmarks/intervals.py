@@ -11,7 +11,7 @@ middle's standard deviation around the truth over the one that the interval's wi
 
 The truth is itself measured on finitely many images, so that an interval that covers the true score in 95% holds the measured one
 in less; the column "at best" says in how many. `test` is the score on a test set of that many images, held by the bootstrap's
-interval as it is, and widened for the noise of such a test set (lib.scores.widen).
+interval as it is, and widened for the noise of such a test set (lib.intervals.widen).
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def _resplit(
     from sklearn.model_selection import train_test_split
 
     from lib.blend import inner_folds
-    from lib.metrics import METRICS, bootstrap_interval
-    from lib.scores import widen
+    from lib.intervals import bootstrap_interval, widen
+    from lib.metrics import METRICS
 
     equal = targets if stratify == "both" else None
     own, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from accelerate import Accelerator
 
-from lib import answers, submission, table
+from lib import answers, contest, submission
 from lib.cli import dump
 from lib.config import Recipe
 from lib.files import FlukeError, atomic, locked, write_text
@@ -60,7 +60,7 @@ def answer_all(job: Job, path: Path | None, image_dir: Path | None, metrics_alon
     """Answer the images of `path` (a table or folder; None: the recipe's test images) and write what the script's docstring says;
     or measure the answers to labelled ones and write nothing. Returns the metrics, of validation where labels aren't known."""
     d = job.recipe.data
-    train = table.load_train(d, job.recipe.folds)
+    train = contest.load_train(d, job.recipe.folds)
     queries = _queries(job, path, image_dir, train.classes)
     if metrics_alone and queries.labels is None:
         raise FlukeError(
@@ -78,8 +78,8 @@ def answer_all(job: Job, path: Path | None, image_dir: Path | None, metrics_alon
 def _queries(job: Job, path: Path | None, image_dir: Path | None, classes: tuple[str, ...]) -> Table:
     d = job.recipe.data
     if path is not None:
-        return table.load_any(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, False)
-    found = table.load_test(d, classes, False)
+        return contest.load_any(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, False)
+    found = contest.load_test(d, classes, False)
     if found is None:
         raise FlukeError(
             "The recipe names no test images (data.test_csv, test_dir, sample_submission); give a table or folder: --queries."
@@ -207,7 +207,7 @@ def _verified(job: Job, train: Table, parts: list[np.ndarray]) -> answers.Verifi
 def compare(job: Job, images: list[Path]) -> dict[str, Any]:
     """Are two images of the same individual? Score, probability (same and different being equally probable beforehand), and the
     decision at the threshold where both errors are equally frequent on held-out pairs."""
-    train, parts = job.embed(table.load_train(job.recipe.data, job.recipe.folds), "train")
+    train, parts = job.embed(contest.load_train(job.recipe.data, job.recipe.folds), "train")
     pair = job.combine([embed_pair(run, recipe, images, job.accelerator) for run, recipe in zip(job.runs, job.recipes)]).astype(
         np.float64
     )
@@ -236,7 +236,7 @@ def compare(job: Job, images: list[Path]) -> dict[str, Any]:
 def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
     """Embed the images of a labelled table into the saved gallery; rows of data.new_label are left out."""
     d = job.recipe.data
-    rows = table.load_any(path, image_dir or Path(d.root) / d.image_dir, d, (), False)
+    rows = contest.load_any(path, image_dir or Path(d.root) / d.image_dir, d, (), False)
     if rows.labels is None:
         raise FlukeError(f"--add {path}: has no column {d.label_column!r} (data.label_column) of names.")
     rows = rows.take(_labels(rows) != (d.new_label or ""))

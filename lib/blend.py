@@ -16,7 +16,8 @@ from scipy.special import log_softmax
 
 from lib.adjust import Adjust, fit_adjust, fit_temperature, log_likelihood
 from lib.files import FlukeError
-from lib.metrics import METRICS, bootstrap_interval
+from lib.intervals import bootstrap_interval, gain_interval
+from lib.metrics import METRICS
 from lib.pools import POOLS, TINY, Blend, Members, pool_probabilities, pool_votes, probabilities, to_logits
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -200,20 +201,6 @@ def disagreement(members: Members, multi: bool) -> np.ndarray:
     """(M, M) share of rows whose first class differs between two members; if `multi`, share of label decisions (at 1/2)."""
     decided = [m >= 0 if multi else m.argmax(axis=1) for m in members]
     return np.array([[float((a != b).mean()) for b in decided] for a in decided])
-
-
-def gain_interval(
-    metric: str, logits: np.ndarray, base: np.ndarray, targets: np.ndarray, n: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95% percentile bootstrap interval of metric(logits) - metric(base), both on the same resampled rows: does combining pay?"""
-    resampled, rng, rows = METRICS[metric].resampled, np.random.default_rng(seed), len(targets)
-    assert resampled is not None, metric
-    found = []
-    for _ in range(20):
-        weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=n // 20).T.astype(np.float64)
-        found.append(resampled(logits, targets, weights) - resampled(base, targets, weights))
-    low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def judge(

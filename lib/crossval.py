@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from lib import experiment, folds, metrics, runs, scores
+from lib import experiment, folds, intervals, metrics, runs, scores
 from lib.adjust import label_thresholds
 from lib.config import Recipe
 from lib.experiment import Fold
@@ -185,10 +185,10 @@ def pooled(oof: Scores, metric: str, test_rows: int) -> dict[str, Any]:
     targets = scores.targets(oof)
     found = metrics.evaluate(task, oof.logits, targets)
     name = metric if metrics.METRICS[metric].resampled is not None else metrics.auto_metric(task)
-    interval = metrics.bootstrap_interval((name, oof.logits, targets))
+    interval = intervals.bootstrap_interval((name, oof.logits, targets))
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:
-        result |= {"test_rows": test_rows, "test_interval": scores.widen(found[name], interval, len(targets), test_rows)}
+        result |= {"test_rows": test_rows, "test_interval": intervals.widen(found[name], interval, len(targets), test_rows)}
     return result
 
 

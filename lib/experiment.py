@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file
 
+from lib import contest, filters, images, scores
 from lib import folds as folds_of
-from lib import images, scores, table
 from lib.adjust import label_thresholds
 from lib.cache import open_cache
 from lib.checkpoint import find, read_state
@@ -30,7 +30,8 @@ from lib.files import (
     read_json,
     write_json,
 )
-from lib.metrics import METRICS, bootstrap_interval
+from lib.intervals import bootstrap_interval
+from lib.metrics import METRICS
 from lib.model import Network, Spec, load_start
 from lib.predict import predict
 from lib.ranks import Stop, on_main
@@ -39,7 +40,7 @@ from lib.runs import keep_memory, make_accelerator, make_say, start
 from lib.sample import check_fits, sample_of
 from lib.scores import Scores
 from lib.submission import submit
-from lib.table import Table
+from lib.table import Table, summary
 from lib.tasks import Classifier, Embedder, Task
 from lib.train import fit
 
@@ -47,17 +48,17 @@ from lib.train import fit
 def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
     """The training table, without rows that can't be read if the recipe says so, and the test table if there is one."""
     d = recipe.data
-    train = table.load_train(d, recipe.folds)
-    test = table.load_test(d, train.classes, train.multi)
+    train = contest.load_train(d, recipe.folds)
+    test = contest.load_test(d, train.classes, train.multi)
 
     def unreadable() -> list[dict[int, str]]:
         return [images.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
 
     bad = broadcast_object_list([on_main(accelerator, unreadable)])[0]
-    train = table.without_unreadable(train, bad[0], d.on_unreadable)
+    train = filters.without_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
-        test = table.without_unreadable(test, bad[1], "error", what="test")
-    say(table.summary(train))
+        test = filters.without_unreadable(test, bad[1], "error", what="test")
+    say(summary(train))
     say(f"  {images.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")

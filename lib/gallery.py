@@ -20,6 +20,7 @@ from lib.config import Recipe
 from lib.data import Images
 from lib.experiment import open_images
 from lib.files import FlukeError, newest
+from lib.filters import without_unreadable
 from lib.images import decode_side, find_unreadable, make_eval_transform
 from lib.index import checked_embeddings
 from lib.model import load_best, read_spec
@@ -28,7 +29,7 @@ from lib.ranks import on_main
 from lib.retrieval import Centres, make_centres
 from lib.scores import Scores
 from lib.sources import some
-from lib.table import Table, without_unreadable
+from lib.table import Table
 
 WEIGHTS = Path("best") / "model.safetensors"
 

@@ -1,8 +1,8 @@
-"""What is measured: metrics of logits and targets, and the intervals around them.
+"""What is measured: metrics of logits and targets.
 
 A metric takes `weights`, (n, b): how often each of n rows counts in each of b resamples, and returns its b values. A column of ones
-is the plain metric; bootstrap counts give all resamples in a few matrix products, where 2,000 calls of scikit-learn take minutes.
-Undefined (an average precision without a positive) is NaN, and no class has to occur among the rows.
+is the plain metric; bootstrap counts (lib/intervals.py) give all resamples in a few matrix products, where 2,000 calls of
+scikit-learn take minutes. Undefined (an average precision without a positive) is NaN, and no class has to occur among the rows.
 
 What `logits` and `targets` hold:
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,7 +46,7 @@ class Metric:
 
     def function(self, logits: Array, targets: Array) -> float:
         """The metric's plain value, NaN where the rows don't define it. Raises FlukeError when logits aren't finite."""
-        _check(logits, targets)
+        check_scores(logits, targets)
         assert self.resampled is not None, "computed by the training loop or from neighbours, not from logits"
         return float(self.resampled(logits, targets, np.ones((len(logits), 1)))[0])
 
@@ -58,7 +57,7 @@ def evaluate(task: Task, logits: Array, targets: Array) -> dict[str, float]:
     For several labels `n_left_out` counts the labels without a positive, which macro_map leaves out. Raises FlukeError when logits
     are NaN or infinite, or when there is no row.
     """
-    _check(logits, targets)
+    check_scores(logits, targets)
     plain = np.ones((len(logits), 1))
     used = {name: metric.resampled for name, metric in METRICS.items() if task in metric.tasks and metric.resampled}
     values = {name: float(resampled(logits, targets, plain)[0]) for name, resampled in used.items()}
@@ -88,41 +87,22 @@ def auto_metric(task: Task) -> str:
     return {"single": "accuracy", "multi": "macro_map", "retrieval": "map@5"}[task]
 
 
-def bootstrap_interval(
-    what: Array | tuple[str, Array, Array], n: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of a metric `(name, logits, targets)`, or of the mean of `what`, one number a row.
-
-    Rows are drawn with replacement, taken as independent, and not stratified: the next test set's class shares vary as well, and
-    fixing them would make the interval too narrow. A metric's interval is moved by the resamples' bias, which changes no width:
-    repeated rows flatter average precision (79 labels, some with two positives: 95% intervals of macro_map covered 78% as they
-    came, 92% when moved). Resamples that don't define the metric are left out. Raises FlukeError when numbers aren't finite.
-    """
-    if isinstance(what, tuple):
-        name, logits, targets = what
-        metric = METRICS[name].resampled
-        assert metric is not None, f"{name} isn't computed from logits; pass its values, one a row"
-        _check(logits, targets)
-        resampled, n_rows = partial(metric, logits, targets), len(logits)
-    else:
-        _check(np.reshape(what, (-1, 1)), None)
-        resampled, n_rows = partial(_mean, what), len(what)
-    rng = np.random.default_rng(seed)
-    found = []
-    for start in range(0, n, block := max(1, BLOCK // n_rows)):
-        size = min(block, n - start)
-        drawn = rng.integers(n_rows, size=(size, n_rows)) + np.arange(size)[:, None] * n_rows
-        weights = np.bincount(drawn.ravel(), minlength=size * n_rows).reshape(size, n_rows).T
-        found.append(resampled(np.ascontiguousarray(weights, dtype=np.float64)))
-    values = np.concatenate(found)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return np.nan, np.nan
-    interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    if isinstance(what, tuple):
-        plain = METRICS[name].function(logits, targets)
-        interval = np.clip(interval + plain - values.mean(), 0, None if name == "log_loss" else 1)
-    return float(interval[0]), float(interval[1])
+def check_scores(logits: Array, targets: Array | None = None) -> None:
+    """Raise FlukeError for no row, or rows of `logits` (n, C) that hold NaN or a best score that isn't finite; ValueError for
+    `targets` of other rows or columns."""
+    if len(logits) == 0:
+        raise FlukeError("There is no row to measure.")
+    # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
+    bad = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
+    if len(bad):
+        first = ", ".join(map(str, bad[:5]))
+        raise FlukeError(f"{len(bad)} of {len(logits)} rows of scores hold NaN or infinity (counted from 0: {first}).")
+    if targets is None:
+        return
+    if len(targets) != len(logits) or (targets.ndim == 2 and targets.shape != logits.shape):
+        raise ValueError(f"targets {targets.shape} don't belong to logits {logits.shape}")
+    if targets.ndim == 1 and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
+        raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
 
 
 def ranks(logits: Array, targets: Array) -> NDArray[np.int64]:
@@ -178,7 +158,7 @@ def verification(same: Array, scores: Array) -> Verification:
 
     Raises FlukeError without both kinds of pairs or when scores aren't finite.
     """
-    _check(np.reshape(scores, (-1, 1)), None)
+    check_scores(np.reshape(scores, (-1, 1)))
     if np.all(same) or not np.any(same):
         raise FlukeError("Verification needs pairs of the same and of different individuals; these are all of one kind.")
     false_accept, true_accept, thresholds = roc_curve(same, scores, drop_intermediate=False)
@@ -194,27 +174,12 @@ def verification(same: Array, scores: Array) -> Verification:
 # --- the metrics ------------------------------------------------------------------------------------------------------------------
 
 
-def _check(logits: Array, targets: Array | None) -> None:
-    if len(logits) == 0:
-        raise FlukeError("There is no row to measure.")
-    # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
-    bad = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
-    if len(bad):
-        first = ", ".join(map(str, bad[:5]))
-        raise FlukeError(f"{len(bad)} of {len(logits)} rows of scores hold NaN or infinity (counted from 0: {first}).")
-    if targets is None:
-        return
-    if len(targets) != len(logits) or (targets.ndim == 2 and targets.shape != logits.shape):
-        raise ValueError(f"targets {targets.shape} don't belong to logits {logits.shape}")
-    if targets.ndim == 1 and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
-        raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
-
-
 def _ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def _mean(values: Array, weights: Array) -> Array:
+def mean(values: Array, weights: Array) -> Array:
+    """Weighted mean of `values` (n,) in each resample, (b,)."""
     return values @ weights / weights.sum(axis=0)
 
 
@@ -240,16 +205,16 @@ def _counts(logits: Array, targets: Array, weights: Array) -> tuple[Array, Array
 
 
 def _accuracy(logits: Array, targets: Array, weights: Array) -> Array:
-    return _mean(logits.argmax(axis=1) == targets, weights)
+    return mean(logits.argmax(axis=1) == targets, weights)
 
 
 def _top5_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
-    return _mean(ranks(logits, targets) < 5, weights)
+    return mean(ranks(logits, targets) < 5, weights)
 
 
 def _map5(logits: Array, targets: Array, weights: Array) -> Array:
     place = ranks(logits, targets) + 1
-    return _mean(np.where(place <= 5, 1 / place, 0), weights)
+    return mean(np.where(place <= 5, 1 / place, 0), weights)
 
 
 def _balanced_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
@@ -272,12 +237,12 @@ def _samples_f1(logits: Array, targets: Array, weights: Array) -> Array:
     """A row without labels that gets none is right (scikit-learn: zero_division=1)."""
     predicted, true = logits >= 0, targets > 0
     size = predicted.sum(axis=1) + true.sum(axis=1)
-    return _mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
+    return mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
 
 
 def _log_loss(logits: Array, targets: Array, weights: Array) -> Array:
     own = np.take_along_axis(log_softmax(logits.astype(np.float64), axis=1), targets[:, None], axis=1)[:, 0]
-    return _mean(-np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights)  # a right class ruled out costs 708, not infinity
+    return mean(-np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights)  # a right class ruled out costs 708, not infinity
 
 
 def _ece(logits: Array, targets: Array, weights: Array) -> Array:

@@ -251,12 +251,3 @@ def of_runs(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
     if oof and test and [m.classes for m in oof] != [m.classes for m in test]:
         raise FlukeError(f"{some(folders)}: out-of-fold and test scores have different classes; they are not of the same runs.")
     return oof, test
-
-
-def widen(score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
-    """An interval of a score that `rows` images gave, made to hold the score on another `test_rows` images of the same kind.
-
-    Those are a sample too: the variance of the difference is (1 + rows / test_rows) times that of the score alone.
-    """
-    factor = float(np.sqrt(1 + rows / test_rows))
-    return score - factor * (score - interval[0]), score + factor * (interval[1] - score)

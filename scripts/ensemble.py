@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from lib import cli, config
+from lib import cli
 from lib.files import FlukeError, default_run, run_script, write_json, write_text
 
 Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
@@ -55,11 +55,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.offsets and first.multi:
         raise FlukeError("--offsets are for one label an image; for several there is --thresholds.")
     adjust = {"temperature": args.temperature, "thresholds": args.thresholds, "offsets": args.offsets}
-    recipe = _recipe(Path(args.runs[0]))
 
-    from lib import blend, metrics, pools, submission
+    from lib import blend, finished, intervals, metrics, pools, submission
     from lib.sample import sample_of
 
+    recipe = finished.find_recipe(Path(args.runs[0]))
+    if recipe is None:
+        print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
     sample = sample_of(recipe) if recipe is not None and test else None
     task: metrics.Task = "multi" if first.multi else "single"
     metric = args.metric or metrics.auto_metric(task)
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     else:
         combination = blend.Combination(blend.fit_method(args.method, pools.whole(test), None, first.multi, None))
     if oof and test:
-        interval = scores.widen(result["score"], result["interval"], len(targets), len(test[0].names))
+        interval = intervals.widen(result["score"], result["interval"], len(targets), len(test[0].names))
         result |= {"test_rows": len(test[0].names), "test_interval": interval}
     if combination.adjust is not None:
         result["fitted"] = {
@@ -102,13 +104,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     write_json(out / "ensemble.json", result)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
     return result
-
-
-def _recipe(folder: Path) -> config.Recipe | None:
-    if not (folder / "recipe.yaml").exists():
-        print(f"{folder} has no recipe.yaml that says what a submission is: none will be written.")
-        return None
-    return cli.parse(cli.make_parser("", recipe=True), ["--cfg", str(folder / "recipe.yaml")]).recipe
 
 
 def _inner_folds(folder: Path, names: list[str], targets: Any) -> tuple[Any, str]:

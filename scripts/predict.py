@@ -13,15 +13,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import Any, Literal, Optional
 
 from lib import cli, config
-from lib.files import FlukeError, default_run, main_process, read_json, run_script, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from lib.table import Table
+from lib.files import FlukeError, default_run, main_process, run_script, write_json
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -39,7 +34,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     ):
         parser.add_argument(f"--{name}", type=Optional[str], default=None, help=f"{what}.")
     args = cli.parse(parser, argv)
-    files, recipe = find_run(Path(args.run))
+
+    from lib import finished
+
+    files, recipe = finished.find_run(Path(args.run))
     if recipe is None and args.table is None:
         raise FlukeError(
             f"--run {args.run}: has no recipe that says which the test images are; name a table or a folder with --table."
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate.utils import broadcast_object_list
 
-    from lib import crossval, images, runs, scores, table
+    from lib import contest, crossval, filters, images, runs, scores
     from lib.model import read_spec
     from lib.ranks import on_main
     from lib.sample import check_fits, read_sample, sample_of
@@ -66,30 +64,31 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = {name: args[name] for name in ("image_column", "label_column", "label_separator") if args[name] is not None}
     data = replace(where, **names)
     if args.table is None:
-        side = table.load_test(data, spec.classes, spec.multi)
+        side = contest.load_test(data, spec.classes, spec.multi)
         if side is None:
             raise FlukeError(f"--run {args.run}: its recipe has no test images; name a table or a folder with --table.")
     else:
         path = Path(args.table)
         home = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
-        side = table.load_any(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
+        side = contest.load_any(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
     recipe = replace(recipe or config.Recipe(), data=data)
     sample = None
     if args.sample:
         sample = read_sample(Path(args.sample), data.image_column)
     elif spec.kind == "classifier" and (sample := sample_of(recipe)) is not None and args.table is not None:
         if not set(sample.ids) <= set(side.names):
-            _say(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
+            if main_process():
+                print(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
         check_fits(sample, recipe.predict, side.names, spec.classes, spec.multi)
-    thresholds = _thresholds(Path(args.run) / "thresholds.json", spec.classes) if spec.multi else None
+    thresholds = finished.read_thresholds(Path(args.run), spec.classes) if spec.multi else None
 
     accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
     bad = broadcast_object_list([on_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))])[0]
-    side = table.without_unreadable(side, bad, "error", what="test")
+    side = filters.without_unreadable(side, bad, "error", what="test")
     outputs = crossval.predict_mean(files, recipe, side, accelerator)
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"
     classes = () if kind == "embeddings" else spec.classes
@@ -100,76 +99,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if sample is not None:
             submit(recipe.predict, folder / "submission.csv", sample, found, thresholds)
         scores.save(folder / "scores_test.npz", found)
-        result = measure(side, outputs) if side.labels is not None and kind == "logits" else {}
+        result = finished.measure(side, outputs) if side.labels is not None and kind == "logits" else {}
         if result:
             write_json(folder / "metrics.json", result)
         print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
         return result
 
     return on_main(accelerator, write) or {}
-
-
-def find_run(run: Path) -> tuple[list[Path], config.Recipe | None]:
-    """The weights files of a run (of a k-fold run, a file a fold) and its recipe, if it has one. Raises FlukeError."""
-    if run.is_file():
-        return [run], None
-    recipe = None
-    if (run / "recipe.yaml").exists():
-        recipe = cli.parse(cli.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
-    parts = [run]
-    if (run / "folds.csv").exists() and recipe is not None:
-        parts = [run / f"fold{k}" for k in range(recipe.folds.n)]
-    files = [part / "best" / "model.safetensors" for part in parts]
-    lacking = [part.name for part, file in zip(parts, files) if not file.exists()]
-    if lacking and len(parts) > 1:
-        raise FlukeError(
-            f"--run {run}: {', '.join(lacking)} of its {len(parts)} folds have no weights yet; kfold.py --resume makes them."
-        )
-    if lacking:
-        raise FlukeError(
-            f"--run {run}: {'has no best/model.safetensors' if run.is_dir() else 'no such folder or file'}; is it a run?"
-        )
-    if begun := [part.name for part in parts if recipe is not None and not (part / "metrics.json").exists()]:
-        _say(f"note: {', '.join(begun)} isn't finished; these are the best weights so far")
-    return files, recipe
-
-
-def measure(side: Table, logits: np.ndarray) -> dict[str, Any]:
-    """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the usual one. Labels that the network
-    does not know are counted and left out, with their image if it has no other; {} if nothing is left."""
-    from lib import metrics
-    from lib.sources import some
-
-    unknown = {label: count for label, count in side.counts().most_common() if label not in set(side.classes)}
-    if unknown:
-        named = some(f"{label!r} ({count:,} images)" for label, count in unknown.items())
-        print(f"left out of the metrics: {len(unknown):,} labels that the network doesn't know: {named}")
-        labels = [tuple(label for label in row if label not in unknown) for row in side.labels or []]
-        kept = [i for i, row in enumerate(labels) if side.multi or row]
-        side, logits = replace(side, labels=labels).take(kept), logits[kept]
-    if len(side) == 0:
-        return {}
-    task: metrics.Task = "multi" if side.multi else "single"
-    targets, metric = side.targets(), metrics.auto_metric(task)
-    found = metrics.evaluate(task, logits, targets)
-    low, high = metrics.bootstrap_interval((metric, logits, targets))
-    print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
-    print(f"{metric}: 95% from {low:.4f} to {high:.4f}")
-    return {"rows": len(side), "metric": metric, **found, "interval": [low, high], "unknown_labels": unknown}
-
-
-def _thresholds(path: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
-    if not path.exists():
-        return None
-    found = read_json(path)
-    if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):
-        raise FlukeError(f"{path}: expected a probability for each of the {len(classes)} labels of the network.")
-    return found
-
-
-def _say(line: str) -> None:
-    if main_process():
-        print(line)
 
 
 if __name__ == "__main__":

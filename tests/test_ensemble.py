@@ -238,16 +238,6 @@ def test_too_many_classes_for_a_stack_are_refused():
         blend.fit_method("stack_lr", z, np.arange(4), False, accuracy)
 
 
-def test_gain_interval_knows_that_the_rows_are_the_same():
-    """Paired: the same 40 rows more right out of 1,000 is a sure gain, though each score's own interval is wider than that."""
-    targets = np.zeros(1000, int)
-    base, better = np.tile([0.0, 1.0], (1000, 1)), np.tile([0.0, 1.0], (1000, 1))
-    base[:500], better[:540] = [1.0, 0.0], [1.0, 0.0]
-    low, high = blend.gain_interval("accuracy", better, base, targets)
-    sd = np.sqrt(0.04 * 0.96 / 1000)
-    assert (low, high) == pytest.approx((0.04 - 1.96 * sd, 0.04 + 1.96 * sd), abs=0.0015)
-
-
 # --- temperature, offsets, thresholds ---------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from lib.config import Data, Folds
+from lib.contest import load_train
 from lib.files import FlukeError
 from lib.folds import assign_folds, describe_folds, describe_split, split, write_folds
-from lib.table import Table, load_train
+from lib.table import Table
 
 
 def table(

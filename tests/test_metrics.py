@@ -1,5 +1,4 @@
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from lib.files import FlukeError
 from lib.metrics import (
     METRICS,
     auto_metric,
-    bootstrap_interval,
     check_metric,
     evaluate,
     map_at_k,
@@ -206,42 +204,6 @@ def test_resampled_metrics_equal_metrics_of_repeated_rows(task: str) -> None:
             assert found == pytest.approx([metric.function(logits[r], targets[r]) for r in repeats], rel=1e-9), name
 
 
-def test_interval_of_a_mean_is_the_normal_one_and_repeats() -> None:
-    values = np.random.default_rng(0).normal(size=2000)
-    low, high = bootstrap_interval(values, n=4000)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * 0.0224, values.mean() + 1.96 * 0.0224), abs=0.003)
-    assert bootstrap_interval(values, n=4000) == (low, high)
-    assert bootstrap_interval(values, n=4000, seed=1) != (low, high)
-    narrow = bootstrap_interval(values, n=4000, level=0.5)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of about three positives, whose average precision repeated rows flatter."""
-    rng = np.random.default_rng(seed)
-    targets = (rng.random((150, 30)) < 0.02).astype(int)
-    return (rng.normal(size=(150, 30)) + targets).astype(np.float32), targets
-
-
-def ordinary(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return single(seed=seed)
-
-
-@pytest.mark.parametrize(("name", "make"), [("accuracy", ordinary), ("macro_f1", ordinary), ("macro_map", rare)])
-def test_intervals_cover_the_truth_as_often_as_they_say(name: str, make: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
-    """95% intervals of 80 test sets, against the mean of the metric over 200 others; 89% to 100% is what chance allows."""
-    truth = np.mean([METRICS[name].function(*make(1000 + seed)) for seed in range(200)])
-    intervals = [bootstrap_interval((name, *make(seed)), n=150) for seed in range(80)]
-    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.89
-
-
-def test_intervals_stay_where_a_metric_can_be() -> None:
-    logits, targets = np.eye(5, dtype=np.float32)[np.arange(50) % 5], np.arange(50) % 5
-    assert bootstrap_interval(("macro_f1", logits, targets)) == (1.0, 1.0)
-    low, high = bootstrap_interval(("ece", 100 * logits, targets))
-    assert 0 <= low <= high < 1e-9
-
-
 # --- names, directions, bad input -------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +238,6 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     logits[[3, 7], 2] = value
     with pytest.raises(FlukeError, match=r"2 of 20 rows of scores hold NaN or infinity \(counted from 0: 3, 7\)"):
         evaluate("single", logits, targets)
-    with pytest.raises(FlukeError, match="2 of 20"):
-        bootstrap_interval(("accuracy", logits, targets))
     with pytest.raises(FlukeError, match="no row"):
         evaluate("single", logits[:0], targets[:0])
     with pytest.raises(ValueError, match="targets"):

@@ -11,9 +11,9 @@ from PIL import Image
 from timm.optim import list_optimizers
 
 from lib import cli, config, images, metrics
+from lib.contest import load_train
 from lib.files import FlukeError
 from lib.objectives import MULTI, PAIRS, PROXY, SINGLE
-from lib.table import load_train
 from scripts import kfold, train_classifier, train_embedding
 
 ROOT = Path(__file__).parents[1]

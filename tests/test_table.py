@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib.config import Data, Folds
+from lib.contest import load_any, load_test, load_train
 from lib.files import FlukeError
+from lib.filters import without_unreadable
 from lib.sources import read_columns
-from lib.table import Table, load_any, load_test, load_train, summary, without_unreadable
+from lib.table import Table, summary
 
 
 def contest(

@@ -1,0 +1,79 @@
+"""A finished run put to other images: where its weights and thresholds are, and what its answers to labelled images are worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib import cli, metrics
+from lib.config import Recipe
+from lib.files import FlukeError, main_process, read_json
+from lib.intervals import bootstrap_interval
+from lib.sources import some
+from lib.table import Table
+
+
+def find_recipe(run: Path) -> Recipe | None:
+    """A run's recipe, None where its folder has none. Raises FlukeError."""
+    if not (run / "recipe.yaml").exists():
+        return None
+    return cli.parse(cli.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+
+
+def find_run(run: Path) -> tuple[list[Path], Recipe | None]:
+    """The weights files of a run (of a k-fold run, a file a fold) and its recipe, if it has one. Raises FlukeError."""
+    if run.is_file():
+        return [run], None
+    recipe = find_recipe(run)
+    parts = [run]
+    if (run / "folds.csv").exists() and recipe is not None:
+        parts = [run / f"fold{k}" for k in range(recipe.folds.n)]
+    files = [part / "best" / "model.safetensors" for part in parts]
+    lacking = [part.name for part, file in zip(parts, files) if not file.exists()]
+    if lacking and len(parts) > 1:
+        raise FlukeError(
+            f"--run {run}: {', '.join(lacking)} of its {len(parts)} folds have no weights yet; kfold.py --resume makes them."
+        )
+    if lacking:
+        raise FlukeError(
+            f"--run {run}: {'has no best/model.safetensors' if run.is_dir() else 'no such folder or file'}; is it a run?"
+        )
+    begun = [part.name for part in parts if recipe is not None and not (part / "metrics.json").exists()]
+    if begun and main_process():
+        print(f"note: {', '.join(begun)} isn't finished; these are the best weights so far")
+    return files, recipe
+
+
+def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
+    """The probability from which each label is given (thresholds.json), None where the run has none. Raises FlukeError."""
+    path = run / "thresholds.json"
+    if not path.exists():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):
+        raise FlukeError(f"{path}: expected a probability for each of the {len(classes)} labels of the network.")
+    return found
+
+
+def measure(side: Table, logits: np.ndarray) -> dict[str, Any]:
+    """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the usual one. Labels that the network
+    does not know are counted and left out, with their image if it has no other; {} if nothing is left."""
+    unknown = {label: count for label, count in side.counts().most_common() if label not in set(side.classes)}
+    if unknown:
+        named = some(f"{label!r} ({count:,} images)" for label, count in unknown.items())
+        print(f"left out of the metrics: {len(unknown):,} labels that the network doesn't know: {named}")
+        labels = [tuple(label for label in row if label not in unknown) for row in side.labels or []]
+        kept = [i for i, row in enumerate(labels) if side.multi or row]
+        side, logits = replace(side, labels=labels).take(kept), logits[kept]
+    if len(side) == 0:
+        return {}
+    task: metrics.Task = "multi" if side.multi else "single"
+    targets, metric = side.targets(), metrics.auto_metric(task)
+    found = metrics.evaluate(task, logits, targets)
+    low, high = bootstrap_interval((metric, logits, targets))
+    print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
+    print(f"{metric}: 95% from {low:.4f} to {high:.4f}")
+    return {"rows": len(side), "metric": metric, **found, "interval": [low, high], "unknown_labels": unknown}

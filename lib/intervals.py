@@ -1,0 +1,69 @@
+"""Intervals around what is measured: of one score, of one score's gain over another, and of the score to expect on other images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from lib.metrics import BLOCK, METRICS, Array, check_scores, mean
+
+
+def bootstrap_interval(
+    what: Array | tuple[str, Array, Array], n: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of a metric `(name, logits, targets)`, or of the mean of `what`, one number a row.
+
+    Rows are drawn with replacement, taken as independent, and not stratified: the next test set's class shares vary as well, and
+    fixing them would make the interval too narrow. A metric's interval is moved by the resamples' bias, which changes no width:
+    repeated rows flatter average precision (79 labels, some with two positives: 95% intervals of macro_map covered 78% as they
+    came, 92% when moved). Resamples that don't define the metric are left out. Raises FlukeError when numbers aren't finite.
+    """
+    if isinstance(what, tuple):
+        name, logits, targets = what
+        metric = METRICS[name].resampled
+        assert metric is not None, f"{name} isn't computed from logits; pass its values, one a row"
+        check_scores(logits, targets)
+        resampled, n_rows = partial(metric, logits, targets), len(logits)
+    else:
+        check_scores(np.reshape(what, (-1, 1)))
+        resampled, n_rows = partial(mean, what), len(what)
+    rng = np.random.default_rng(seed)
+    found = []
+    for start in range(0, n, block := max(1, BLOCK // n_rows)):
+        size = min(block, n - start)
+        drawn = rng.integers(n_rows, size=(size, n_rows)) + np.arange(size)[:, None] * n_rows
+        weights = np.bincount(drawn.ravel(), minlength=size * n_rows).reshape(size, n_rows).T
+        found.append(resampled(np.ascontiguousarray(weights, dtype=np.float64)))
+    values = np.concatenate(found)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return np.nan, np.nan
+    interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    if isinstance(what, tuple):
+        plain = METRICS[name].function(logits, targets)
+        interval = np.clip(interval + plain - values.mean(), 0, None if name == "log_loss" else 1)
+    return float(interval[0]), float(interval[1])
+
+
+def gain_interval(
+    metric: str, logits: np.ndarray, base: np.ndarray, targets: np.ndarray, n: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile bootstrap interval of metric(logits) - metric(base), both on the same resampled rows: does combining pay?"""
+    resampled, rng, rows = METRICS[metric].resampled, np.random.default_rng(seed), len(targets)
+    assert resampled is not None, metric
+    found = []
+    for _ in range(20):
+        weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=n // 20).T.astype(np.float64)
+        found.append(resampled(logits, targets, weights) - resampled(base, targets, weights))
+    low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def widen(score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
+    """An interval of a score that `rows` images gave, made to hold the score on another `test_rows` images of the same kind.
+
+    Those are a sample too: the variance of the difference is (1 + rows / test_rows) times that of the score alone.
+    """
+    factor = float(np.sqrt(1 + rows / test_rows))
+    return score - factor * (score - interval[0]), score + factor * (interval[1] - score)
