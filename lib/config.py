@@ -49,8 +49,9 @@ class Data:
     drop_images: list[str] = field(default_factory=list)
     """Image names to leave out of training and validation."""
     only_classes: list[str] = field(default_factory=list)
-    """Keep only these classes, for a second model of those that the first confuses (scripts/ensemble.py joins the two); []: all
-    (one label an image)."""
+    """Learn only these classes; []: all (one label an image). For a second model of those that the first confuses: train_classifier
+    and kfold split as they would without, and score held-out rows of other classes too, so that scripts/ensemble.py can join the
+    two; they write no submission of their own."""
     min_images: int = 1
     """Leave out classes with fewer images than this (one label an image)."""
     max_images: Optional[int] = None

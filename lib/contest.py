@@ -15,11 +15,12 @@ from lib.sources import find_images, list_images, read_columns, read_header, rea
 from lib.table import Table
 
 
-def load_train(data: Data, folds: Folds) -> Table:
+def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     """The recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, only_classes, min_images, max_images, largest_classes.
-    Raises FlukeError for whatever doesn't fit, all rows of a kind at once.
+    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, max_images, largest_classes, only_classes.
+    With `keep_others`, rows that only_classes leaves out stay, outside of the class list (Table.known). Raises FlukeError for
+    whatever doesn't fit, all rows of a kind at once.
     """
     root = Path(data.root)
     if data.train_dir is not None:
@@ -41,7 +42,7 @@ def load_train(data: Data, folds: Folds) -> Table:
     table, missing = drop_images(table, missing, data.drop_images)
     table = without_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
-    table = filter_classes(table, data)
+    table = filter_classes(table, data, keep_others)
     if folds.group_csv is not None:
         table = replace(table, groups=np.array(read_pairs(root / folds.group_csv, table.names)))
     if folds.csv is not None:

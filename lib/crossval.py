@@ -58,7 +58,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         if (folder / "cv.json").exists():
             say(f"{folder}: finished already")
             return read_json(folder / "cv.json")
-        train, test = experiment.load_tables(recipe, accelerator, say)
+        train, test = experiment.load_tables(recipe, kind, accelerator, say)
         if rows := recipe.train.limit_rows:  # a dry run: so many in each fold, and each of them out of fold once
             train = train.take(experiment.spaced(np.arange(len(train)), n * rows))
             test = None if test is None else test.take(experiment.spaced(np.arange(len(test)), rows))
@@ -68,6 +68,8 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         if kind == "embedding":
             test = None
             say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
+        elif recipe.data.only_classes:
+            say("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
         elif test is not None and (sample := sample_of(recipe)) is not None:  # its faults now, not after the training
             check_fits(sample, recipe.predict, test.names, train.classes, train.multi)
         if (folder / "folds.csv").exists():
@@ -102,25 +104,27 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         thresholds = None
         if kind == "classifier":
             oof = out_of_fold(folder, train, n)
-            result |= pooled(oof, result["metric"], 0 if test is None else len(test))
+            known = train.known()  # not all of them with data.only_classes, and then not all test images either
+            side, logits = train.take(known), oof.logits[known]
+            result |= pooled(side, logits, result["metric"], 0 if test is None or not known.all() else len(test))
             on_main(accelerator, lambda: scores.save(folder / "oof.npz", oof))
             if train.multi:
-                thresholds = label_thresholds(oof.logits, scores.targets(oof), oof.classes)
+                thresholds = label_thresholds(logits, side.targets(), side.classes)
                 on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
         say(describe(result))
         if test is not None:
             try:
-                logits = predict_mean(files, recipe, test, accelerator, stop.check)
+                outputs = predict_mean(files, recipe, test, accelerator, stop.check)
             except Interrupted:
                 raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
             source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
-            of_test = Scores(test.rows, test.names, test.classes, logits, test.labels, test.multi, source)
+            of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.multi, source)
             on_main(accelerator, lambda: scores.save(folder / "scores_test.npz", of_test))
             if sample is not None:
                 path = folder / "submission.csv"
                 on_main(accelerator, lambda: submit(recipe.predict, path, sample, of_test, thresholds, say))
         if kind == "classifier":
-            on_main(accelerator, lambda: write_folds_report(recipe, folder, train, oof, result))
+            on_main(accelerator, lambda: write_folds_report(recipe, folder, side, logits, result))
         if finished:
             on_main(accelerator, lambda: write_json(folder / "cv.json", result))
             say(f"done: {folder}")
@@ -178,14 +182,15 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
     return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source)
 
 
-def pooled(oof: Scores, metric: str, test_rows: int) -> dict[str, Any]:
-    """Metrics of all out-of-fold rows taken together, and the bootstrap interval of `metric`, or of the task's usual one where that
-    is no function of logits (loss). `test_interval` is for the score of another `test_rows` images of the same kind."""
-    task: metrics.Task = "multi" if oof.multi else "single"
-    targets = scores.targets(oof)
-    found = metrics.evaluate(task, oof.logits, targets)
+def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
+    """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
+    task's usual one where that is no function of logits (loss). `test_interval` is for the score of another `test_rows` images of
+    the same kind."""
+    task: metrics.Task = "multi" if side.multi else "single"
+    targets = side.targets()
+    found = metrics.evaluate(task, logits, targets)
     name = metric if metrics.METRICS[metric].resampled is not None else metrics.auto_metric(task)
-    interval = intervals.bootstrap_interval((name, oof.logits, targets))
+    interval = intervals.bootstrap_interval((name, logits, targets))
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:
         result |= {"test_rows": test_rows, "test_interval": intervals.widen(found[name], interval, len(targets), test_rows)}

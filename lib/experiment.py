@@ -45,10 +45,14 @@ from lib.tasks import Classifier, Embedder, Task
 from lib.train import fit
 
 
-def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
-    """The training table, without rows that can't be read if the recipe says so, and the test table if there is one."""
+def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
+    """The training table, without rows that can't be read if the recipe says so, and the test table if there is one.
+
+    A classifier of data.only_classes keeps the rows of other classes: the split is then that of a run on all classes, and its
+    scores of the held-out rows can be combined with that run's.
+    """
     d = recipe.data
-    train = contest.load_train(d, recipe.folds)
+    train = contest.load_train(d, recipe.folds, keep_others=kind == "classifier")
     test = contest.load_test(d, train.classes, train.multi)
 
     def unreadable() -> list[dict[int, str]]:
@@ -58,7 +62,7 @@ def load_tables(recipe: Recipe, accelerator: Accelerator, say: Callable[[str], N
     train = filters.without_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
         test = filters.without_unreadable(test, bad[1], "error", what="test")
-    say(summary(train))
+    say(summary(train.take(train.known())))
     say(f"  {images.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")
@@ -100,7 +104,7 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
         if (folder / "metrics.json").exists():
             say(f"{folder}: finished already")
             return read_json(folder / "metrics.json")
-        train, test = (fold.train, None) if fold else load_tables(recipe, accelerator, say)
+        train, test = (fold.train, None) if fold else load_tables(recipe, kind, accelerator, say)
         if kind == "embedding":
             d, folds, number = recipe.data, fold.of_row if fold else None, fold.number if fold else 0
             train_rows, val_rows = folds_of.split_individuals(
@@ -113,6 +117,8 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
         if limit := recipe.train.limit_rows:
             train_rows, val_rows = spaced(train_rows, limit), spaced(val_rows, limit)
             test = test.take(spaced(np.arange(len(test)), limit)) if test is not None else None
+        if kind == "classifier":
+            train_rows = train_rows[train.known()[train_rows]]
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
         task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
@@ -138,10 +144,11 @@ def _run(
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
     order = task.order()
     check_batch(t, order.n, world)
-    if test is not None and test.labels is not None and task.kind == "classifier":
+    specialist = task.kind == "classifier" and bool(d.only_classes)
+    if test is not None and test.labels is not None and task.kind == "classifier" and not specialist:
         test.targets()  # raises for labels in the test only
     batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
-    sample = sample_of(recipe) if task.kind == "classifier" and fold is None else None
+    sample = sample_of(recipe) if task.kind == "classifier" and fold is None and not specialist else None
     if sample is not None and test is not None:  # its faults now, not after the training
         check_fits(sample, recipe.predict, test.names, task.classes, task.train.multi)
     set_seed(seed_of(t.seed, 2) % 2**32)
@@ -182,7 +189,7 @@ def _run(
         stop,
         say,
         fold.deadline if fold else deadline,
-        len(task.shown) + n_test,
+        len(task.shown) + len(task.beside) + n_test,
     )
     for tracker in accelerator.trackers:  # Accelerator.end_training would end the talk between processes as well
         tracker.finish()
@@ -210,7 +217,12 @@ def _run(
         classes = () if kept == "embeddings" else side.classes
         return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept)
 
-    on_main(accelerator, lambda: scores.save(folder / "scores_val.npz", scores_of(task.shown, val_outputs)))
+    held_out, outputs = task.shown, val_outputs
+    if len(task.beside):
+        others = open_images(recipe, task.beside, images.make_eval_transform(d))
+        held_out = held_out.join(task.beside)
+        outputs = np.concatenate([outputs, outputs_of(others, "predict other classes")])
+    on_main(accelerator, lambda: scores.save(folder / "scores_val.npz", scores_of(held_out, outputs)))
     thresholds: dict[str, float] | None = None
     if isinstance(task, Classifier) and task.train.multi:
         thresholds = label_thresholds(val_outputs, task.val_targets, task.classes)

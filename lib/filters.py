@@ -64,9 +64,11 @@ def refuse_repeats(table: Table) -> None:
     raise FlukeError(f"{table.source}: {len(repeated):,} images have more than one row: {some(repeated)}; keep one row an image.")
 
 
-def filter_classes(table: Table, data: Data) -> Table:
-    """The table with its class list, after the filters by class, which are for one label an image (config.check)."""
+def filter_classes(table: Table, data: Data, keep_others: bool) -> Table:
+    """The table with its class list, after the filters by class, which are for one label an image (config.check). Rows that
+    data.only_classes leaves out stay, outside of the class list, if `keep_others`."""
     counts, notes = table.counts(), []
+    others: dict[str, int] = {}
     left = {label: count for label, count in counts.items() if label not in data.take}
 
     def leave_out(field: str, unwanted: list[str]) -> None:
@@ -80,19 +82,22 @@ def filter_classes(table: Table, data: Data) -> Table:
     notes += [
         f"data.take: {min(n, counts[label]):,} of {counts[label]:,} images of {label!r} kept" for label, n in data.take.items()
     ]
-    if data.only_classes:
-        leave_out("only_classes", [label for label in left if label not in data.only_classes])
     leave_out("min_images", [label for label in left if left[label] < data.min_images])
     if data.max_images is not None:
         leave_out("max_images", [label for label in left if left[label] > data.max_images])
     if data.largest_classes is not None:
         leave_out("largest_classes", sorted(left, key=lambda label: (-left[label], label))[data.largest_classes :])
+    if data.only_classes and keep_others:
+        others = {label: left.pop(label) for label in list(left) if label not in data.only_classes}
+        notes.append(f"data.only_classes: {sum(others.values()):,} images of other classes are scored in validation, not learnt")
+    elif data.only_classes:
+        leave_out("only_classes", [label for label in left if label not in data.only_classes])
     classes = tuple(sorted([*left, *data.take]))
     if len(classes) < (1 if table.multi else 2):
         why = "; ".join([*table.notes, *notes]) or "nothing was left out"
         raise FlukeError(f"{table.source}: {len(classes)} of {len(counts):,} classes are left, too few to learn from ({why}).")
     if notes:
-        room = Counter({label: len(table) for label in left}) + Counter(data.take)
+        room = Counter({label: len(table) for label in [*left, *others]}) + Counter(data.take)
         kept = []
         for i, (label,) in enumerate(table.labels or []):
             room[label] -= 1

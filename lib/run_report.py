@@ -11,11 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from lib import cli, figures, metrics, report, scores
+from lib import cli, figures, metrics, report
 from lib.config import Recipe
 from lib.files import read_json
 from lib.pools import probabilities as probabilities_of
-from lib.scores import Scores
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task, centres_of
 
@@ -58,10 +57,10 @@ def write_report(
     report.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
 
 
-def write_folds_report(recipe: Recipe, folder: Path, train: Table, oof: Scores, result: dict[str, Any]) -> None:
+def write_folds_report(recipe: Recipe, folder: Path, side: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
     """Write report.html and confusion.png of a k-fold run into `folder`: what its folds' models say of the rows that each did not
-    learn. `oof` is in the order of `train`; `result` is what cv.json holds."""
-    drawn, tables, examples = _classifier(oof.classes, scores.targets(oof), oof.logits, train.paths)
+    learn, `logits` (n, C) of the table `side`. `result` is what cv.json holds."""
+    drawn, tables, examples = _classifier(side.classes, side.targets(), logits, side.paths)
     if "Confusion" in drawn:
         figures.save(drawn["Confusion"], folder / "confusion.png")
     metric = result["pooled_metric"]

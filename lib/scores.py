@@ -153,9 +153,9 @@ def targets(scores: Scores, where: str = "scores") -> np.ndarray:
     return out
 
 
-def align(members: Sequence[Scores], where: Sequence[str] = (), subset: bool = False) -> list[Scores]:
-    """The same scores, all in the first one's row order and class order. With `subset`, a member may know fewer classes (a
-    specialist): it keeps its own, in the first one's order.
+def align(members: Sequence[Scores], where: Sequence[str] = ()) -> list[Scores]:
+    """The same scores, all in the first one's row order and class order. A member may know fewer classes (a specialist): it keeps
+    its own, in the first one's order.
 
     `where` names the members in messages (default: their source's run). Raises FlukeError when rows, names, labels or classes
     differ: two contests, two splits or two versions of a table can't be combined.
@@ -168,7 +168,7 @@ def align(members: Sequence[Scores], where: Sequence[str] = (), subset: bool = F
         there = where[0]
         if (member.kind, member.multi) != (first.kind, first.multi):
             raise FlukeError(f"{here}: {_task(member)}, but {there}: {_task(first)}; they can't be combined.")
-        _compare_classes(member.classes, known, here, there, subset)
+        _compare_classes(member.classes, known, here, there)
         theirs = {row: i for i, row in enumerate(member.rows.tolist())}
         extra = [member.names[i] for row, i in theirs.items() if row not in position]
         lacking = [first.names[i] for row, i in position.items() if row not in theirs]
@@ -198,7 +198,7 @@ def _task(scores: Scores) -> str:
     return "embeddings" if scores.kind == "embeddings" else "several labels an image" if scores.multi else "one label an image"
 
 
-def _compare_classes(classes: tuple[str, ...], known: dict[str, int], here: str, there: str, subset: bool) -> None:
+def _compare_classes(classes: tuple[str, ...], known: dict[str, int], here: str, there: str) -> None:
     lacking = [name for name in known if name not in set(classes)]
     if extra := [name for name in classes if name not in known]:
         if not lacking:
@@ -209,8 +209,6 @@ def _compare_classes(classes: tuple[str, ...], known: dict[str, int], here: str,
             f"{here} and {there} have different classes: {len(extra)} only in the first ({some(extra)}), "
             f"{len(lacking)} only in the second ({some(lacking)})."
         )
-    if lacking and not subset:
-        raise FlukeError(f"{here} lacks {len(lacking)} classes of {there}: {some(lacking)}.")
 
 
 def of_run(folder: Path) -> tuple[Scores | None, Scores | None]:
@@ -234,7 +232,7 @@ def of_run(folder: Path) -> tuple[Scores | None, Scores | None]:
 
 
 def of_runs(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
-    """Out-of-fold and test scores of several runs, aligned (`align`, specialists allowed); [] where no run has any.
+    """Out-of-fold and test scores of several runs, aligned; [] where no run has any.
 
     Raises FlukeError when only some have them, when they don't fit each other, or are embeddings.
     """
@@ -246,7 +244,7 @@ def of_runs(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
             raise FlukeError(f"{some(lacking)}: no {what}, which other runs have.")
         if embedded := [folder for folder, scores in zip(folders, side) if scores and scores.kind == "embeddings"]:
             raise FlukeError(f"{some(embedded)}: holds embeddings, not logits of classes; retrieve.py combines those.")
-        sides.append(align(there, folders, subset=True) if there else [])
+        sides.append(align(there, folders) if there else [])
     oof, test = sides
     if oof and test and [m.classes for m in oof] != [m.classes for m in test]:
         raise FlukeError(f"{some(folders)}: out-of-fold and test scores have different classes; they are not of the same runs.")

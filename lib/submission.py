@@ -88,8 +88,7 @@ def write(
             handle.write(_line(sample.columns, sample))
             for name, answer in zip(sample.ids, answers, strict=True):
                 handle.write(_line([*answer[: sample.id_column], name, *answer[sample.id_column :]], sample))
-        if faults := _faults(temporary, sample, classes, kind, k, separator, allow_empty):
-            raise FlukeError(f"{path}: not written, for it would not be what {sample.path} asks for: {'; '.join(faults)}.")
+        check(temporary, sample, classes, kind, k=k, separator=separator, allow_empty=allow_empty, name=path)
 
 
 def _answers(
@@ -140,15 +139,16 @@ def check(
     k: int = 5,
     separator: str = " ",
     allow_empty: bool = False,
+    name: Path | None = None,
 ) -> None:
     """Raise FlukeError, with every kind of fault counted and the first ones named, unless the contest would accept the file.
 
     Looked at: columns and their order; missing, extra and repeated rows and their order; unknown labels, blanks, several labels
     where one belongs, more than `k` labels or a label twice in a row, scores that are no finite numbers. `classes`: all that
-    may be written.
+    may be written. `name` is what the sentence calls the file, default: `path`.
     """
     if faults := _faults(path, sample, classes, kind, k, separator, allow_empty):
-        raise FlukeError(f"{path}: not what {sample.path} asks for: {'; '.join(faults)}.")
+        raise FlukeError(f"{name or path}: not what {sample.path} asks for: {'; '.join(faults)}.")
 
 
 def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: int, separator: str, allow_empty: bool) -> list[str]:

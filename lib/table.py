@@ -30,7 +30,8 @@ class Table:
     labels: list[tuple[str, ...]] | None
     """Labels of each image, exactly one unless `multi`; None when the table has none."""
     classes: tuple[str, ...]
-    """Sorted classes of the training table after its filters; what integers and columns of scores refer to."""
+    """Sorted classes of the training table after its filters; what integers and columns of scores refer to. With data.only_classes
+    a classifier's table keeps rows of other classes too, for its scores to be set beside another run's."""
     groups: np.ndarray | None
     """(n,) str: images of one group never sit on both sides of a split."""
     multi: bool
@@ -95,6 +96,10 @@ class Table:
         for i, labels in enumerate(self.labels):
             targets[i, [position[label] for label in labels]] = 1
         return targets
+
+    def known(self) -> np.ndarray:
+        """(n,) bool: whether each row's labels are all among the classes."""
+        return np.array([set(labels) <= set(self.classes) for labels in self.labels or [()] * len(self)], dtype=bool)
 
     def counts(self) -> Counter[str]:
         """Images of each label that occurs."""

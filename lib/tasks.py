@@ -34,6 +34,8 @@ class Task(Protocol):
     """What the network is run on at a validation."""
     queries: int
     """How many of its rows, the last, are held out."""
+    beside: Table
+    """Held-out rows that are scored at the end but not measured: those of classes that aren't learnt."""
     targets: np.ndarray
     """Targets of the training images, as the objective takes them; longer than the table where mirrored images follow."""
 
@@ -53,13 +55,16 @@ class Classifier:
     kind = "classifier"
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
-        self.recipe, self.train, self.shown, self.queries, self.classes = recipe, train, val, len(val), train.classes
+        self.recipe, self.train, self.classes = recipe, train, train.classes
+        known = val.known()
+        self.shown, self.beside = val.take(known), val.take(~known)
+        self.queries = len(self.shown)
         self.name: metrics.Task = "multi" if train.multi else "single"
         self.metric = metrics.auto_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
         metrics.check_metric(self.metric, self.name)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
-        self.targets, self.val_targets = train.targets(), val.targets()
+        self.targets, self.val_targets = train.targets(), self.shown.targets()
         self.loss = self.objective(0).eval()
 
     def objective(self, width: int) -> nn.Module:
@@ -99,7 +104,7 @@ class Embedder:
         place = {name: i for i, name in enumerate(self.classes)}
         self.targets = np.array([place.get(label, -1) for label in labels])
         gallery = np.flatnonzero(self.targets >= 0)
-        self.shown = train.take(gallery).join(val)
+        self.shown, self.beside = train.take(gallery).join(val), val.take(slice(0))
         self.labels = np.array([label for (label,) in self.shown.labels or []])
         if d.mirror_identities:
             mirrored = np.where(self.targets >= 0, self.targets + len(self.classes), -1)

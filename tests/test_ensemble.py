@@ -1,8 +1,10 @@
 """Combining scores, and whether what it is said to be worth is true."""
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -15,7 +17,7 @@ from sklearn.metrics import f1_score, log_loss
 from lib import adjust, blend, pools
 from lib.files import FlukeError
 from lib.metrics import METRICS
-from lib.scores import Scores, load, save
+from lib.scores import Scores, align, load, save
 from scripts import ensemble
 
 accuracy = METRICS["accuracy"].function
@@ -432,3 +434,32 @@ except (FlukeError, SystemExit) as stop:
 assert not {{"sklearn", "scipy", "torch", "pandas"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], capture_output=True)
+
+
+# --- a specialist, trained --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["train_classifier", "kfold"])
+def test_a_specialist_is_split_like_the_first_run_and_scored_on_every_held_out_row(
+    tmp_path: Path, arguments: Callable[..., list[str]], script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"scripts.{script}").main
+    first, second = tmp_path / "first", tmp_path / "second"
+    fields = {"train_epochs": 1, "folds_n": 2, "data_min_images": 5}
+    main(arguments(first, **fields))
+    main(arguments(second, data_only_classes="[ant, bee]", **fields))
+    name = "oof.npz" if script == "kfold" else "scores_val.npz"
+    general, specialist = load(first / name), load(second / name)
+    assert sorted(specialist.rows) == sorted(general.rows)
+    assert set(specialist.labels or []) == {("ant",), ("bee",), ("cat",)}
+    assert specialist.classes == ("ant", "bee")
+    result = json.loads((second / ("cv.json" if script == "kfold" else "metrics.json")).read_text())
+    assert result["rows"] == sum(label != ("cat",) for label in specialist.labels or [])  # measured on its own classes only
+    assert not (second / "submission.csv").exists()
+    assert "images of other classes are scored in validation, not learnt" in capsys.readouterr().out
+    found = ensemble.main(["--runs", str(first), str(second), "--method", "mean_prob", "--out", str(tmp_path / "both")])
+    assert len(found["members"]) == 2
+    assert (tmp_path / "both" / "submission.csv").exists()
+    p, q = (softmax(m, axis=1) for m in (general.logits, pools.whole(align([general, specialist]))[1]))
+    np.testing.assert_allclose(q[:, :2].sum(axis=1), p[:, :2].sum(axis=1), atol=1e-6)  # the mass is the first one's
+    np.testing.assert_allclose(q[:, 2], p[:, 2], atol=1e-6)

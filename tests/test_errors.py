@@ -323,7 +323,7 @@ CASES = [
     ),
     Case(
         "labels that hold the submission's separator",
-        "not written, for it would not be what",
+        "2 labels hold the separator",
         given(rows(lambda table: table.assign(label=["a b", "c d"] * 24)), predict_submission="topk"),
     ),
     # splits

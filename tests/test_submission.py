@@ -287,7 +287,7 @@ def test_a_refused_submission_leaves_the_old_one(tmp_path: Path) -> None:
     sample = read_sample(sample_file(tmp_path, "image,label\na,x\nb,x\n"))
     out = tmp_path / "submission.csv"
     out.write_text("old")
-    with pytest.raises(FlukeError, match=r"submission.csv: not written.* 1 answers with a label twice: line 3 \('x x'\)"):
+    with pytest.raises(FlukeError, match=r"submission.csv: not what .* asks for: 1 answers with a label twice: line 3 \('x x'\)"):
         write(out, sample, ["a", "b"], "topk", [["x", "y"], ["x", "x"]], ["x", "y"])
     with pytest.raises(FlukeError, match="1 predictions hold NaN or infinity: 'b'"):
         write(out, sample, ["a", "b"], "label", np.array([[0, 1], [np.nan, 1]]), ["x", "y"])
