@@ -20,7 +20,7 @@ from lib import config, train
 from lib.files import run_script, write_json
 from lib.objectives import Pairs
 from lib.runs import make_accelerator
-from scripts import train_classifier, train_embedding
+from scripts import kfold, train_classifier, train_embedding
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
     rank = accelerator.process_index
     found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}
-    scripts = {"classifier": train_classifier, "embedding": train_embedding}
+    scripts = {"classifier": train_classifier, "embedding": train_embedding, "folds": kfold}
     seen: list[dict[str, Any]] = []
     spy(seen)
     for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
+from sklearn.metrics import average_precision_score
 
 from lib import crossval, experiment, run_report, scores, train
 from lib.files import FlukeError, Interrupted
@@ -242,6 +244,32 @@ def test_a_dry_run_goes_through_everything(arguments: Callable, tmp_path: Path) 
     assert result["rows"] == len(scores.load(tmp_path / "run" / "oof.npz").names) == 24
     assert len(scores.load(tmp_path / "run" / "scores_test.npz").names) == 8
     assert not (tmp_path / "run" / "submission.csv").exists()
+
+
+def test_several_labels_in_the_users_own_folds(arguments: Callable, contest: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(contest / "train.csv", dtype=str)
+    table["label"] = [label if i % 3 else f"{label} cat" if label != "cat" else "cat ant" for i, label in enumerate(table["label"])]
+    own = pd.DataFrame({"image": table["image"], "fold": np.arange(len(table)) // 24})
+    table.to_csv(tmp_path / "train.csv", index=False)
+    own.to_csv(tmp_path / "own.csv", index=False)
+    fields = {"folds_n": 2, "train_epochs": 1, "data_label_separator": " ", "objective_name": "bce", "predict_submission": "labels"}
+    paths = {"data_train_csv": tmp_path / "train.csv", "folds_csv": tmp_path / "own.csv"}
+    result = kfold.main(make_argv(arguments, tmp_path / "run", **fields, **paths))
+    oof = scores.load(tmp_path / "run" / "oof.npz")
+    assert oof.labels == [tuple(sorted(row.split(), key=row.split().index)) for row in table["label"]]
+    for k in (0, 1):
+        of_fold = scores.load(tmp_path / "run" / f"fold{k}" / "scores_val.npz")
+        assert sorted(of_fold.names) == sorted(own["image"][own["fold"] == k])
+    assert result["pooled"] == pytest.approx(
+        average_precision_score([[c in row for c in oof.classes] for row in oof.labels], oof.logits, average="macro")
+    )
+    given = json.loads((tmp_path / "run" / "thresholds.json").read_text())
+    test = scores.load(tmp_path / "run" / "scores_test.npz")
+    least = np.array([given[c] for c in test.classes])
+    answers = pd.read_csv(tmp_path / "run" / "submission.csv", dtype=str).set_index("image")["label"]
+    for name, row in zip(test.names, expit(test.logits.astype(np.float64))):
+        chosen = row >= least if (row >= least).any() else row == row.max()
+        assert answers[name] == " ".join(np.array(test.classes)[chosen])
 
 
 def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from rank_jobs import triplet_gradient
 
 from lib import scores
 from lib.files import FlukeError, write_json
-from scripts import train_classifier
+from scripts import kfold, train_classifier
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -42,6 +42,7 @@ ALIKE = {
     "folds_holdout": 13,
 }
 FROZEN = {"train_epochs": 3, "optim_freeze_epochs": 1, "train_ema": 0.8, "folds_holdout": 13}
+FOLDS = ALIKE | {"train_epochs": 2, "folds_n": 2}
 ARCFACE = {"objective_name": "arcface", "objective_scale": 16, "model_embedding_dim": 8, "train_epochs": 3, "folds_unknown": 0.25}
 
 
@@ -128,6 +129,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
     jobs += [["embedding", "arcface", arguments(folder / "arcface", **ARCFACE)]]
     jobs += [["classifier", "late", [*arguments(folder / "late", **ALIKE), "--train.max_minutes", "0.01"]]]
     jobs += [["triplet", "triplet", []]]
+    jobs += [["folds", "folds", arguments(folder / "folds", **FOLDS)]]
     write_json(folder / "jobs.json", jobs)
     code, _, err = launch("cpu_2proc", "tests/rank_jobs.py", folder)
     assert code == 0, err
@@ -166,6 +168,17 @@ def test_two_processes_score_as_one_each_row_once(name: str, two: tuple, one: Pa
     assert np.array_equal(ours.rows, other.rows)
     assert np.allclose(ours.logits, other.logits, rtol=0, atol=1e-4)
     assert np.ptp(ours.logits, axis=0).min() > 1e-2  # it has learned to tell rows apart
+
+
+def test_two_processes_cross_validate_as_one(two: tuple, arguments: Callable, tmp_path: Path) -> None:
+    kfold.main(arguments(tmp_path / "folds", **FOLDS))
+    for name in ("oof.npz", "scores_test.npz"):
+        ours, other = scores.load(two[0] / "folds" / name), scores.load(tmp_path / "folds" / name)
+        assert ours.names == other.names
+        assert np.allclose(ours.logits, other.logits, rtol=0, atol=1e-4)
+    assert files_of(two[0] / "folds") == files_of(tmp_path / "folds")
+    assert (two[0] / "folds" / "folds.csv").read_bytes() == (tmp_path / "folds" / "folds.csv").read_bytes()
+    assert two[1][0]["folds"]["result"] == two[1][1]["folds"]["result"]
 
 
 def test_plateau_drops_on_two_processes_as_on_one(two: tuple, one: Path) -> None:
