@@ -47,6 +47,7 @@ ANY = {
     "GeM pooling": ["--model.pool", "gem"],
     "a hidden layer of 128": ["--model.hidden", "[128]"],
     "not pretrained": ["--model.weights", "null", "--model.pretrained", "false"],
+    "rate 3e-4": ["--optim.lr", "3e-4"],
     "head at ten times the rate": ["--optim.head_lr", "10"],
     "layer decay 0.8": ["--optim.layer_decay", "0.8"],
     "backbone frozen for an epoch": ["--optim.freeze_epochs", "1"],
