@@ -188,8 +188,8 @@ class Optim:
     freeze_epochs: int = 0
     """Epochs in which the backbone keeps its weights and BatchNorm statistics and only the head learns."""
     freeze: list[str] = field(default_factory=list)
-    """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0): their BatchNorm statistics stay,
-    and no gradient is computed below them, which saves time."""
+    """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0; "" is all of it): their BatchNorm
+    statistics stay, and no gradient is computed below them, which saves time."""
     schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
     """Learning rate after warm-up, as a function of the optimiser step; plateau: of the validation metric."""
     warmup_epochs: float = 0.0
