@@ -167,8 +167,12 @@ def _write(
     paths = dict(zip(train.names, train.paths))
     answers.write_page(job.folder / "retrieval.html", frame, queries, truth, paths, fitted, verified, recipe, measured, facts)
     job.say(f"{job.folder}: {', '.join(sorted(path.name for path in job.folder.iterdir() if not path.name.startswith('.')))}")
+    r, flips = recipe.retrieval, "[mirror]" if recipe.data.mirror_identities else "[hflip]"
+    untried = [] if r.method != "best" else ["--retrieval.method vote"]
+    untried += [] if r.centre_weight or r.metric != "cosine" else ["--retrieval.centre_weight 0.5"]
+    untried += [] if p.tta else [f"--predict.tta '{flips}'"]
     job.say(
-        "next: see whether validation gains by --retrieval.method mean_n, --retrieval.centre_weight 0.5 or --predict.tta '[hflip]'"
+        f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open the page; mistakes stand first"
     )
     return measured or fitted.metrics
 

@@ -103,9 +103,10 @@ def add_run_arguments(parser: Any) -> None:
     )
 
 
-def parse(parser: Any, argv: list[str] | None = None) -> Any:
+def parse(parser: Any, argv: list[str] | None = None, together: bool = True) -> Any:
     """Parse `argv` (default: the command line) to a namespace whose `recipe` is a Recipe, if the parser has one.
 
+    Unless `together`, what its fields may say together is not checked: they are changes to a recipe that is read later.
     Raises FlukeError with one sentence, naming the field and, for an unknown name, the nearest right one.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -125,7 +126,8 @@ def parse(parser: Any, argv: list[str] | None = None) -> Any:
     if "--cfg" in known:
         args.recipe_file = str(args.cfg[-1]) if args.cfg else None
         args.recipe = Recipe(**{f.name: SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
-        check(args.recipe)
+        if together:
+            check(args.recipe)
     return args
 
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="Several runs' embeddings become one.")
     parser.add_argument("--pair", nargs=2, type=str, default=None, help="Two images: are they of the same individual?")
     parser.add_argument("--remove", nargs="+", type=str, default=None, help="Individuals or images to leave the saved gallery.")
-    args = cli.parse(parser, argv)
+    args = cli.parse(parser, argv, together=False)
     asked = [name for name in (*ALONE, "queries") if getattr(args, name) is not None]
     if len(asked) > 1:
         raise FlukeError(f"{' and '.join('--' + name for name in asked)}: one at a time.")

@@ -246,6 +246,15 @@ def test_newest_embedding_run_is_taken(run: Path, herd: Path, tmp_path: Path, mo
     assert (tmp_path / "runs" / "new" / "retrieval" / "submission.csv").exists()
 
 
+def test_options_are_changes_to_the_runs_recipe(train: Callable[..., Path], run: Path, tmp_path: Path) -> None:
+    """tta mirror fits a run with mirrored individuals, though not the default recipe, and no other run."""
+    mirrored = train(tmp_path / "mirrored", data_mirror_identities=True, train_epochs=1)
+    retrieve.main(["--run", str(mirrored), "--predict.tta", "[mirror]"])
+    assert open_gallery(mirrored / "retrieval" / "gallery").index.d == 32  # both embeddings of 16, side by side
+    with pytest.raises(FlukeError, match="mirror needs data.mirror_identities"):
+        retrieve.main(["--run", str(run), "--predict.tta", "[mirror]", "--out", str(tmp_path / "out")])
+
+
 def test_individuals_without_centre_are_not_favoured() -> None:
     """Those held out whole as strangers have images in the gallery, but no class centre; cosines to centres are smaller."""
     rng = np.random.default_rng(0)
