@@ -184,13 +184,13 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
 
 def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
     """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
-    task's usual one where that is no function of logits (loss). `test_interval` is for the score of another `test_rows` images of
-    the same kind."""
+    task's usual one where that is no function of logits (loss); groups are drawn whole. `test_interval` is for the score
+    of another `test_rows` images of the same kind."""
     task: metrics.Task = "multi" if side.multi else "single"
     targets = side.targets()
     found = metrics.evaluate(task, logits, targets)
     name = metric if metrics.METRICS[metric].resampled is not None else metrics.auto_metric(task)
-    interval = intervals.bootstrap_interval((name, logits, targets))
+    interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:
         result |= {"test_rows": test_rows, "test_interval": intervals.widen(found[name], interval, len(targets), test_rows)}

@@ -240,7 +240,7 @@ def _run(
         **found,
     }
     if isinstance(task, Classifier) and METRICS[task.metric].resampled is not None:
-        result["interval"] = bootstrap_interval((task.metric, val_outputs, task.val_targets))
+        result["interval"] = bootstrap_interval((task.metric, val_outputs, task.val_targets), groups=task.shown.groups)
     on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, network.objective, outcome.history, result))
     if outcome.finished:
         on_main(accelerator, lambda: write_json(folder / "metrics.json", result))

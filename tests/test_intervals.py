@@ -47,6 +47,17 @@ def test_intervals_stay_where_a_metric_can_be() -> None:
     assert 0 <= low <= high < 1e-9
 
 
+def test_groups_are_drawn_whole() -> None:
+    """Every image four times, in a group: four times as many rows know no more, and the interval says so."""
+    logits, targets = single(200)
+    once = bootstrap_interval(("accuracy", logits, targets))
+    four = np.repeat(logits, 4, axis=0), np.repeat(targets, 4)
+    groups = np.repeat([f"sighting {i}" for i in range(200)], 4)
+    assert bootstrap_interval(("accuracy", *four), groups=groups) == pytest.approx(once, abs=0.005)
+    apart = bootstrap_interval(("accuracy", *four))
+    assert apart[1] - apart[0] == pytest.approx((once[1] - once[0]) / 2, rel=0.1)
+
+
 def test_what_is_not_finite_has_no_interval() -> None:
     logits, targets = single(20)
     logits[[3, 7], 2] = np.nan

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from lib import crossval, experiment, run_report, scores, train
 from lib.files import FlukeError, Interrupted
 from lib.images import decode
+from lib.intervals import bootstrap_interval
 from scripts import kfold, predict, train_classifier
 
 FOLD = ("best/model.safetensors", "metrics.json", "scores_val.npz")
@@ -270,6 +271,19 @@ def test_several_labels_in_the_users_own_folds(arguments: Callable, contest: Pat
     for name, row in zip(test.names, expit(test.logits.astype(np.float64))):
         chosen = row >= least if (row >= least).any() else row == row.max()
         assert answers[name] == " ".join(np.array(test.classes)[chosen])
+
+
+def test_groups_stay_together_in_folds_and_interval(arguments: Callable, contest: Path, tmp_path: Path) -> None:
+    names = pd.read_csv(contest / "train.csv", dtype=str)["image"]
+    pd.DataFrame({"image": names, "group": np.arange(len(names)) // 6}).to_csv(tmp_path / "groups.csv", index=False)
+    fields = {"folds_n": 2, "train_epochs": 1, "folds_group_csv": tmp_path / "groups.csv"}
+    result = kfold.main(make_argv(arguments, tmp_path / "run", **fields))
+    folds = pd.read_csv(tmp_path / "run" / "folds.csv")["fold"].to_numpy()
+    assert all(len(set(folds[start : start + 6])) == 1 for start in range(0, len(names), 6))
+    oof = scores.load(tmp_path / "run" / "oof.npz")
+    answers = "accuracy", oof.logits, scores.targets(oof)
+    assert result["interval"] == bootstrap_interval(answers, groups=np.arange(len(names)) // 6)
+    assert result["interval"] != bootstrap_interval(answers)
 
 
 def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Path, capsys) -> None:
