@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,8 +175,12 @@ def fit(method: str, members: Members, targets: np.ndarray, score: Score, **adju
     return Combination(fitted, fit_adjust(logits, targets, **adjust))
 
 
-def inner_folds(targets: np.ndarray, n: int = 5, seed: int = 0) -> np.ndarray:
-    """(rows,) fold of each row, 0 to n - 1: random, stratified by class (if one label an image; rare classes as far as they go)."""
+def inner_folds(targets: np.ndarray, n: int = 5, seed: int = 0, groups: Sequence[str] | None = None) -> np.ndarray:
+    """(rows,) fold of each row, 0 to n - 1: random, stratified by class (if one label an image; rare classes as far as they go), or
+    with `groups` (rows,) whole groups at random."""
+    if groups is not None:
+        unit = np.unique(groups, return_inverse=True)[1]
+        return (np.random.default_rng(seed).permutation(unit.max() + 1) % n)[unit]
     noise = np.random.default_rng(seed).random(len(targets))
     order = np.lexsort((noise, targets)) if targets.ndim == 1 else np.argsort(noise)
     folds = np.empty(len(targets), dtype=np.int64)
@@ -204,38 +209,52 @@ def disagreement(members: Members, multi: bool) -> np.ndarray:
 
 
 def judge(
-    method: str, names: Sequence[str], members: Members, targets: np.ndarray, metric: str, folds: np.ndarray, **adjust: Any
+    method: str,
+    names: Sequence[str],
+    members: Members,
+    targets: np.ndarray,
+    metric: str,
+    folds: np.ndarray,
+    groups: np.ndarray | None = None,
+    **adjust: Any,
 ) -> tuple[Combination, np.ndarray, dict[str, Any]]:
     """Fit a combination, and find out what it is worth beside its members.
 
     Returns it, its honest logits (n, C) for the rows, and a report: each member's score with its 95% interval and weight, how much
     they disagree, the ensemble's honest score and its gain over the best member with intervals, and what was fitted. `names` (M,)
-    name the members, `folds` (n,) say which rows are left out together, `adjust` goes to `fit_adjust`.
+    name the members, `folds` (n,) say which rows are left out together, `groups` (n,) which are drawn together for intervals,
+    `adjust` goes to `fit_adjust`.
     """
     multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
     measure = METRICS[metric].function
 
-    def fit_on(some: Members, theirs: np.ndarray) -> Combination:
+    def fit_on(some: Members, theirs: np.ndarray, **adjust: Any) -> Combination:
         return fit(method, some, theirs, lambda logits, t: sign * measure(logits, t), **adjust)
 
-    combination = fit_on(members, targets)
-    logits = combination(members)
+    def honestly(**adjust: Any) -> np.ndarray:
+        if method not in FITTED and not any(adjust.values()):
+            return fit_on(members, targets)(members)
+        return crossfit(partial(fit_on, **adjust), members, targets, folds)
+
+    combination = fit_on(members, targets, **adjust)
+    logits, honest = combination(members), honestly(**adjust)
     fitted = method in FITTED or any(adjust.values())
-    honest = crossfit(fit_on, members, targets, folds) if fitted else logits
+    # A threshold or a temperature changes no order within a label, but five of them, one a fold, would in the pooled rows.
+    judged = honestly() if metric == "macro_map" else honest
     alone = [measure(m, targets) for m in members]
     best = int(np.argmax(sign * np.array(alone)))
     weights = [None] * len(members) if isinstance(combination.method, Stack) else combination.method.weights.tolist()
     report: dict[str, Any] = {
         "members": [
-            {"run": name, "score": score, "interval": bootstrap_interval((metric, m, targets)), "weight": w}
+            {"run": name, "score": score, "interval": bootstrap_interval((metric, m, targets), groups=groups), "weight": w}
             for name, score, m, w in zip(names, alone, members, weights)
         ],
         "disagreement": disagreement(members, multi).tolist(),
-        "score": measure(honest, targets),
-        "interval": bootstrap_interval((metric, honest, targets)),
+        "score": measure(judged, targets),
+        "interval": bootstrap_interval((metric, judged, targets), groups=groups),
         "best_member": names[best],
-        "gain": measure(honest, targets) - alone[best],
-        "gain_interval": gain_interval(metric, honest, members[best], targets),
+        "gain": measure(judged, targets) - alone[best],
+        "gain_interval": gain_interval(metric, judged, members[best], targets, groups=groups),
     }
     if fitted and not isinstance(combination.method, Stack):
         report["fitted_score"] = measure(logits, targets)

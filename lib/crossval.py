@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from lib import experiment, folds, intervals, metrics, runs, scores
+from lib import cli, experiment, folds, intervals, metrics, runs, scores
 from lib.adjust import label_thresholds
 from lib.config import Recipe
 from lib.experiment import Fold
@@ -80,7 +80,11 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         if not (folder / "recipe.yaml").exists():
             on_main(accelerator, lambda: runs.start(folder, recipe, accelerator, train.classes, 0))
 
+        begun_with = cli.read_tree(str(folder / "recipe.yaml"))["train"]["epochs"]
         done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
+        if done and begun_with != recipe.train.epochs:
+            now = recipe.train.epochs
+            raise FlukeError(f"{folder}: its finished folds trained {begun_with} epochs, not {now}; all folds train alike.")
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
         whole = len(done) + len(to_do) == n
         finished = whole
@@ -100,7 +104,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             say(f"{folder}: oof.npz and cv.json need all {n} folds, and {lacking} are missing; go on with: --out {folder} --resume")
             return {}
 
-        result = summarise(recipe, [done[k] for k in range(n)])
+        result = summarise([done[k] for k in range(n)])
         thresholds = None
         if kind == "classifier":
             oof = out_of_fold(folder, train, n)
@@ -151,7 +155,7 @@ def _compare_models(files: Sequence[Path], kind: str) -> None:
             raise FlukeError(f"{path}: this k-fold run is of kind {spec.kind}; go on with --kind {spec.kind}.")
 
 
-def summarise(recipe: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the folds' metrics.json say together: `per_fold` values of the metric, their `mean`, and their `spread`, the standard
     deviation over folds (n - 1). That is no error of the mean, for the folds' models share training rows."""
     metric = results[0]["metric"]
@@ -179,7 +183,8 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
     logits = np.concatenate([part.logits for part in parts])[back]
     source = {**parts[0].source, "run": folder.name, "folds": n}
     del source["best_epoch"]
-    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source)
+    groups = experiment.groups_of(train)
+    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source, groups=groups)
 
 
 def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:

@@ -125,13 +125,15 @@ class ClassBatches:
         raise AssertionError("unreachable: the groups go round")
 
 
-def row_weights(targets: np.ndarray, power: float) -> np.ndarray:
-    """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power; with several labels its rarest label's."""
-    if targets.ndim == 1:
-        counts = np.bincount(targets).astype(float)
-        return counts[targets] ** -power
-    counts = np.maximum(targets.sum(0), 1.0)
-    return np.where(targets > 0, counts**-power, 0.0).max(1, initial=len(targets) ** -power)
+def row_weights(targets: np.ndarray, power: float, factors: np.ndarray | None = None) -> np.ndarray:
+    """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power, times the class's of `factors` (C,); with
+    several labels the largest of the row's labels."""
+    one = targets.ndim == 1
+    counts = np.bincount(targets, minlength=0 if factors is None else len(factors)) if one else targets.sum(0)
+    weights = np.maximum(counts, 1.0) ** -power * (1.0 if factors is None else factors)
+    if one:
+        return weights[targets]
+    return np.where(targets > 0, weights, 0.0).max(1, initial=len(targets) ** -power)
 
 
 class Batches(Sampler[list[tuple[int, int]]]):

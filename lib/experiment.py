@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file
 
-from lib import contest, filters, images, scores
+from lib import cli, contest, filters, images, scores
 from lib import folds as folds_of
 from lib.adjust import label_thresholds
 from lib.cache import open_cache
@@ -29,10 +29,11 @@ from lib.files import (
     locked,
     read_json,
     write_json,
+    write_text,
 )
 from lib.intervals import bootstrap_interval
 from lib.metrics import METRICS
-from lib.model import Network, Spec, load_start
+from lib.model import Network, Spec, load_start, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
 from lib.run_report import write_report
@@ -114,11 +115,12 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
             train_rows, val_rows = folds_of.split(train, recipe.folds)
         else:
             train_rows, val_rows = np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
-        if limit := recipe.train.limit_rows:
-            train_rows, val_rows = spaced(train_rows, limit), spaced(val_rows, limit)
-            test = test.take(spaced(np.arange(len(test)), limit)) if test is not None else None
         if kind == "classifier":
             train_rows = train_rows[train.known()[train_rows]]
+        if limit := recipe.train.limit_rows:
+            train_rows = spaced(train_rows, limit)
+            val_rows = val_rows if fold else spaced(val_rows, limit)  # the table of all folds was cut before
+            test = test.take(spaced(np.arange(len(test)), limit)) if test is not None else None
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
         task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
@@ -158,6 +160,11 @@ def _run(
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.objective(network.width)
     say(load_start(network, recipe.model))
+    if learnt := learnt_before(recipe.model.weights, task):
+        say(
+            f"note: model.weights is a run that has learnt {learnt:,} of the images held out here: their score flatters; take the "
+            "same split (folds.seed, folds.holdout, the same rows), or weights that never saw this contest"
+        )
     megabytes = 4e-6 * sum(p.numel() for p in network.parameters())
     state, _ = find(folder / "last")
     if state is None:
@@ -172,6 +179,9 @@ def _run(
             say(
                 f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ"
             )
+        if (epochs := before["recipe"]["train"]["epochs"]) != t.epochs:
+            say(f"note: train.epochs was {epochs} and is {t.epochs}: the learning rate goes on as if it had been so from the start")
+        on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))
     accelerator.init_trackers("fluke")
 
     train_images = open_images(recipe, task.train, images.make_train_transform(d), task.targets)
@@ -210,12 +220,12 @@ def _run(
     source |= {"queries": task.queries}  # the last rows of scores_val.npz, the ones that validation asks about
     val_outputs = outputs_of(val_images, "predict validation")
     found = task.evaluate(val_outputs, network.objective)
-    say(f"validation, best epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
+    say(f"validation, {t.keep} epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
     def scores_of(side: Table, outputs: np.ndarray) -> Scores:
         classes = () if kept == "embeddings" else side.classes
-        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept)
+        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept, groups_of(side))
 
     held_out, outputs = task.shown, val_outputs
     if len(task.beside):
@@ -252,6 +262,25 @@ def _run(
             f"go on with: --out {again} --resume"
         )
     return result
+
+
+def groups_of(side: Table) -> list[str] | None:
+    """The groups of a table's rows as a scores file holds them."""
+    return None if side.groups is None else [str(group) for group in side.groups]
+
+
+def learnt_before(weights: str | None, task: Task) -> int:
+    """How many images of classes that it knows, held out here, another run has learnt if `weights` is its best/model.safetensors
+    and it is a classifier of the same images; 0 where that can't be told."""
+    path = Path(weights or "")
+    theirs = path.parent.parent / "scores_val.npz"
+    if task.kind != "classifier" or path.parent.name != "best" or not theirs.exists() or (spec := read_spec(path)) is None:
+        return 0
+    held_out, classes = set(scores.load(theirs).names), set(spec.classes)
+    if held_out.isdisjoint(task.shown.names):
+        return 0
+    known = [set(labels) <= classes for labels in task.shown.labels or []]
+    return sum(each and name not in held_out for each, name in zip(known, task.shown.names))
 
 
 def open_images(recipe: Recipe, side: Table, transform: images.Transform, targets: np.ndarray | None = None) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -33,15 +34,7 @@ def bootstrap_interval(
     else:
         check_scores(np.reshape(what, (-1, 1)))
         resampled, n_rows = partial(mean, what), len(what)
-    unit = np.arange(n_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    rng, units = np.random.default_rng(seed), unit.max() + 1
-    found = []
-    for start in range(0, n, block := max(1, BLOCK // n_rows)):
-        size = min(block, n - start)
-        drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
-        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).T
-        found.append(resampled(np.ascontiguousarray(counts[unit], dtype=np.float64)))
-    values = np.concatenate(found)
+    values = np.concatenate([resampled(weights) for weights in _draws(n_rows, n, seed, groups)])
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return np.nan, np.nan
@@ -52,16 +45,26 @@ def bootstrap_interval(
     return float(interval[0]), float(interval[1])
 
 
+def _draws(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Array]:
+    """How often each row, or group of rows, is drawn in each of `n` resamples: blocks (n_rows, b) float64."""
+    unit = np.arange(n_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    rng, units = np.random.default_rng(seed), int(unit.max()) + 1
+    for start in range(0, n, block := max(1, BLOCK // n_rows)):
+        size = min(block, n - start)
+        drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).T
+        yield np.ascontiguousarray(counts[unit], dtype=np.float64)
+
+
 def gain_interval(
-    metric: str, logits: np.ndarray, base: np.ndarray, targets: np.ndarray, n: int = 2000, seed: int = 0
+    metric: str, logits: Array, base: Array, targets: Array, n: int = 2000, seed: int = 0, groups: Array | None = None
 ) -> tuple[float, float]:
-    """95% percentile bootstrap interval of metric(logits) - metric(base), both on the same resampled rows: does combining pay?"""
-    resampled, rng, rows = METRICS[metric].resampled, np.random.default_rng(seed), len(targets)
+    """95% percentile bootstrap interval of metric(logits) - metric(base), both on the same resampled rows (or whole `groups`): does
+    combining pay?"""
+    resampled = METRICS[metric].resampled
     assert resampled is not None, metric
-    found = []
-    for _ in range(20):
-        weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=n // 20).T.astype(np.float64)
-        found.append(resampled(logits, targets, weights) - resampled(base, targets, weights))
+    draws = _draws(len(targets), n, seed, groups)
+    found = [resampled(logits, targets, weights) - resampled(base, targets, weights) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
 

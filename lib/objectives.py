@@ -241,7 +241,6 @@ class Embedding(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict({name: _part(name, o, counts, width) for name in (o.name, *o.also)})
         self.weights = {o.name: 1.0, **o.also}
-        self.n_classes = len(counts)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         named = targets >= 0
@@ -279,4 +278,6 @@ def make_embedding_objective(o: config.Objective, targets: np.ndarray, classes: 
             raise FlukeError(f"objective {name} is not for embeddings; train_embedding takes {', '.join(PROXY + PAIRS)}.")
     if o.mixup or o.cutmix:
         raise FlukeError("objective.mixup and cutmix mix labels, which embeddings can't; set them to 0.")
+    if o.label_smoothing or o.class_weights != "none" or o.class_factors or o.logit_adjustment:
+        raise FlukeError("objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier.")
     return Embedding(o, np.bincount(targets[targets >= 0], minlength=classes), width)

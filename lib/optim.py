@@ -47,7 +47,7 @@ def rate_factor(o: config.Optim, step: int, total: int, per_epoch: int) -> float
     """
     warmup = round(o.warmup_epochs * per_epoch)
     if o.schedule == "onecycle":
-        # Smith 2018, with the shape and the defaults of torch's OneCycleLR: lr/25 up to lr, then down to lr/25/10,000.
+        # Smith 2018, with the shape and the rates of torch's OneCycleLR: lr/25 up to lr, then down to lr/25/10,000; momentum stays.
         peak = (warmup or 0.3 * total) - 1
         if step <= peak:
             return _cosine(1 / 25, 1.0, step / max(peak, 1))

@@ -41,6 +41,8 @@ class Scores:
     source: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, plain JSON: run, model, fold, metric, git, ..."""
     kind: Literal["logits", "embeddings"] = "logits"
+    groups: list[str] | None = None
+    """n groups (sightings, patients) whose images belong together when rows are resampled or split; None: each row alone."""
 
 
 def save(path: Path, scores: Scores) -> None:
@@ -53,6 +55,7 @@ def save(path: Path, scores: Scores) -> None:
         "names": list(scores.names),
         "classes": list(scores.classes),
         "labels": scores.labels,
+        "groups": scores.groups,
         "source": scores.source,
     }
     arrays = {
@@ -82,12 +85,18 @@ def load(path: Path) -> Scores:
         values = content.pop(kind)
         if meta["format"] != FORMAT or content or kind not in ("logits", "embeddings"):
             raise ValueError
-        texts = [*meta["names"], *meta["classes"], *(label for row in meta["labels"] or () for label in row)]
+        texts = [
+            *meta["names"],
+            *meta["classes"],
+            *(meta.get("groups") or ()),
+            *(label for row in meta["labels"] or () for label in row),
+        ]
         if not all(isinstance(text, str) for text in texts) or not isinstance(meta["source"], dict):
             raise TypeError
         labels = None if meta["labels"] is None else [tuple(row) for row in meta["labels"]]
+        groups = None if meta.get("groups") is None else list(meta["groups"])
         scores = Scores(
-            rows, list(meta["names"]), tuple(meta["classes"]), values, labels, bool(meta["multi"]), meta["source"], kind
+            rows, list(meta["names"]), tuple(meta["classes"]), values, labels, bool(meta["multi"]), meta["source"], kind, groups
         )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise FlukeError(f"{path}: {error.strerror}.") from None
@@ -121,6 +130,8 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"{shape[1]} columns for {len(scores.classes)} classes")
     if twice := _twice(scores.classes):
         faults.append(f"classes named more than once: {some(twice)}")
+    if scores.groups is not None and len(scores.groups) != n:
+        faults.append(f"{len(scores.groups)} groups for {n} names")
     if scores.labels is not None and len(scores.labels) != n:
         faults.append(f"{len(scores.labels)} rows of labels for {n} names")
     elif (
@@ -188,9 +199,10 @@ def align(members: Sequence[Scores], where: Sequence[str] = ()) -> list[Scores]:
         if labels and first.labels and any(different := [n for n, a, b in zip(names, labels, first.labels) if set(a) != set(b)]):
             raise FlukeError(f"{here} and {there} have other labels for {len(different):,} rows ({some(different)}).")
         columns = np.argsort([known[name] for name in member.classes], kind="stable")
+        groups = None if member.groups is None else [member.groups[i] for i in order]
         values = member.logits[order] if member.kind == "embeddings" else member.logits[order][:, columns]
         classes = tuple(member.classes[c] for c in columns)
-        out.append(replace(member, rows=first.rows, names=names, classes=classes, logits=values, labels=labels))
+        out.append(replace(member, rows=first.rows, names=names, classes=classes, logits=values, labels=labels, groups=groups))
     return out
 
 

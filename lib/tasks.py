@@ -12,7 +12,7 @@ from torch import nn
 from lib import metrics
 from lib.config import Recipe
 from lib.data import ClassBatches, Order, row_weights, seed_of
-from lib.files import FlukeError
+from lib.files import FlukeError, nearest
 from lib.objectives import Embedding, make_embedding_objective, make_objective
 from lib.retrieval import Centres, Validation, make_centres, validate
 from lib.table import Table
@@ -59,6 +59,8 @@ class Classifier:
         known = val.known()
         self.shown, self.beside = val.take(known), val.take(~known)
         self.queries = len(self.shown)
+        if not self.queries:
+            raise FlukeError(f"{train.source}: no held-out image is of the {len(self.classes)} classes to be learnt.")
         self.name: metrics.Task = "multi" if train.multi else "single"
         self.metric = metrics.auto_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
         metrics.check_metric(self.metric, self.name)
@@ -72,8 +74,12 @@ class Classifier:
 
     def order(self) -> Order:
         t = self.recipe.train
-        weights = row_weights(self.targets, t.sampler_power) if t.sampler == "weighted" else None
-        return Order(len(self.train), seed_of(t.seed, 0), weights)
+        if t.sampler != "weighted":
+            return Order(len(self.train), seed_of(t.seed, 0))
+        if unknown := sorted(set(t.sampler_factors) - set(self.classes)):
+            raise FlukeError(f"train.sampler_factors names {unknown[0]!r}, no class{nearest(unknown[0], self.classes)}")
+        factors = np.array([t.sampler_factors.get(name, 1.0) for name in self.classes])
+        return Order(len(self.train), seed_of(t.seed, 0), row_weights(self.targets, t.sampler_power, factors))
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         found = metrics.evaluate(self.name, outputs, self.val_targets)

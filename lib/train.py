@@ -192,7 +192,7 @@ def fit(
         seconds_an_image = (time.monotonic() - timer) / len(val_images)
         metrics = task.evaluate(outputs[0], chosen.objective)
         better = best_epoch is None or _better(metrics[metric], history[best_epoch - 1][metric], direction)
-        if better:
+        if better or t.keep == "last":
             on_main(accelerator, partial(save_best, run / "best" / "model.safetensors", chosen))
         if not finished:  # not one epoch in time: what there is counts as the best so far, but not as an epoch
             break
@@ -218,7 +218,7 @@ def fit(
             write_text(run / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
             accelerator.log({key: value for key, value in history[-1].items() if key != "epoch"}, step=epoch)
         say(_epoch_line(history[-1], metric, t.epochs, better))
-    return Outcome(history, best_epoch, finished)
+    return Outcome(history, len(history) if t.keep == "last" and history else best_epoch, finished)
 
 
 @contextmanager

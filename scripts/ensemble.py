@@ -34,7 +34,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Optional[str], default=None, help="Folder to write; default: runs/ensemble-<time>.")
     parser.add_argument("--metric", type=Optional[str], default=None, help="What to score by; default: the task's usual metric.")
     parser.add_argument("--temperature", action="store_true", help="Calibrate the result by a temperature (Guo et al. 2017).")
-    parser.add_argument("--thresholds", action="store_true", help="Several labels an image: each label's threshold of best F1.")
+    parser.add_argument(
+        "--thresholds",
+        action="store_true",
+        help="Several labels an image: each label's threshold of best F1, in the scores and in what is printed.",
+    )
     parser.add_argument(
         "--offsets",
         type=Optional[Literal["accuracy", "macro_f1"]],
@@ -56,7 +60,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError("--offsets are for one label an image; for several there is --thresholds.")
     adjust = {"temperature": args.temperature, "thresholds": args.thresholds, "offsets": args.offsets}
 
+    import numpy as np
+
     from lib import blend, finished, intervals, metrics, pools, submission
+    from lib.adjust import label_thresholds
     from lib.sample import sample_of
 
     recipe = finished.find_recipe(Path(args.runs[0]))
@@ -64,7 +71,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
     sample = sample_of(recipe) if recipe is not None and test else None
     task: metrics.Task = "multi" if first.multi else "single"
-    metric = args.metric or metrics.auto_metric(task)
+    metric = args.metric or ("macro_f1" if args.thresholds else metrics.auto_metric(task))
     metrics.check_metric(metric, task)
     if metrics.METRICS[metric].resampled is None:
         raise FlukeError(f"--metric {metric}: is known in training only; take {metrics.auto_metric(task)} or another.")
@@ -72,8 +79,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     if oof:
         targets = scores.targets(oof[0], args.runs[0])
-        folds, result["inner_folds"] = _inner_folds(Path(args.runs[0]), oof[0].names, targets)
-        combination, honest, report = blend.judge(args.method, args.runs, pools.whole(oof), targets, metric, folds, **adjust)
+        folds, result["inner_folds"] = _inner_folds(Path(args.runs[0]), oof[0], targets)
+        groups = None if oof[0].groups is None else np.array(oof[0].groups)
+        combination, honest, report = blend.judge(
+            args.method, args.runs, pools.whole(oof), targets, metric, folds, groups, **adjust
+        )
         result |= report
     elif args.method in blend.FITTED or any(adjust.values()):
         raise FlukeError(
@@ -95,7 +105,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if test:
         of_test = replace(test[0], logits=combination(pools.whole(test)), source=source)
         if recipe is not None and sample is not None:
-            submission.submit(recipe.predict, out / "submission.csv", sample, of_test)
+            least = None
+            if first.multi and oof and not args.thresholds:  # with --thresholds they are in the logits
+                least = label_thresholds(honest, targets, first.classes)
+            submission.submit(recipe.predict, out / "submission.csv", sample, of_test, least)
         scores.save(out / "scores_test.npz", of_test)
     if oof:
         scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source))
@@ -106,15 +119,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def _inner_folds(folder: Path, names: list[str], targets: Any) -> tuple[Any, str]:
+def _inner_folds(folder: Path, oof: Any, targets: Any) -> tuple[Any, str]:
     """Which rows are left out together when a fit is judged: the first run's own folds, if any, which keep groups together."""
     import numpy as np
 
     from lib import blend, sources
 
     if (folder / "folds.csv").exists():
-        return np.unique(sources.read_pairs(folder / "folds.csv", names), return_inverse=True)[1], str(folder / "folds.csv")
-    return blend.inner_folds(targets), "5, random"
+        return np.unique(sources.read_pairs(folder / "folds.csv", oof.names), return_inverse=True)[1], str(folder / "folds.csv")
+    return blend.inner_folds(targets, groups=oof.groups), "5, random" if oof.groups is None else "5, random, of whole groups"
 
 
 if __name__ == "__main__":

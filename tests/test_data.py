@@ -98,6 +98,9 @@ def test_weighted_rows_come_as_often_as_their_weights_say() -> None:
 def test_weights_of_several_labels_are_those_of_the_rarest() -> None:
     targets = np.array([[1, 1], [1, 0], [1, 0], [0, 0]], np.float32)
     assert np.allclose(row_weights(targets, 1.0), [1, 1 / 3, 1 / 3, 1 / 4])
+    assert np.allclose(row_weights(targets, 1.0, np.array([2.0, 1.0])), [1, 2 / 3, 2 / 3, 1 / 4])
+    one = np.array([0, 0, 0, 1, 2, 2])
+    assert np.allclose(row_weights(one, 1.0, np.array([6.0, 1.0, 1.0, 1.0])), [2, 2, 2, 1, 0.5, 0.5])
 
 
 @settings(max_examples=60)

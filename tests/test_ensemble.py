@@ -436,6 +436,50 @@ assert not {{"sklearn", "scipy", "torch", "pandas"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], capture_output=True)
 
 
+def test_groups_stay_together_where_a_fit_is_judged(tmp_path):
+    """Six photographs a sighting, told apart by sighting alone: a stack that sees some of them knows the others' label."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 6)
+    targets = rng.integers(0, 4, 60)[groups]
+    z = [(rng.normal(size=(60, 4))[groups] + 0.1 * rng.normal(size=(360, 4))).astype(np.float32) for _ in range(3)]
+    runs = write_runs(tmp_path, [np.concatenate([m, m]) for m in z], np.concatenate([targets, targets]), test=False)
+    apart = ensemble.main(["--runs", *runs, "--method", "stack_gb", "--out", str(tmp_path / "apart")])
+    for run in runs:
+        found = load(Path(run) / "oof.npz")
+        save(Path(run) / "oof.npz", replace(found, groups=[f"sighting {g}" for g in groups]))
+    whole = ensemble.main(["--runs", *runs, "--method", "stack_gb", "--out", str(tmp_path / "whole")])
+    assert apart["score"] > 0.8  # the leak
+    assert whole["score"] < 0.5  # the truth: nothing can be known
+    assert whole["inner_folds"] == "5, random, of whole groups"
+    widths = [np.ptp(found["members"][0]["interval"]) for found in (apart, whole)]
+    assert widths[1] > 1.8 * widths[0]
+    assert load(tmp_path / "whole" / "oof.npz").groups[:7] == ["sighting 0"] * 6 + ["sighting 1"]
+
+
+def test_thresholds_do_not_spoil_the_order_within_a_label(tmp_path):
+    z, targets = labels(n=600)
+    runs = write_runs(tmp_path, z, targets, multi=True, test=False)
+    argv = ["--runs", *runs, "--method", "mean", "--metric", "macro_map"]
+    plain = ensemble.main([*argv, "--out", str(tmp_path / "a")])
+    tuned = ensemble.main([*argv, "--thresholds", "--temperature", "--out", str(tmp_path / "b")])
+    assert tuned["score"] == plain["score"] == pytest.approx(tuned["fitted_score"], abs=1e-6)
+    assert ensemble.main(["--runs", *runs, "--thresholds", "--out", str(tmp_path / "c")])["metric"] == "macro_f1"
+
+
+def test_label_lists_of_an_ensemble_have_tuned_thresholds(tmp_path, capsys):
+    z, targets = labels(n=600)
+    runs = write_runs(tmp_path, [m - 3 for m in z], targets, multi=True)  # few reach a probability of 1/2
+    recipe(runs[0], "image,labels\n" + "".join(f"{r}.jpg,a\n" for r in range(300, 600)), separator="|")
+    ensemble.main(["--runs", *runs, "--method", "mean", "--out", str(tmp_path / "ens")])
+    given = [line.split(",")[1].split("|") for line in (tmp_path / "ens" / "submission.csv").read_text().splitlines()[1:]]
+    classes = load(tmp_path / "ens" / "scores_test.npz").classes
+    answers = np.array([[c in row for c in classes] for row in given])
+    untuned = expit(load(tmp_path / "ens" / "scores_test.npz").logits) >= 0.5
+    truth = targets[300:]
+    assert f1_score(truth, answers, average="macro") > f1_score(truth, untuned, average="macro", zero_division=0) + 0.1
+    assert "a label is given from a probability of" in capsys.readouterr().out
+
+
 # --- a specialist, trained --------------------------------------------------------------------------------------------------------
 
 

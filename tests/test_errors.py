@@ -322,6 +322,23 @@ CASES = [
         sample("image,label\n2_000.png,a\n2_000.jpg,a\n"),
     ),
     Case(
+        "a sampler's factor for no class",
+        "train.sampler_factors names 'kat', no class; did you mean cat?",
+        {"train_sampler": "weighted", "train_sampler_factors": "{kat: 2}"},
+    ),
+    Case(
+        "a sampler's factors without the sampler",
+        "train.sampler_factors need train.sampler weighted",
+        {"train_sampler_factors": "{cat: 2}"},
+    ),
+    Case("a factor of nothing", "factors of single classes are positive", {"objective_class_factors": "{cat: 0}"}),
+    Case(
+        "a softmax's smoothing for embeddings",
+        "objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier",
+        {"objective_name": "arcface", "objective_label_smoothing": 0.1},
+        train_embedding,
+    ),
+    Case(
         "labels that hold the submission's separator",
         "2 labels hold the separator",
         given(rows(lambda table: table.assign(label=["a b", "c d"] * 24)), predict_submission="topk"),

@@ -286,6 +286,23 @@ def test_groups_stay_together_in_folds_and_interval(arguments: Callable, contest
     assert result["interval"] != bootstrap_interval(answers)
 
 
+def test_a_dry_run_of_unequal_folds(arguments: Callable, contest: Path, tmp_path: Path) -> None:
+    """Four groups of seven or less make three unequal folds: all the same each row is out of fold once."""
+    names = pd.read_csv(contest / "train.csv", dtype=str)["image"]
+    pd.DataFrame({"image": names, "group": np.arange(len(names)) // 14}).to_csv(tmp_path / "groups.csv", index=False)
+    fields = {"train_limit_rows": 8, "train_epochs": 1, "folds_group_csv": tmp_path / "groups.csv"}
+    result = kfold.main(make_argv(arguments, tmp_path / "run", **fields))
+    assert result["rows"] == 24
+    assert len({fold["rows"] for fold in result["folds"]}) > 1
+
+
+def test_finished_folds_and_others_train_alike(arguments: Callable, tmp_path: Path) -> None:
+    argv = make_argv(arguments, tmp_path / "run", train_epochs=1)
+    kfold.main([*argv, "--only", "0"])
+    with pytest.raises(FlukeError, match="its finished folds trained 1 epochs, not 3; all folds train alike"):
+        kfold.main([*argv, "--resume", "--train.epochs", "3"])
+
+
 def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Path, capsys) -> None:
     argv = make_argv(arguments, tmp_path / "run", folds_n=2, train_epochs=1, objective_name="arcface", data_new_label="01")
     argv += ["--kind", "embedding"]

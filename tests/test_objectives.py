@@ -311,4 +311,3 @@ def test_mirrored_individuals_have_centres_of_their_own() -> None:
     mirrored = np.concatenate([TARGETS, TARGETS + 4])  # as lib.tasks doubles them
     loss = make_embedding_objective(config.Objective(name="arcface"), mirrored, 8, WIDTH)
     assert loss.centres().shape == (8, WIDTH)
-    assert loss.n_classes == 8

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lib import scores, train
 from scripts import train_classifier
@@ -70,6 +71,52 @@ def test_early_stopping_in_either_direction(
     )
     result = train_classifier.main(arguments(tmp_path / "run", train_epochs=5, train_patience=2, train_metric=metric))
     assert (result["epochs"], result["best_epoch"]) == (stopped, best)
+
+
+def test_the_last_epoch_is_kept_if_the_recipe_says_so(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    from lib.tasks import Classifier
+
+    real, values = Classifier.evaluate, iter([0.9, 0.1, 0.2, 0.2, 0.9, 0.1, 0.2, 0.9])
+    monkeypatch.setattr(Classifier, "evaluate", lambda *args: real(*args) | {"accuracy": next(values)})
+    best = train_classifier.main(arguments(tmp_path / "best", train_epochs=3))
+    last = train_classifier.main(arguments(tmp_path / "last", train_epochs=3, train_keep="last"))
+    assert (best["best_epoch"], last["best_epoch"]) == (1, 3)
+    assert last["log_loss"] == pytest.approx(json.loads((tmp_path / "last/metrics.jsonl").read_text().splitlines()[-1])["log_loss"])
+    assert best["log_loss"] != last["log_loss"]
+
+
+def test_resuming_with_other_epochs_is_said_and_written(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
+    train_classifier.main([*arguments(tmp_path / "run", train_epochs=4), "--train.max_minutes", "0.001"])
+    train_classifier.main([*arguments(tmp_path / "run", train_epochs=5), "--resume"])
+    assert "train.epochs was 4 and is 5: the learning rate goes on as if it had been so from the start" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["train"]["epochs"] == 5
+
+
+def test_weights_that_have_learnt_held_out_images_are_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
+    train_classifier.main(arguments(tmp_path / "first", train_epochs=1))
+    weights = tmp_path / "first" / "best" / "model.safetensors"
+    train_classifier.main(arguments(tmp_path / "same", train_epochs=1, model_weights=weights))
+    assert "has learnt" not in capsys.readouterr().out
+    train_classifier.main(arguments(tmp_path / "other", train_epochs=1, model_weights=weights, folds_seed=1))
+    first, other = (set(scores.load(tmp_path / name / "scores_val.npz").names) for name in ("first", "other"))
+    assert f"model.weights is a run that has learnt {len(other - first)} of the images held out here" in capsys.readouterr().out
+
+
+def test_classes_are_drawn_more_often_as_the_recipe_says(arguments: Callable, tmp_path: Path, no_report: None) -> None:
+    from lib import cli
+    from lib.table import Table
+    from lib.tasks import Classifier
+
+    argv = arguments(tmp_path, train_sampler="weighted", train_sampler_power=0, train_sampler_factors="{b: 4}")[2:]
+    recipe = cli.parse(cli.make_parser(""), argv).recipe
+    names = [str(i) for i in range(100)]
+    labels = [("a",), ("b",)] * 50
+    table = Table(np.arange(100), names, [Path(name) for name in names], labels, ("a", "b"), None, False)
+    order = Classifier(recipe, table, table).order()
+    drawn = np.concatenate([order(epoch) for epoch in range(40)])
+    assert np.mean(drawn % 2) == pytest.approx(0.8, abs=0.03)
 
 
 def test_dry_run_takes_few_rows_and_submits_nothing(arguments: Callable, tmp_path: Path) -> None:
