@@ -12,6 +12,7 @@ import pandas as pd
 from lib import figures, report
 from lib.config import Recipe
 from lib.files import atomic, write_json
+from lib.identify import finite
 from lib.index import Gallery
 from lib.metrics import Verification, verification
 from lib.retrieval import Answers, Validation
@@ -52,7 +53,7 @@ def fit(validations: Sequence[Validation], k: int) -> Fitted:
     right, known = np.concatenate([v.right[:, :k] for v in validations]), np.concatenate([v.known for v in validations])
     there = np.isfinite(scores)
     prior = None if share is None else (1 - share) * float(right[known][there[known]].mean())
-    new = None if share is None else fit_probability(-scores[:, 0], ~known, share)
+    new = None if share is None else fit_probability(-finite(scores[:, 0]), ~known, share)
     return Fitted(
         float(np.mean(thresholds)) if thresholds else None,
         share,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +12,18 @@ from accelerate import Accelerator
 
 from lib import answers, contest, submission
 from lib.cli import dump
-from lib.config import Recipe
+from lib.config import Recipe, Retrieval
 from lib.files import FlukeError, atomic, locked, write_text
 from lib.gallery import centres_of_run, combine, embed, embed_pair, fingerprint, held_out
 from lib.identify import rank_with_new
 from lib.index import Gallery, build, open_gallery
 from lib.ranks import on_main
-from lib.retrieval import answer, measure, validate
+from lib.retrieval import Validation, answer, measure, validate
 from lib.sample import Kind, sample_of
 from lib.sources import some
 from lib.table import Table
+
+CENTRES = ("arcface", "subcenter_arcface", "cosface")  # objectives whose weights stand for the individuals
 
 
 @dataclass
@@ -106,8 +108,15 @@ def _finish(
     else:
         gallery = build(job.combine(parts), train.rows, train.names, labels, job.model, r.metric, r.factory, new_label)
     centres = centres_of_run(job.runs[0], recipe) if r.centre_weight > 0 and len(job.runs) == 1 else None
-    fitted = answers.fit(_validate(job, train, parts, query_parts), k)
+    own = sum(path in set(train.paths) for path in queries.paths) if job.gallery is None else 0
+    if own:
+        say(f"note: {own:,} of the queries are images of the gallery: they find themselves, which says nothing of others")
+    fitted = answers.fit(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
     found = answer(gallery, vectors, r, job.model, max(5, k), centres)
+    below = [v.below for v in fitted.validations if v.below is not None]
+    if len(below) > 1 and job.how == "concat" and r.threshold == "auto":
+        # The mean of the runs' cosines reaches less high than each: not a threshold carries over, but whom it parts.
+        fitted = fitted._replace(threshold=float(np.quantile(found.scores[:, 0], np.mean(below))))
     say(f"gallery: {len(gallery.ids):,} images of {len(np.unique(gallery.labels)):,} individuals; queries: {len(queries):,}")
     if fitted.threshold is not None:
         share = "" if fitted.share is None else f"; {fitted.share:.0%} of the queries are taken to be new ({r.new_share})"
@@ -152,7 +161,8 @@ def _write(
                 f"{job.saved}: was changed by --add or --remove, which building it again would undo; ask it with --gallery "
                 f"{job.saved}, or name another --out, or delete it."
             )
-        gallery.save(job.saved)
+        with locked(job.saved):
+            gallery.save(job.saved)
     if is_test and (sample := sample_of(recipe)) is not None:
         may = [*np.unique(gallery.labels).tolist(), *([new_label] if new_label is not None else [])]
         kind: Kind = "label" if p.submission == "label" else "topk"
@@ -169,7 +179,8 @@ def _write(
     job.say(f"{job.folder}: {', '.join(sorted(path.name for path in job.folder.iterdir() if not path.name.startswith('.')))}")
     r, flips = recipe.retrieval, "[mirror]" if recipe.data.mirror_identities else "[hflip]"
     untried = [] if r.method != "best" else ["--retrieval.method vote"]
-    untried += [] if r.centre_weight or r.metric != "cosine" else ["--retrieval.centre_weight 0.5"]
+    if len(job.runs) == 1 and r.metric == "cosine" and not r.centre_weight and recipe.objective.name in CENTRES:
+        untried.append("--retrieval.centre_weight 0.5")
     untried += [] if p.tta else [f"--predict.tta '{flips}'"]
     job.say(
         f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open the page; mistakes stand first"
@@ -185,13 +196,13 @@ def _line(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _validate(job: Job, train: Table, parts: list[np.ndarray], query_parts: list[np.ndarray]) -> list[Any]:
+def _validate(job: Job, train: Table, parts: list[np.ndarray], query_parts: list[np.ndarray], r: Retrieval) -> list[Validation]:
     """One validation of the combined embeddings if the runs held out the same rows; else one of each run, on its own."""
-    recipe, labels = job.recipe, _labels(train)
+    recipe, labels = replace(job.recipe, retrieval=r), _labels(train)
     splits = [held_out(run, train) for run in job.runs]
     held = [{at for at, mine in zip(*split) if mine} for split in splits]
     if any(other != held[0] for other in held):
-        job.say("note: these runs held out different rows, so the threshold is the mean of what each needs alone")
+        job.say("note: these runs held out different rows, so the threshold says new as often as each run alone does, in the mean")
         return [validate(part[at], labels[at], mine, recipe, None, q) for part, (at, mine), q in zip(parts, splits, query_parts)]
     at, mine = splits[0]
     centres = centres_of_run(job.runs[0], recipe) if recipe.retrieval.centre_weight > 0 and len(job.runs) == 1 else None
@@ -246,6 +257,7 @@ def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
     rows = rows.take(_labels(rows) != (d.new_label or ""))
     if not len(rows):
         raise FlukeError(f"--add {path}: every row is labelled {d.new_label}; a gallery holds individuals with names.")
+    open_gallery(job.saved)  # a lock would make its folder
     rows, parts = job.embed(rows, "test")
 
     def change() -> dict[str, Any]:
@@ -262,6 +274,7 @@ def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
 
 def remove(job: Job, names: list[str]) -> dict[str, Any]:
     """Take individuals or images, by name, out of the saved gallery."""
+    open_gallery(job.saved)
 
     def change() -> dict[str, Any]:
         with locked(job.saved):

@@ -267,7 +267,8 @@ class Folds:
     n: int = 5
     """Folds of kfold."""
     unknown: float = 0.2
-    """train_embedding: share of the individuals that are held out whole, to be asked about as `data.new_label`."""
+    """train_embedding: share of the individuals that are held out whole, to be asked about as `data.new_label`; without one,
+    nobody."""
     stratify: bool = True
     """Each side gets its share of every class (of every label: iterative stratification)."""
     group_column: Optional[str] = None
@@ -311,9 +312,10 @@ class Retrieval:
     search: dict[str, int] = field(default_factory=dict)
     """Search parameters of that index: {nprobe: 16}, {efSearch: 64}, {k_factor_rf: 4}."""
     neighbours: int = 100
-    """Gallery images looked at for each query."""
+    """Gallery images looked at for each query; more where they are of fewer than `predict.topk` individuals."""
     method: Literal["best", "mean_n", "vote"] = "best"
-    """An identity's score: its nearest image's, the mean of its nearest `n` (or of as many as it has), or a weighted vote."""
+    """An identity's score: its nearest image's, the mean of its nearest `n` among the neighbours (or of as
+    many as are there), or a weighted vote."""
     n: int = 3
     """mean_n: images averaged."""
     temperature: float = 0.07
@@ -421,6 +423,11 @@ def check(recipe: Recipe) -> None:
     want(f.csv is None or (f.group_column or f.group_csv) is None, "folds.csv stands alone: unset folds.group_column and group_csv")
     want(recipe.predict.batch_size is None or recipe.predict.batch_size >= 1, "predict.batch_size is 1 at least, or null")
     want(recipe.predict.topk >= 1, "predict.topk is 1 at least")
+    pairs = {"triplet", "multi_similarity", "contrastive", "supcon"} & {o.name, *o.also}
+    want(
+        d.new_rows == "drop" or bool(pairs),
+        "data.new_rows negatives are for losses over pairs: name triplet, multi_similarity, contrastive or supcon",
+    )
     r = recipe.retrieval
     want(r.neighbours >= 1 and r.n >= 1, "retrieval.neighbours and retrieval.n are 1 at least")
     want(all(value >= 1 for value in r.search.values()), "retrieval.search sets its parameters to 1 at least")

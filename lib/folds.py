@@ -80,10 +80,11 @@ def split_individuals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions (int64, ascending) of the rows to train on and of those to ask about, as a contest with strangers asks.
 
-    A share `folds.unknown` of the individuals is left out of training whole: their held-out images are queries whose right answer
-    is `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of `new_label` are split like
-    an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With `fold` (n,), fold `number` is
-    what is held out; each row is then asked about in one fold only. Raises FlukeError for several labels an image.
+    A share `folds.unknown` of the individuals (without a `new_label` none) is left out of training whole: their held-out images are
+    queries whose right answer is `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of
+    `new_label` are split like an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With
+    `fold` (n,), fold `number` is what is held out; each row is then asked about in one fold only. Raises FlukeError for several
+    labels an image.
     """
     if table.multi:
         raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
@@ -91,7 +92,7 @@ def split_individuals(
     new = labels == new_label
     people = [label for label in table.classes if label != new_label]
     generator = np.random.RandomState(folds.seed)
-    drawn, some = generator.permutation(len(people)), round(folds.unknown * len(people))
+    drawn, some = generator.permutation(len(people)), round(folds.unknown * len(people)) if new_label is not None else 0
     strangers = np.isin(labels, [people[i] for i in np.roll(drawn, -number * some)[:some]])
     if fold is not None:
         held = fold == number

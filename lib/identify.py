@@ -122,6 +122,12 @@ def rank_with_new(
     return lists
 
 
+def finite(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Best scores (q,) in which -inf, an approximate index having found nobody, stands one below the lowest."""
+    there = scores[np.isfinite(scores)]
+    return np.where(np.isfinite(scores), scores, (there.min() if len(there) else 0.0) - 1).astype(np.float64)
+
+
 def evaluate(
     truth: Sequence[str] | NDArray[Any],
     identities: NDArray[Any],
@@ -148,5 +154,5 @@ def evaluate(
     if known.any() and hits is not None and relevant is not None:
         values["map@r"] = float(map_at_r(hits, relevant).mean())
     if known.any() and not known.all():
-        values["auroc"] = float(roc_auc_score(known, scores[:, 0]))
+        values["auroc"] = float(roc_auc_score(known, finite(scores[:, 0])))
     return values

@@ -306,7 +306,7 @@ def _auroc(scores: Array, targets: Array, weights: Array) -> Array:
 
 
 METRICS = {
-    "loss": Metric(None, ("single", "multi", "retrieval"), higher_is_better=False),  # the objective's own, from the training loop
+    "loss": Metric(None, ("single", "multi"), higher_is_better=False),  # the objective's own, from the training loop
     "accuracy": Metric(_accuracy, ("single",)),
     "balanced_accuracy": Metric(_balanced_accuracy, ("single",)),
     "top5_accuracy": Metric(_top5_accuracy, ("single",)),

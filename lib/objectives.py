@@ -179,6 +179,19 @@ class Margin(nn.Module):
         return self.loss.W.t()
 
 
+def gathered(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The batches (B, D) and (B,) of all processes, one after the other.
+
+    This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss times the
+    number of processes in its own images, which DistributedDataParallel's mean makes right.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return embeddings, targets
+    every = [torch.empty_like(targets) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(every, targets)
+    return torch.cat(torch.distributed.nn.all_gather(embeddings)), torch.cat(every)
+
+
 class Pairs(nn.Module):
     """Triplet (batch-hard, Hermans et al. 2017, or semi-hard mining), multi-similarity, contrastive or supervised contrastive loss.
 
@@ -206,13 +219,7 @@ class Pairs(nn.Module):
             self.loss = losses.SupConLoss()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            # This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss
-            # times the number of processes in its own images, which DistributedDataParallel's mean makes right.
-            embeddings = torch.cat(torch.distributed.nn.all_gather(embeddings))
-            every = [torch.empty_like(targets) for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather(every, targets)
-            targets = torch.cat(every)
+        embeddings, targets = gathered(embeddings, targets)
         alone = -1 - torch.arange(len(targets), device=targets.device)
         targets = torch.where(targets < 0, alone, targets)
         return self.loss(embeddings, targets, self.miner(embeddings, targets) if self.miner is not None else None)
@@ -230,6 +237,17 @@ class Linear(nn.Module):
         return F.cross_entropy(self.scale * self.layer(embeddings), targets)
 
 
+def _share(named: Tensor) -> Tensor:
+    """Named images of this process over the mean of all processes': the weight with which a mean over its own makes the mean over
+    all, once DistributedDataParallel has averaged."""
+    count = named.sum().float()
+    mean = count.clone()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean /= torch.distributed.get_world_size()
+    return count / mean.clamp(min=1e-12)
+
+
 class Embedding(nn.Module):
     """The recipe's objective of embeddings and those added to it, weighted.
 
@@ -243,13 +261,19 @@ class Embedding(nn.Module):
         self.weights = {o.name: 1.0, **o.also}
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        # keeps the graph, and DistributedDataParallel content, when a batch has no named image
+        total = embeddings.sum() * 0 + sum(parameter.sum() * 0 for parameter in self.parameters())
         named = targets >= 0
-        total = embeddings.sum() * 0  # keeps the graph, and DistributedDataParallel content, when a batch has no named image
+        share = _share(named)
         for name, part in self.parts.items():
             if name in PAIRS:
                 total = total + self.weights[name] * part(embeddings, targets)
+            elif name == "proxy_anchor":  # compares the batch's images too
+                every, theirs = gathered(embeddings, targets)
+                if (theirs >= 0).any():
+                    total = total + self.weights[name] * part(every[theirs >= 0], theirs[theirs >= 0])
             elif named.any():
-                total = total + self.weights[name] * part(embeddings[named], targets[named])
+                total = total + self.weights[name] * share * part(embeddings[named], targets[named])
         return total
 
     def centres(self) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from lib.config import Recipe, Retrieval
 from lib.files import FlukeError
 from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities
 from lib.index import Gallery, build
-from lib.stranger import Curve, estimate_share, fit_threshold, threshold_curve
+from lib.stranger import SHARES, Curve, estimate_share, fit_threshold, threshold_curve
 
 
 class Answers(NamedTuple):
@@ -53,6 +54,7 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
     Raises FlukeError for what the gallery refuses, and for class centres where they can't be used.
     """
     gallery.tune(r.search)
+    asked = queries
     scores, ids = gallery.search(queries, r.neighbours, model)
     if r.expand:
         unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
@@ -81,7 +83,14 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
         _estimate_centres(of_class, ranking)
         ranking = add_centres(ranking, of_class, r.centre_weight, m)
     images = np.where(ranking.matches >= 0, np.take_along_axis(ids, np.maximum(ranking.matches, 0), 1), -1)
-    return Answers(ranking.names(class_list), ranking.scores, images)
+    found = Answers(ranking.names(class_list), ranking.scores, images)
+    # The neighbours may all be of a few individuals with many images: those queries look further.
+    short = np.flatnonzero((found.names[:, min(m, len(class_list)) - 1] == "") & (ids[:, -1] >= 0))
+    if len(short) and r.neighbours < len(gallery.ids):
+        further = answer(gallery, asked[short], replace(r, neighbours=2 * r.neighbours), model, m, centres)
+        for mine, theirs in zip(found, further):
+            mine[short] = theirs
+    return found
 
 
 def _estimate_centres(of_class: np.ndarray, ranking: Ranking) -> None:
@@ -114,6 +123,8 @@ class Validation(NamedTuple):
     """(q, m) bool: is it the query's individual."""
     known: np.ndarray
     """(q,) bool: is the query's individual in the gallery."""
+    below: float | None
+    """Share of the unlabelled queries whose best score is below the threshold; None without any."""
 
 
 def measure(
@@ -150,7 +161,8 @@ def validate(
 
     Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or
     fitted on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the
-    queries to be answered (without them: half). map@5 is given at that threshold, for the queries as they are.
+    queries to be answered (without them: half); individuals held out whole, who are strangers here but not to the gallery that will
+    be asked, are taken off what is found. map@5 is given at that threshold, for the queries as they are.
     """
     r, new_label = recipe.retrieval, recipe.data.new_label
     others, queries, truth = np.flatnonzero(~asked), embeddings[asked], labels[asked]
@@ -158,16 +170,20 @@ def validate(
     known = np.isin(truth, gallery.labels)
     answers = answer(gallery, queries, r, "validation", max(5, recipe.predict.topk), centres)
     right = answers.names == truth[:, None]
-    threshold, share, curve = None, None, None
+    threshold, share, curve, below = None, None, None, None
+    best = None if unlabelled is None else answer(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
     if new_label is not None and r.threshold != "auto":
         threshold = float(r.threshold)
     if new_label is not None and known.any() and not known.all():
         curve = threshold_curve(answers.scores, right, known, recipe.predict.topk)
         share = 0.5 if r.new_share == "estimate" else float(r.new_share)
-        if r.new_share == "estimate" and unlabelled is not None:
-            best = answer(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
+        if r.new_share == "estimate" and best is not None:
+            apart = float(np.mean(~np.isin(labels[labels != new_label], gallery.labels)))
             share = estimate_share(answers.scores[:, 0], known, best)
+            share = float(np.clip((share - apart) / max(1 - apart, 1e-9), SHARES[0], SHARES[-1]))
         if threshold is None:
             threshold = fit_threshold(curve, r.threshold_by, share, r.far)
+    if threshold is not None and best is not None:
+        below = float(np.mean(best < threshold))
     found = measure(gallery, queries, truth, answers, threshold, "validation", new_label)
-    return Validation(found, threshold, share, curve, answers, right, known)
+    return Validation(found, threshold, share, curve, answers, right, known, below)

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from lib import config, train
 from lib.files import run_script, write_json
-from lib.objectives import Pairs
+from lib.objectives import make_embedding_objective
 from lib.runs import make_accelerator
 from scripts import kfold, train_classifier, train_embedding
 
@@ -45,10 +46,14 @@ def spy(seen: list[dict[str, Any]]) -> None:
     train.broadcast_buffers = noting
 
 
-def triplet_gradient(accelerator: Accelerator) -> dict[str, Any]:
-    """Gradient of a linear layer below the triplet loss on this process's share of 16 images."""
+def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
+    """Gradient of a linear layer below an objective of embeddings on this process's share of 16 images, six of the first eight of
+    which are of strangers."""
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.randn(16, 6, generator=generator), torch.arange(16) % 4
+    targets[:6] = -1
+    torch.manual_seed(0)
+    objective = make_embedding_objective(config.Objective(name=name, scale=4.0, margin=0.2), np.arange(4), 4, 3)  # type: ignore[arg-type]
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(3, 6, generator=generator))
@@ -57,7 +62,7 @@ def triplet_gradient(accelerator: Accelerator) -> dict[str, Any]:
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     wrapped = accelerator.prepare_model(layer)
     embeddings = torch.nn.functional.normalize(wrapped(images[mine]))
-    loss = Pairs("triplet", config.Objective(name="triplet"))(embeddings, targets[mine])
+    loss = objective(embeddings, targets[mine])
     loss.backward()
     return {"loss": loss.item(), "gradient": layer.weight.grad.tolist()}
 
@@ -72,8 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     seen: list[dict[str, Any]] = []
     spy(seen)
     for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
-        if kind == "triplet":
-            found[name] = triplet_gradient(accelerator)
+        if kind == "gradient":
+            found[f"gradient of {name}"] = gradient_below(name, accelerator)
         else:
             found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:]}
             seen.clear()

@@ -190,7 +190,7 @@ def test_rows_of_the_new_label_push_others_away_and_attract_nobody() -> None:
         torch.testing.assert_close(objective(x, torch.from_numpy(targets)), objective(x, alone))
     arcface = make_embedding_objective(recipe(objective_name="arcface").objective, targets, 2, 6)
     torch.testing.assert_close(arcface(x, torch.from_numpy(targets)), arcface(x[:4], torch.from_numpy(targets[:4])))
-    assert float(arcface(x[4:], torch.from_numpy(targets[4:]))) == 0
+    assert arcface(x[4:], torch.from_numpy(targets[4:])).item() == 0
 
 
 def test_one_individual_is_refused() -> None:

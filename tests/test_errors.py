@@ -333,6 +333,18 @@ CASES = [
     ),
     Case("a factor of nothing", "factors of single classes are positive", {"objective_class_factors": "{cat: 0}"}),
     Case(
+        "negatives for a loss that has none",
+        "data.new_rows negatives are for losses over pairs",
+        {"objective_name": "arcface", "data_new_rows": "negatives"},
+        train_embedding,
+    ),
+    Case(
+        "a classifier's metric for embeddings",
+        "Metric loss doesn't fit retrieval",
+        {"objective_name": "arcface", "train_metric": "loss"},
+        train_embedding,
+    ),
+    Case(
         "a softmax's smoothing for embeddings",
         "objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier",
         {"objective_name": "arcface", "objective_label_smoothing": 0.1},

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from lib.config import Data, Folds
 from lib.contest import load_train
 from lib.files import FlukeError
-from lib.folds import assign_folds, describe_folds, describe_split, split, write_folds
+from lib.folds import assign_folds, describe_folds, describe_split, split, split_individuals, write_folds
 from lib.table import Table
 
 
@@ -279,3 +279,13 @@ def test_written_folds_are_read_back(tmp_path: Path) -> None:
         split(table([("a",)] * 4, folds=[1, 1, 2, 2]), Folds())
     t = table([("a",), ("a",), ("b",)], folds=[1, 1, 0])
     assert "1 classes held out whole, so never learnt: 'b'" in describe_split(t, *split(t, Folds()))
+
+
+def test_nobody_is_new_without_a_label_for_it() -> None:
+    labels = [(name,) for name in "aabbccdd" for _ in range(2)]
+    names = [str(i) for i in range(16)]
+    table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, False)
+    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), None, False)
+    assert {labels[i] for i in train} == {(name,) for name in "abcd"}
+    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), "new", False)
+    assert len({labels[i] for i in train}) == 2

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "stranger": {"index", "metrics"},
     "identify": {"metrics"},
     "retrieval": {"config", "identify", "index", "stranger"},
-    "answers": {"config", "figures", "index", "metrics", "report", "retrieval", "stranger", "table"},
+    "answers": {"config", "figures", "identify", "index", "metrics", "report", "retrieval", "stranger", "table"},
     "figures": {"metrics"},
     "report": {"figures"},
     "finished": {"cli", "config", "intervals", "metrics", "sources", "table"},

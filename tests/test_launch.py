@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate.commands.config import config_args
-from rank_jobs import triplet_gradient
+from rank_jobs import gradient_below
 
 from lib import scores
 from lib.files import FlukeError, write_json
@@ -42,6 +42,7 @@ ALIKE = {
     "folds_holdout": 13,
 }
 FROZEN = {"train_epochs": 3, "optim_freeze_epochs": 1, "train_ema": 0.8, "folds_holdout": 13}
+OBJECTIVES = ("triplet", "proxy_anchor", "arcface", "cosface")
 FOLDS = ALIKE | {"train_epochs": 2, "folds_n": 2}
 ARCFACE = {"objective_name": "arcface", "objective_scale": 16, "model_embedding_dim": 8, "train_epochs": 3, "folds_unknown": 0.25}
 
@@ -128,7 +129,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
     jobs += [["classifier", "frozen", arguments(folder / "frozen", **FROZEN)]]
     jobs += [["embedding", "arcface", arguments(folder / "arcface", **ARCFACE)]]
     jobs += [["classifier", "late", [*arguments(folder / "late", **ALIKE), "--train.max_minutes", "0.01"]]]
-    jobs += [["triplet", "triplet", []]]
+    jobs += [["gradient", name, []] for name in OBJECTIVES]
     jobs += [["folds", "folds", arguments(folder / "folds", **FOLDS)]]
     write_json(folder / "jobs.json", jobs)
     code, _, err = launch("cpu_2proc", "tests/rank_jobs.py", folder)
@@ -218,13 +219,16 @@ def test_arcface_has_weights_and_they_are_the_networks(two: tuple) -> None:
     assert two[1][0]["arcface"]["seen"][0]["objective"] == ["objective.parts.arcface.loss.W"]
 
 
-def test_triplets_are_mined_over_both_processes(two: tuple) -> None:
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_of_two_processes_are_that_of_the_whole_batch(name: str, two: tuple) -> None:
+    """Pairs and proxies are compared over both processes' images; named ones count alike though one process has two, one eight."""
     from accelerate import Accelerator
 
-    alone = triplet_gradient(Accelerator(cpu=True))
+    alone = gradient_below(name, Accelerator(cpu=True))
+    losses = [found[f"gradient of {name}"]["loss"] for found in two[1]]
+    assert np.mean(losses) == pytest.approx(alone["loss"], abs=1e-5)
     for found in two[1]:
-        assert found["triplet"]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
-        assert np.allclose(found["triplet"]["gradient"], alone["gradient"], atol=1e-6)
+        assert np.allclose(found[f"gradient of {name}"]["gradient"], alone["gradient"], atol=1e-6)
     assert np.abs(alone["gradient"]).max() > 1e-2
 
 

@@ -298,6 +298,14 @@ def test_objectives_add_up_with_their_weights() -> None:
     assert torch.allclose(both(x, targets), expected)
 
 
+def test_a_batch_of_strangers_alone_reaches_every_weight() -> None:
+    """DistributedDataParallel waits for the gradient of each; without one the next step fails."""
+    x = unit_vectors(4)
+    loss = embedding(name="arcface", also={"triplet": 0.5})
+    loss(x, torch.tensor([-1, -1, -1, -1])).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+
+
 def test_margin_is_that_of_the_main_objective() -> None:
     for first, margin, second in (("arcface", 20.0, "triplet"), ("triplet", 0.5, "arcface"), ("arcface", 20.0, "cosface")):
         both = embedding(name=first, margin=margin, also={second: 1.0})

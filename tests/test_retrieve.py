@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 from conftest import paint
 
-from lib import gallery
-from lib.config import Retrieval
+from lib import cli, gallery, scores
+from lib.config import Recipe, Retrieval
+from lib.contest import load_train
 from lib.files import FlukeError
+from lib.identify import evaluate
 from lib.index import build, open_gallery
-from lib.retrieval import Centres, answer
+from lib.retrieval import Centres, answer, validate
 from scripts import retrieve, train_embedding
 
 KNOWN, SINGLE, STRANGERS = "abcdefgh", "ijkl", "yz"  # one letter each, for `paint` makes the hue of the sum of letters
@@ -192,14 +194,68 @@ def test_several_runs_are_one_embedding(
 
 def test_runs_that_held_out_different_rows(run: Path, train: Callable[..., Path], tmp_path: Path, capsys) -> None:
     other = train(tmp_path / "c", folds_seed=5, train_epochs=1)
-    retrieve.main(["--run", str(run), str(other), "--out", str(tmp_path / "both")])
+    retrieve.main(["--run", str(run), str(other), "--combine", "mean", "--out", str(tmp_path / "mean")])
     assert "held out different rows" in capsys.readouterr().out
     single = []
     for each in (run, other):
         retrieve.main(["--run", str(each), "--out", str(tmp_path / each.name / "alone")])
         single.append(json.loads((tmp_path / each.name / "alone" / "threshold.json").read_text())["threshold"])
-    both = json.loads((tmp_path / "both" / "threshold.json").read_text())["threshold"]
-    assert both == pytest.approx(np.mean(single))
+    assert json.loads((tmp_path / "mean" / "threshold.json").read_text())["threshold"] == pytest.approx(np.mean(single))
+    retrieve.main(["--run", str(run), str(other), "--out", str(tmp_path / "both")])
+    first = pd.read_parquet(tmp_path / "both" / "ranks.parquet").query("rank == 1")
+    alone = [validate_alone(each, tmp_path / each.name / "alone", threshold) for each, threshold in zip((run, other), single)]
+    assert (first["name"] == "new").mean() == pytest.approx(np.mean(alone), abs=1.5 / len(first))
+
+
+def validate_alone(run: Path, out: Path, threshold: float) -> float:
+    """The share of the test images that a run alone, asked of the gallery it validates on, finds below its threshold."""
+    recipe = cli.parse(cli.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+    train = load_train(recipe.data, recipe.folds)
+    val, test = scores.load(run / "scores_val.npz"), scores.load(run / "scores_test.npz")
+    asked = np.arange(len(val.rows)) >= len(val.rows) - val.source["queries"]
+    held = val.logits[~asked & ~np.isin([label for (label,) in val.labels], ["new"])]
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (held, test.logits)]
+    assert len(train) > len(held)
+    return float(((unit[1] @ unit[0].T).max(axis=1) < threshold).mean())
+
+
+def test_lists_are_full_though_neighbours_are_of_one_individual() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([*"abcdef"], 50)
+    images = (np.eye(6)[np.repeat(np.arange(6), 50)] + 0.1 * rng.normal(size=(300, 6))).astype(np.float32)
+    held = build(images, np.arange(300), labels, labels, "m")
+    queries = (np.eye(6) + 0.1 * rng.normal(size=(6, 6))).astype(np.float32)
+    found = answer(held, queries, Retrieval(neighbours=10), "m", 5)
+    exact = answer(held, queries, Retrieval(neighbours=300), "m", 5)
+    assert (found.names == exact.names).all()
+    assert (found.names != "").all()
+    assert np.allclose(found.scores, exact.scores)
+    assert (found.images == exact.images).all()
+
+
+def test_share_of_strangers_leaves_out_those_that_validation_itself_held_out() -> None:
+    """Queries of known individuals alone: a third of them are strangers to validation's gallery, but not to the whole one."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"{i:02d}" for i in range(30)])
+    own = rng.normal(size=(30, 32))
+    labels = np.repeat(names, 8)
+    images = (own.repeat(8, axis=0) + 0.3 * rng.normal(size=(240, 32))).astype(np.float32)
+    asked = (np.arange(240) % 8 < 2) | (labels >= "20")  # ten held out whole
+    queries = (own.repeat(4, axis=0) + 0.3 * rng.normal(size=(120, 32))).astype(np.float32)
+    recipe = Recipe()
+    recipe.data.new_label = "new"
+    assert validate(images, labels, asked, recipe, None, queries).share < 0.1
+
+
+def test_queries_that_are_in_the_gallery_are_counted(run: Path, herd: Path, tmp_path: Path, capsys) -> None:
+    retrieve.main(["--run", str(run), "--evaluate", str(herd / "train.csv"), "--out", str(tmp_path)])
+    assert "of the queries are images of the gallery: they find themselves" in capsys.readouterr().out
+
+
+def test_a_query_for_which_an_index_finds_nobody_is_measured() -> None:
+    scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
+    found = evaluate(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, np.array([True, False, False]), 0.5, "new")
+    assert found["auroc"] == 1.0
 
 
 def test_add_and_remove_without_training(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
