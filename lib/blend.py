@@ -15,14 +15,12 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from lib.adjust import Adjust, fit_adjust, fit_temperature, log_likelihood
+from lib.adjust import Adjust, Score, fit_adjust, fit_temperature, log_likelihood
 from lib.files import FlukeError
 from lib.intervals import bootstrap_interval, gain_interval
 from lib.metrics import METRICS
 from lib.pools import POOLS, TINY, Blend, Members, pool_probabilities, pool_votes, probabilities, to_logits
 
-Score = Callable[[np.ndarray, np.ndarray], float]
-"""(logits, targets) -> a number, higher is better."""
 _SUM_TO_ONE = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
 
 
@@ -228,14 +226,19 @@ def judge(
     multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
     measure = METRICS[metric].function
 
+    def score(logits: np.ndarray, true: np.ndarray) -> float:
+        return sign * measure(logits, true)
+
     def fit_on(some: Members, theirs: np.ndarray, **adjust: Any) -> Combination:
-        return fit(method, some, theirs, lambda logits, t: sign * measure(logits, t), **adjust)
+        return fit(method, some, theirs, score, **adjust)
 
     def honestly(**adjust: Any) -> np.ndarray:
         if method not in FITTED and not any(adjust.values()):
             return fit_on(members, targets)(members)
         return crossfit(partial(fit_on, **adjust), members, targets, folds)
 
+    if adjust.get("thresholds") and metric in ("micro_f1", "samples_f1"):  # macro F1 is best where each label's is
+        adjust["goal"] = score
     combination = fit_on(members, targets, **adjust)
     logits, honest = combination(members), honestly(**adjust)
     fitted = method in FITTED or any(adjust.values())

@@ -466,6 +466,21 @@ def test_thresholds_do_not_spoil_the_order_within_a_label(tmp_path):
     assert ensemble.main(["--runs", *runs, "--thresholds", "--out", str(tmp_path / "c")])["metric"] == "macro_f1"
 
 
+@pytest.mark.parametrize("metric", ["micro_f1", "samples_f1"])
+def test_thresholds_for_the_contests_metric(metric):
+    """Rare labels that nobody can tell: each one's best F1 is to give it always, which costs all labels together dearly."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((400, 8)) < np.geomspace(0.5, 0.02, 8)).astype(int)
+    z = rng.normal(size=(400, 8)) + np.where(np.arange(8) < 3, 2.5, 0) * targets
+    measure = METRICS[metric].function
+    of_each = measure(z - adjust.fit_thresholds(z, targets), targets)
+    together = measure(z - adjust.fit_thresholds(z, targets, measure), targets)
+    assert together > of_each + 0.05
+    report = blend.judge("mean", ["a"], [z], targets, metric, blend.inner_folds(targets), thresholds=True)[2]
+    assert report["fitted_score"] == pytest.approx(together, abs=1e-6)
+    assert report["score"] > of_each
+
+
 def test_label_lists_of_an_ensemble_have_tuned_thresholds(tmp_path, capsys):
     z, targets = labels(n=600)
     runs = write_runs(tmp_path, [m - 3 for m in z], targets, multi=True)  # few reach a probability of 1/2
