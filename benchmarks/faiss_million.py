@@ -8,6 +8,9 @@ build and save, MB on disk, seconds to reopen, MB of memory after reopening and 
 file), queries a second from the warm file; then recall@5 (the share of the exact five that are among the approximate five) and the
 ratio of speeds. The exit code is 1 if the approximate gallery misses recall 0.99 or ten times the speed of exact.
 
+On two cores: exact 136 queries a second, IVF2048,PQ128x4fs,RFlat with nprobe 256 1,961, which is 14.4 times as many, at a recall of
+0.994; 56 s to build, 2.2 GB on disk, reopened in 0.4 s, 0.3 GB of private memory beside the mapped file's pages; 3 minutes in all.
+
 The embeddings are made to lie as identities do: five images an individual on average, half of all individuals with one image
 (sizes follow a power law); individuals are drawn around one of 200 looks (species, flank, pose), both in a 64-dimensional space,
 for trained embeddings hardly fill their 512 dimensions; images of one individual have a cosine of about 0.7. A query is another
