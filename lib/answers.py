@@ -149,7 +149,7 @@ def write_page(
     ]
     pictures = {}
     first = fitted.validations[0]
-    best, there = first.answers.scores[:, 0], first.known
+    best, there = finite(first.answers.scores[:, 0]), first.known
     if first.curve is not None and fitted.threshold is not None and fitted.share is not None:
         pictures[f"Threshold, on validation if {fitted.share:.0%} are new"] = figures.threshold_curve(
             first.curve.thresholds, first.curve.map_at_k(fitted.share), fitted.threshold, f"MAP@{k}", unit

@@ -233,6 +233,9 @@ def threshold_curve(
     ax.plot(thresholds[order], scores[order], color=BLUE, linewidth=1.8, label=metric)
     reached = float(np.interp(chosen, thresholds[order], scores[order])) if len(order) else np.nan
     ax.axvline(chosen, color=ORANGE, linestyle="--", linewidth=1.4, label=f"chosen: {chosen:.4g} ({metric} {reached:.4g})")
+    if len(order) > 3:  # the curve's ends stand for "below all scores" and "above all": flat, and far out
+        low, high = thresholds[order][[1, -2]]
+        ax.set_xlim(min(low, chosen) - 0.03 * (high - low), max(high, chosen) + 0.03 * (high - low))
     _dress(ax, f"threshold on {score}", metric)
     _legend(ax)
     figure.set_label(f"{metric} for each threshold on {score}; the chosen threshold {chosen:.4g} reaches {reached:.4g}.")

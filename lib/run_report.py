@@ -14,6 +14,7 @@ from torch import nn
 from lib import cli, figures, metrics, report
 from lib.config import Recipe
 from lib.files import read_json
+from lib.identify import finite
 from lib.pools import probabilities as probabilities_of
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task, centres_of
@@ -49,7 +50,7 @@ def write_report(
     value = result[task.metric]
     interval = result.get("interval")
     headline = report.Headline(
-        task.metric, value, task.queries, tuple(interval) if interval else None, f"best epoch {result['best_epoch']}"
+        task.metric, value, task.queries, tuple(interval) if interval else None, f"{recipe.train.keep} epoch {result['best_epoch']}"
     )
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     facts = _facts(recipe, folder, epochs=result["epochs"])
@@ -107,7 +108,7 @@ def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | No
     found = task.validate(embeddings, centres_of(objective, task.recipe, task.classes))
     if found.curve is None or found.threshold is None:
         return {}
-    best, share = found.answers.scores[:, 0], float(np.mean(~found.known))
+    best, share = finite(found.answers.scores[:, 0]), float(np.mean(~found.known))
     values = found.curve.map_at_k(share)
     return {
         "Threshold for new individuals": figures.threshold_curve(

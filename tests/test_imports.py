@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"metrics"},
     "report": {"figures"},
     "finished": {"cli", "config", "intervals", "metrics", "sources", "table"},
-    "run_report": {"cli", "config", "figures", "metrics", "pools", "report", "scores", "table", "tasks"},
+    "run_report": {"cli", "config", "figures", "identify", "metrics", "pools", "report", "scores", "table", "tasks"},
 }
 ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.
