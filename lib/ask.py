@@ -108,7 +108,7 @@ def _finish(
     else:
         gallery = build(job.combine(parts), train.rows, train.names, labels, job.model, r.metric, r.factory, new_label)
     centres = centres_of_run(job.runs[0], recipe) if r.centre_weight > 0 and len(job.runs) == 1 else None
-    own = sum(path in set(train.paths) for path in queries.paths) if job.gallery is None else 0
+    own = len(set(queries.paths) & set(train.paths)) if job.gallery is None else 0
     if own:
         say(f"note: {own:,} of the queries are images of the gallery: they find themselves, which says nothing of others")
     fitted = answers.fit(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
@@ -182,9 +182,7 @@ def _write(
     if len(job.runs) == 1 and r.metric == "cosine" and not r.centre_weight and recipe.objective.name in CENTRES:
         untried.append("--retrieval.centre_weight 0.5")
     untried += [] if p.tta else [f"--predict.tta '{flips}'"]
-    job.say(
-        f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open the page; mistakes stand first"
-    )
+    job.say(f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open retrieval.html")
     return measured or fitted.metrics
 
 

@@ -243,7 +243,7 @@ def judge(
     logits, honest = combination(members), honestly(**adjust)
     fitted = method in FITTED or any(adjust.values())
     # A threshold or a temperature changes no order within a label, but five of them, one a fold, would in the pooled rows.
-    judged = honestly() if metric == "macro_map" else honest
+    judged = honestly() if metric == "macro_map" and any(adjust.values()) else honest
     alone = [measure(m, targets) for m in members]
     best = int(np.argmax(sign * np.array(alone)))
     weights = [None] * len(members) if isinstance(combination.method, Stack) else combination.method.weights.tolist()
