@@ -14,10 +14,10 @@ from lib.config import Recipe
 from lib.files import atomic, write_json
 from lib.identify import finite
 from lib.index import Gallery
-from lib.metrics import Verification, verification
 from lib.retrieval import Answers, Validation
 from lib.stranger import Logistic, fit_probability, pairs, share_costs
 from lib.table import Table
+from lib.verification import Verification, verification
 
 UNIT = {"cosine": "cosine similarity", "l2": "minus squared distance"}
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from lib.files import atomic
-from lib.metrics import BINS, Verification
+from lib.metrics import BINS
+from lib.verification import Verification
 
 INK, GREY = "#26292e", "#6b7280"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito 2008

@@ -18,6 +18,7 @@ from lib.identify import finite
 from lib.pools import probabilities as probabilities_of
 from lib.table import Table
 from lib.tasks import Classifier, Embedder, Task, centres_of
+from lib.verification import verification
 
 
 def write_report(
@@ -117,5 +118,5 @@ def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | No
         "Known and new": figures.score_histograms(
             best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
         ),
-        "Known against new": figures.roc(metrics.verification(found.known, best), "known against new"),
+        "Known against new": figures.roc(verification(found.known, best), "known against new"),
     }

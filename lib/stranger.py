@@ -1,4 +1,4 @@
-"""Is it somebody new? The threshold for the new label with its whole curve, the share of strangers, probabilities, verification.
+"""Is it somebody new? The threshold for the new label with its whole curve, the share of strangers, probabilities, pairs to verify.
 
 All of it is fitted on validation queries that are like the test's: a known individual's query comes from another sighting (group)
 than its gallery images, an unknown one's individual is not in the gallery at all. Scores of near-identical images on both sides
@@ -162,7 +162,7 @@ def pairs(
 
     embeddings (n, d), labels (n,). Pairs within a group (a sighting) are left out, for they are easier than any that will be
     asked, and so are pairs of two new individuals, for nobody knows whether they are the same. Drawn pairs are half same, half
-    different, if there are enough. lib.metrics.verification makes the ROC of them; `fit_probability(scores, same, prior=0.5)`
+    different, if there are enough. lib.verification makes the ROC of them; `fit_probability(scores, same, prior=0.5)`
     the probability of one pair, same and different being equally probable beforehand.
     """
     vectors = checked_embeddings(embeddings, "pairs", metric, None)

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "optim": {"config"},
     "metrics": set(),
     "intervals": {"metrics"},
+    "verification": {"metrics"},
     "ranks": set(),
     "checkpoint": set(),
     "runs": {"cli", "config"},
@@ -48,11 +49,23 @@ ALLOWED: dict[str, set[str]] = {
     "stranger": {"index", "metrics"},
     "identify": {"metrics"},
     "retrieval": {"config", "identify", "index", "stranger"},
-    "answers": {"config", "figures", "identify", "index", "metrics", "report", "retrieval", "stranger", "table"},
-    "figures": {"metrics"},
+    "answers": {"config", "figures", "identify", "index", "metrics", "report", "retrieval", "stranger", "table", "verification"},
+    "figures": {"metrics", "verification"},
     "report": {"figures"},
     "finished": {"cli", "config", "intervals", "metrics", "sources", "table"},
-    "run_report": {"cli", "config", "figures", "identify", "metrics", "pools", "report", "scores", "table", "tasks"},
+    "run_report": {
+        "cli",
+        "config",
+        "figures",
+        "identify",
+        "metrics",
+        "pools",
+        "report",
+        "scores",
+        "table",
+        "tasks",
+        "verification",
+    },
 }
 ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
 # Read by scripts before, or without, any training: seconds of torch would be felt.
@@ -75,7 +88,7 @@ NO_TORCH = (
     "report",
     "retrieval",
 )
-NO_TORCH += ("sample", "scores", "sources", "stranger", "submission", "table")
+NO_TORCH += ("sample", "scores", "sources", "stranger", "submission", "table", "verification")
 
 
 def imports(path: Path) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 from lib.files import FlukeError
 from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rank_with_new
 from lib.index import build, open_gallery
-from lib.metrics import map_at_k, verification
+from lib.metrics import map_at_k
 from lib.stranger import (
     estimate_share,
     fit_probability,
@@ -20,6 +20,7 @@ from lib.stranger import (
     share_costs,
     threshold_curve,
 )
+from lib.verification import verification
 
 FACTORIES = ["Flat", "SQ8", "IVF8,Flat", "HNSW16", "PCA12,IVF8,SQ8", "PCA12,Flat", "IVF8,Flat,RFlat"]
 

@@ -14,8 +14,8 @@ from lib.metrics import (
     map_at_r,
     metric_direction,
     reciprocal_ranks,
-    verification,
 )
+from lib.verification import verification
 
 
 def single(n: int = 300, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score
 
 from lib import figures, metrics, report
+from lib.verification import verification
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -153,7 +154,7 @@ def test_retrieval_figures_draw_their_values() -> None:
     assert line(figure, "MAP@5") == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.4])
     assert line(figure, "chosen: 0.2 (MAP@5 0.6)")[0] == [0.2, 0.2]
     known, new = np.array([0.9, 0.8, 0.4]), np.array([0.1, 0.5])
-    curve = metrics.verification(np.array([True] * 3 + [False] * 2), np.concatenate([known, new]))
+    curve = verification(np.array([True] * 3 + [False] * 2), np.concatenate([known, new]))
     assert line(figures.roc(curve, "known against new"), f"known against new (area {5 / 6:.3f})")[1] == list(curve.true_accept)
     figures.png(figures.score_histograms(known, new, 0.45, "cosine"))
     figures.png(figures.score_histograms(known[:0], np.array([0.5]), 0.5, "cosine"))  # one kind, one value
