@@ -145,7 +145,7 @@ def _resplit(
             methods["normal, Bayle et al."] = _around(pooled, norm.ppf(0.975) * np.sqrt(pooled * (1 - pooled) / rows))
         result[name] = {method: (*interval, truth) for method, interval in methods.items()}
         result[name][f"test {n_test}, as it is"] = (low, high, on_test)
-        result[name][f"test {n_test}, widened"] = (*widen(pooled, (low, high), rows, n_test), on_test)
+        result[name][f"test {n_test}, widened"] = (*widen(name, pooled, (low, high), rows, n_test), on_test)
     return result
 
 

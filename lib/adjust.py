@@ -12,8 +12,12 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax
 
+from lib.files import FlukeError
+from lib.metrics import METRICS
+
 Score = Callable[[np.ndarray, np.ndarray], float]
 """(logits, targets) -> a number, higher is better."""
+OFFSETS_CLASSES = 500  # each class's offset is tried on all logits
 
 
 @dataclass
@@ -34,15 +38,17 @@ def fit_adjust(
     temperature: bool = False,
     thresholds: bool = False,
     offsets: str | None = None,
-    goal: Score | None = None,
+    metric: str | None = None,
 ) -> Adjust:
-    """Fit what is asked for, the temperature first: it changes how far an offset reaches. Thresholds are for the F1 of each label,
-    or for `goal`."""
+    """Fit what is asked for, the temperature first: it changes how far an offset reaches. `metric` is what thresholds are for, as
+    `fit_thresholds` says. Raises FlukeError for offsets of more than 500 classes."""
     t = fit_temperature(logits, targets) if temperature else 1.0
     shift = np.zeros(logits.shape[1])
     if thresholds:
-        shift = -fit_thresholds(logits / t, targets, goal)
+        shift = -fit_thresholds(logits / t, targets, metric)
     elif offsets:
+        if logits.shape[1] > OFFSETS_CLASSES:
+            raise FlukeError(f"--offsets {offsets}: for at most {OFFSETS_CLASSES} classes, not {logits.shape[1]:,}.")
         shift = fit_offsets(logits / t, targets, offsets)
     return Adjust(t, shift)
 
@@ -63,11 +69,12 @@ def log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return log_softmax(logits, axis=1)[np.arange(len(targets)), targets]
 
 
-def fit_thresholds(logits: np.ndarray, targets: np.ndarray, score: Score | None = None) -> np.ndarray:
+def fit_thresholds(logits: np.ndarray, targets: np.ndarray, metric: str | None = None) -> np.ndarray:
     """(C,) logits from which on each label is given, for the best F1 of each; 0 (a probability of 1/2) for one without positives.
 
-    Halfway between the two neighbouring logits, so that other rows find some room on both sides. With a `score` of all labels
-    together (micro F1, F1 of each image), coordinate ascent on it from there, over 20 quantiles of each label's logits.
+    Halfway between the two neighbouring logits, so that other rows find some room on both sides. With micro_f1 or samples_f1 as
+    `metric`, which looks at all labels together, coordinate ascent on it from there, over 20 quantiles of each label's logits;
+    macro_f1 is best where each label's F1 is, and other metrics know no thresholds.
     """
     out = np.zeros(logits.shape[1])
     for c in np.flatnonzero(targets.any(axis=0)):
@@ -77,17 +84,18 @@ def fit_thresholds(logits: np.ndarray, targets: np.ndarray, score: Score | None 
         f1[:-1][z[:-1] == z[1:]] = -1  # no threshold parts equal logits
         k = int(np.argmax(f1))
         out[c] = (z[k] + z[k + 1]) / 2 if k + 1 < len(z) else z[k] - 1
-    for _ in range(0 if score is None else 2):
+    together = METRICS[metric].function if metric in ("micro_f1", "samples_f1") else None
+    for _ in range(0 if together is None else 2):
         for c in np.flatnonzero(targets.any(axis=0)):
             tries = [out[c], *np.quantile(logits[:, c], np.linspace(0.025, 0.975, 20))]
-            values = [score(logits - np.where(np.arange(len(out)) == c, t, out), targets) for t in tries]  # type: ignore[misc]
+            values = [together(logits - np.where(np.arange(len(out)) == c, t, out), targets) for t in tries]  # type: ignore[misc]
             out[c] = tries[int(np.argmax(values))]
     return out
 
 
-def label_thresholds(logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+def label_thresholds(logits: np.ndarray, targets: np.ndarray, classes: Sequence[str], metric: str) -> dict[str, float]:
     """`fit_thresholds` as probabilities by label, as a run's thresholds.json holds them."""
-    return dict(zip(classes, expit(fit_thresholds(logits, targets).astype(np.float64)).tolist()))
+    return dict(zip(classes, expit(fit_thresholds(logits, targets, metric).astype(np.float64)).tolist()))
 
 
 def fit_offsets(logits: np.ndarray, targets: np.ndarray, metric: str) -> np.ndarray:

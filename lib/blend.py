@@ -19,8 +19,9 @@ from lib.adjust import Adjust, Score, fit_adjust, fit_temperature, log_likelihoo
 from lib.files import FlukeError
 from lib.intervals import bootstrap_interval, gain_interval
 from lib.metrics import METRICS
-from lib.pools import POOLS, TINY, Blend, Members, pool_probabilities, pool_votes, probabilities, to_logits
+from lib.pools import POOLS, Blend, Members, pool_probabilities, pool_votes, probabilities, to_logits
 
+TINY = 1e-7  # what a fitted combination gives a class at least: one mistake must not cost more than many right answers gain
 _SUM_TO_ONE = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
 
 
@@ -45,7 +46,8 @@ def greedy_weights(members: Members, targets: np.ndarray, score: Score, multi: b
     """Weights (M,) by selection with replacement (Caruana et al. 2004): from the best member on, the one that helps the mean most.
 
     Two departures, for on 1,500 rows plain selection gave useless members a sixth of the weight: it ends at the first step that
-    gains nothing, and only members that `simplex_weights` gives any weight take part. Never scores below the best member.
+    gains nothing, and only members that `simplex_weights` gives any weight take part. On these rows it never scores below the best
+    member; what it is worth on others, `judge` says.
     """
     alone = [score(m, targets) for m in members]
     best = int(np.argmax(alone))
@@ -98,7 +100,7 @@ class Stack:
                 p[:, c] = model.predict_proba(self._features(members, c))[:, 1]
             else:
                 p[:, model.classes_] = model.predict_proba(self._features(members, c))
-        return to_logits(p, self.multi)
+        return to_logits(np.clip(p, TINY, 1 - TINY), self.multi)
 
 
 def _logistic_regression() -> Any:
@@ -136,8 +138,10 @@ def fit_method(method: str, members: Members, targets: np.ndarray | None, multi:
         return Stack(_logistic_regression() if method == "stack_lr" else _gradient_boosting(), members, targets, multi)
     if method == "weighted":
         weights = np.array([score(m, targets) for m in members])
-        if not (weights >= 0).all() or weights.sum() == 0:
+        if (weights < 0).any():
             raise FlukeError("--method weighted: votes are weighted by a metric that is better when higher; set --metric to one.")
+        if not weights.sum() > 0:
+            raise FlukeError("--method weighted: no run scores above 0 on the out-of-fold rows, so none has a vote.")
         return Blend(pool_votes, weights / weights.sum(), multi)
     # Calibrated first: an overconfident member's mistakes cost so much log-loss that noise, mixed in, would lessen it.
     temperatures = np.array([fit_temperature(m, targets) for m in members])
@@ -158,10 +162,11 @@ class Combination:
         return self.adjust(logits) if self.adjust else logits
 
 
-def fit(method: str, members: Members, targets: np.ndarray, score: Score, **adjust: Any) -> Combination:
+def fit(method: str, members: Members, targets: np.ndarray, score: Score, folds: np.ndarray, **adjust: Any) -> Combination:
     """Fit `method`, and with any of `fit_adjust`'s arguments an Adjust, on out-of-fold members.
 
-    An Adjust is fitted on scores that are out of fold for the method too: a stack's own training rows look too sure.
+    An Adjust is fitted on scores that are out of fold for the method too, for a stack's own training rows look too sure: rows of
+    one of `folds` (n,) are left out together.
     """
     multi = targets.ndim == 2
     fitted = fit_method(method, members, targets, multi, score)
@@ -169,7 +174,11 @@ def fit(method: str, members: Members, targets: np.ndarray, score: Score, **adju
         return Combination(fitted)
     logits = fitted(members)
     if isinstance(fitted, Stack):
-        logits = crossfit(lambda m, t: fit_method(method, m, t, multi, score), members, targets, inner_folds(targets))
+
+        def stack(rows: np.ndarray) -> Blend | Stack:
+            return fit_method(method, [m[rows] for m in members], targets[rows], multi, score)
+
+        logits = crossfit(stack, members, folds)
     return Combination(fitted, fit_adjust(logits, targets, **adjust))
 
 
@@ -186,17 +195,15 @@ def inner_folds(targets: np.ndarray, n: int = 5, seed: int = 0, groups: Sequence
     return folds
 
 
-def crossfit(
-    fit_on: Callable[[Members, np.ndarray], Callable[[Members], np.ndarray]],
-    members: Members,
-    targets: np.ndarray,
-    folds: np.ndarray,
-) -> np.ndarray:
-    """(n, C) float32 logits of combinations fitted without the row's fold: what a fitted combination is honestly worth."""
+def crossfit(fit_on: Callable[[np.ndarray], Callable[[Members], np.ndarray]], members: Members, folds: np.ndarray) -> np.ndarray:
+    """(n, C) float32 logits of combinations that `fit_on` fits to rows, given as positions, that lack the fold of the row to be
+    scored: what a fitted combination is honestly worth. Raises FlukeError for a single fold."""
+    if len(np.unique(folds)) < 2:
+        raise FlukeError("What is fitted is judged on other rows: two of them (two groups, or folds) are needed at least.")
     out = np.empty(members[0].shape, dtype=np.float32)
     for fold in np.unique(folds):
         held = folds == fold
-        out[held] = fit_on([m[~held] for m in members], targets[~held])([m[held] for m in members])
+        out[held] = fit_on(np.flatnonzero(~held))([m[held] for m in members])
     return out
 
 
@@ -219,9 +226,9 @@ def judge(
     """Fit a combination, and find out what it is worth beside its members.
 
     Returns it, its honest logits (n, C) for the rows, and a report: each member's score with its 95% interval and weight, how much
-    they disagree, the ensemble's honest score and its gain over the best member with intervals, and what was fitted. `names` (M,)
-    name the members, `folds` (n,) say which rows are left out together, `groups` (n,) which are drawn together for intervals,
-    `adjust` goes to `fit_adjust`.
+    they disagree, the ensemble's honest score and its gain over the best member (above 0: better) with intervals, and what was
+    fitted. `names` (M,) name the members, `folds` (n,) say which rows are left out together, `groups` (n,) which are drawn together
+    for intervals, `adjust` goes to `fit_adjust`.
     """
     multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
     measure = METRICS[metric].function
@@ -229,17 +236,20 @@ def judge(
     def score(logits: np.ndarray, true: np.ndarray) -> float:
         return sign * measure(logits, true)
 
-    def fit_on(some: Members, theirs: np.ndarray, **adjust: Any) -> Combination:
-        return fit(method, some, theirs, score, **adjust)
+    def fit_on(rows: np.ndarray, **adjust: Any) -> Combination:
+        inner = folds[rows]
+        if len(np.unique(inner)) < 2:  # the other one of two folds
+            inner = inner_folds(targets[rows], groups=None if groups is None else groups[rows])
+        return fit(method, [m[rows] for m in members], targets[rows], score, inner, **adjust)
 
     def honestly(**adjust: Any) -> np.ndarray:
         if method not in FITTED and not any(adjust.values()):
-            return fit_on(members, targets)(members)
-        return crossfit(partial(fit_on, **adjust), members, targets, folds)
+            return fit_on(np.arange(len(targets)))(members)
+        return crossfit(partial(fit_on, **adjust), members, folds)
 
-    if adjust.get("thresholds") and metric in ("micro_f1", "samples_f1"):  # macro F1 is best where each label's is
-        adjust["goal"] = score
-    combination = fit_on(members, targets, **adjust)
+    if adjust.get("thresholds"):
+        adjust["metric"] = metric
+    combination = fit_on(np.arange(len(targets)), **adjust)
     logits, honest = combination(members), honestly(**adjust)
     fitted = method in FITTED or any(adjust.values())
     # A threshold or a temperature changes no order within a label, but five of them, one a fold, would in the pooled rows.
@@ -256,7 +266,7 @@ def judge(
         "score": measure(judged, targets),
         "interval": bootstrap_interval((metric, judged, targets), groups=groups),
         "best_member": names[best],
-        "gain": measure(judged, targets) - alone[best],
+        "gain": sign * (measure(judged, targets) - alone[best]),
         "gain_interval": gain_interval(metric, judged, members[best], targets, groups=groups),
     }
     if fitted and not isinstance(combination.method, Stack):
@@ -267,7 +277,7 @@ def judge(
 def describe(result: dict[str, Any]) -> str:
     """A table for the eye of `judge`'s report, with method, metric and what the test is expected to score."""
     if "members" not in result:
-        return "No labels: the test scores are combined, and nobody knows what that is worth."
+        return "No out-of-fold scores: the test scores are combined, and what that is worth is not measured."
     members = result["members"]
     wide = max(len(member["run"]) for member in members) + 4
     lines = [

@@ -24,7 +24,8 @@ from lib import cli, experiment, folds, intervals, metrics, runs, scores
 from lib.adjust import label_thresholds
 from lib.config import Recipe
 from lib.experiment import Fold
-from lib.files import FlukeError, Interrupted, locked, read_json, write_json
+from lib.files import FlukeError, Interrupted, locked, read_json, write_json, write_text
+from lib.finished import find_recipe
 from lib.images import Fit
 from lib.model import load_best, read_spec
 from lib.predict import predict
@@ -77,14 +78,14 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             _compare_models(files, kind)
         else:
             on_main(accelerator, lambda: folds.write_folds(folder / "folds.csv", train, of_row))
+        _check_folds(train, of_row)
+        done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
+        for k in done:
+            _compare_recipes(folder / f"fold{k}", recipe)
         if not (folder / "recipe.yaml").exists():
             on_main(accelerator, lambda: runs.start(folder, recipe, accelerator, train.classes, 0))
-
-        begun_with = cli.read_tree(str(folder / "recipe.yaml"))["train"]["epochs"]
-        done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
-        if done and begun_with != recipe.train.epochs:
-            now = recipe.train.epochs
-            raise FlukeError(f"{folder}: its finished folds trained {begun_with} epochs, not {now}; all folds train alike.")
+        else:  # epochs, say, that no finished fold has trained yet
+            on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
         whole = len(done) + len(to_do) == n
         finished = whole
@@ -104,7 +105,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             say(f"{folder}: oof.npz and cv.json need all {n} folds, and {lacking} are missing; go on with: --out {folder} --resume")
             return {}
 
-        result = summarise([done[k] for k in range(n)])
+        result = {"keep": recipe.train.keep, **summarise([done[k] for k in range(n)])}
         thresholds = None
         if kind == "classifier":
             oof = out_of_fold(folder, train, n)
@@ -113,7 +114,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             result |= pooled(side, logits, result["metric"], 0 if test is None or not known.all() else len(test))
             on_main(accelerator, lambda: scores.save(folder / "oof.npz", oof))
             if train.multi:
-                thresholds = label_thresholds(logits, side.targets(), side.classes)
+                thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
                 on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
         say(describe(result))
         if test is not None:
@@ -146,6 +147,26 @@ def _compare_folds(path: Path, train: Table, of_row: np.ndarray) -> None:
         raise FlukeError(
             f"{path}: {len(wrong):,} images had another fold, or none, when this run began ({some(wrong)}); is it the same table?"
         )
+
+
+def _check_folds(train: Table, of_row: np.ndarray) -> None:
+    """Raise FlukeError when a fold holds no image of the classes to be learnt (data.only_classes), or holds them all."""
+    known = train.known()
+    for k in np.unique(of_row).tolist():
+        held = of_row == k
+        if not known[held].any() or not known[~held].any():
+            what = "no image" if known[~held].any() else "all images"
+            raise FlukeError(f"fold {k} holds {what} of the {len(train.classes)} classes to be learnt; take fewer folds.")
+
+
+def _compare_recipes(fold: Path, recipe: Recipe) -> None:
+    """Raise FlukeError when a finished fold's model was trained or asked in another way than the others would be."""
+    if (theirs := find_recipe(fold)) is None:
+        return
+    for section, name in (("train", "epochs"), ("train", "patience"), ("predict", "tta")):
+        before, now = (getattr(getattr(r, section), name) for r in (theirs, recipe))
+        if before != now:
+            raise FlukeError(f"{fold}: finished with {section}.{name} {before}, not {now}; all folds are treated alike.")
 
 
 def _compare_models(files: Sequence[Path], kind: str) -> None:
@@ -182,7 +203,7 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
     back = order[np.argsort(own, kind="stable")]
     logits = np.concatenate([part.logits for part in parts])[back]
     source = {**parts[0].source, "run": folder.name, "folds": n}
-    del source["best_epoch"]
+    del source["best_epoch"], source["queries"]
     groups = experiment.groups_of(train)
     return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source, groups=groups)
 
@@ -198,7 +219,7 @@ def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict
     interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:
-        result |= {"test_rows": test_rows, "test_interval": intervals.widen(found[name], interval, len(targets), test_rows)}
+        result |= {"test_rows": test_rows, "test_interval": intervals.widen(name, found[name], interval, len(targets), test_rows)}
     return result
 
 
@@ -214,6 +235,8 @@ def describe(result: dict[str, Any]) -> str:
             low, high = result["test_interval"]
             line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
         lines.append(line)
+    if result["keep"] == "best":
+        lines.append("  flattered a little: each fold's epoch was chosen on the rows it is scored on (train.keep last isn't)")
     return "\n".join(lines)
 
 

@@ -235,7 +235,7 @@ def _run(
     on_main(accelerator, lambda: scores.save(folder / "scores_val.npz", scores_of(held_out, outputs)))
     thresholds: dict[str, float] | None = None
     if isinstance(task, Classifier) and task.train.multi:
-        thresholds = label_thresholds(val_outputs, task.val_targets, task.classes)
+        thresholds = label_thresholds(val_outputs, task.val_targets, task.classes, task.metric)
         on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:
         of_test = scores_of(test, outputs_of(open_images(recipe, test, images.make_eval_transform(d)), "predict test"))
@@ -277,7 +277,7 @@ def learnt_before(weights: str | None, task: Task) -> int:
     if task.kind != "classifier" or path.parent.name != "best" or not theirs.exists() or (spec := read_spec(path)) is None:
         return 0
     held_out, classes = set(scores.load(theirs).names), set(spec.classes)
-    if held_out.isdisjoint(task.shown.names):
+    if held_out.isdisjoint([*task.train.names, *task.shown.names, *task.beside.names]):  # other images
         return 0
     known = [set(labels) <= classes for labels in task.shown.labels or []]
     return sum(each and name not in held_out for each, name in zip(known, task.shown.names))

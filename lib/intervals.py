@@ -40,8 +40,7 @@ def bootstrap_interval(
         return np.nan, np.nan
     interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     if isinstance(what, tuple):
-        plain = METRICS[name].function(logits, targets)
-        interval = np.clip(interval + plain - values.mean(), 0, None if name == "log_loss" else 1)
+        interval = _possible(name, interval + METRICS[name].function(logits, targets) - values.mean())
     return float(interval[0]), float(interval[1])
 
 
@@ -59,20 +58,26 @@ def _draws(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Arr
 def gain_interval(
     metric: str, logits: Array, base: Array, targets: Array, n: int = 2000, seed: int = 0, groups: Array | None = None
 ) -> tuple[float, float]:
-    """95% percentile bootstrap interval of metric(logits) - metric(base), both on the same resampled rows (or whole `groups`): does
-    combining pay?"""
-    resampled = METRICS[metric].resampled
+    """95% percentile bootstrap interval of what `logits` gain over `base` in a metric, above 0 being better, both on the same
+    resampled rows (or whole `groups`): does combining pay?"""
+    resampled, sign = METRICS[metric].resampled, 1 if METRICS[metric].higher_is_better else -1
     assert resampled is not None, metric
     draws = _draws(len(targets), n, seed, groups)
-    found = [resampled(logits, targets, weights) - resampled(base, targets, weights) for weights in draws]
+    found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
 
 
-def widen(score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
-    """An interval of a score that `rows` images gave, made to hold the score on another `test_rows` images of the same kind.
+def widen(metric: str, score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
+    """An interval of a metric's score that `rows` images gave, made to hold that on another `test_rows` images of the same kind.
 
     Those are a sample too: the variance of the difference is (1 + rows / test_rows) times that of the score alone.
     """
     factor = float(np.sqrt(1 + rows / test_rows))
-    return score - factor * (score - interval[0]), score + factor * (interval[1] - score)
+    low, high = _possible(metric, score + factor * (np.array(interval) - score))
+    return float(low), float(high)
+
+
+def _possible(metric: str, values: Array) -> Array:
+    """Values of a metric kept within its range."""
+    return np.clip(values, 0, None if metric == "log_loss" else 1)

@@ -17,17 +17,20 @@ from scipy.stats import rankdata
 from lib.scores import Scores
 
 Members = Sequence[np.ndarray]
-TINY = 1e-7  # a probability is never less: its logarithm stays a finite float32
+# A probability is never less (or, of a label, nearer to 1), so that its logarithm stays finite. Far below what matters to a loss:
+# a top-5 list orders classes of 1e-9, and a label's average precision rows of 1 - 1e-9.
+LEAST, LEAST_OF_LABEL = 1e-30, 1e-15
 
 
 def probabilities(logits: np.ndarray, multi: bool) -> np.ndarray:
-    """(n, C) logits to (n, C) probabilities: sigmoid if `multi`, else softmax."""
+    """(n, C) logits to (n, C) float64 probabilities: sigmoid if `multi`, else softmax."""
+    logits = np.asarray(logits, np.float64)
     return expit(logits) if multi else softmax(logits, axis=1)
 
 
 def to_logits(p: np.ndarray, multi: bool) -> np.ndarray:
-    """The inverse of `probabilities`, float32; probabilities are kept 1e-7 away from 0 (and, if `multi`, from 1)."""
-    p = np.clip(p, TINY, 1 - TINY) if multi else np.maximum(p, TINY)
+    """The inverse of `probabilities`, float32; probabilities are kept a little away from 0 (and, if `multi`, from 1)."""
+    p = np.clip(p, LEAST_OF_LABEL, 1 - LEAST_OF_LABEL) if multi else np.maximum(p, LEAST)
     return (logit(p) if multi else np.log(p)).astype(np.float32)
 
 
@@ -73,7 +76,7 @@ def pool_probabilities(members: Members, weights: np.ndarray, multi: bool) -> np
 
 def pool_product(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted geometric mean of probabilities (the order of their product). With a softmax it ranks as the mean of logits does."""
-    logs = _sum((log_expit(m) if multi else log_softmax(m, axis=1) for m in members), weights)
+    logs = _sum((log_expit(m.astype(np.float64)) if multi else log_softmax(m, axis=1) for m in members), weights)
     return to_logits(np.exp(logs), True) if multi else logs.astype(np.float32)
 
 

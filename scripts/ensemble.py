@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib import scores  # scikit-learn only later: runs that don't fit each other are answered at once
 
     out = Path(args.out) if args.out else default_run("ensemble")
-    if (out / "ensemble.json").exists() or (out / "recipe.yaml").exists():
-        raise FlukeError(f"--out {out}: holds a run or an ensemble already; take another name, or remove it first.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FlukeError(f"--out {out}: is there already, and not empty; take another name, or remove it first.")
     oof, test = scores.of_runs(args.runs)
     first = (oof or test)[0]
     if args.thresholds and not first.multi:
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     else:
         combination = blend.Combination(blend.fit_method(args.method, pools.whole(test), None, first.multi, None))
     if oof and test:
-        interval = intervals.widen(result["score"], result["interval"], len(targets), len(test[0].names))
+        interval = intervals.widen(metric, result["score"], result["interval"], len(targets), len(test[0].names))
         result |= {"test_rows": len(test[0].names), "test_interval": interval}
     if combination.adjust is not None:
         result["fitted"] = {
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if recipe is not None and sample is not None:
             least = None
             if first.multi and oof and not args.thresholds:  # with --thresholds they are in the logits
-                least = label_thresholds(honest, targets, first.classes)
+                least = label_thresholds(honest, targets, first.classes, metric)
             submission.submit(recipe.predict, out / "submission.csv", sample, of_test, least)
         scores.save(out / "scores_test.npz", of_test)
     if oof:

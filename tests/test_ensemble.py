@@ -55,6 +55,16 @@ def test_pools_by_hand():
     np.testing.assert_allclose(p["vote"], 0.999 * np.array([2, 1, 0]) / 3 + 0.001 * p["mean_prob"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mean_prob", "vote", "geometric"])
+def test_a_sure_model_keeps_its_order(name):
+    """The tenth class has 1e-12 of the probability, and a label's surest rows 1 - 1e-10: lists and average precision need them."""
+    sure = np.linspace(40, 0, 20, dtype=np.float32)[None]
+    assert (np.diff(pools.POOLS[name]([sure, sure], np.full(2, 0.5), False)) < 0).all()
+    label = np.linspace(-30, 30, 20, dtype=np.float32)[:, None]
+    if name != "vote":
+        assert (np.diff(pools.POOLS[name]([label, label], np.full(2, 0.5), True), axis=0) > 0).all()
+
+
 def test_weights_weigh_and_ties_of_votes_go_to_the_surer_side():
     weights = np.array([0.5, 0.5, 0])
     p = softmax(pools.pool_probabilities(LOGITS, weights, False), axis=1)[0]
@@ -105,10 +115,12 @@ def test_greedy_never_scores_below_the_best_member(metric):
     score = METRICS[metric].function
     for seed in range(10):
         z, targets = members(n=200, skills=(1.4, 0.3, 1.0, 0.1), seed=seed)
-        assert score(blend.fit("greedy", z, targets, score)(z), targets) >= max(score(m, targets) for m in z)
+        combination = blend.fit("greedy", z, targets, score, blend.inner_folds(targets))
+        assert score(combination(z), targets) >= max(score(m, targets) for m in z)
     z, targets = labels()
     score = METRICS["macro_map"].function
-    assert score(blend.fit("greedy", z, targets, score)(z), targets) >= max(score(m, targets) for m in z)
+    combination = blend.fit("greedy", z, targets, score, blend.inner_folds(targets))
+    assert score(combination(z), targets) >= max(score(m, targets) for m in z)
 
 
 def test_greedy_takes_the_steps_of_a_plain_search():
@@ -192,7 +204,42 @@ def test_what_is_fitted_on_a_stack_is_fitted_on_rows_it_has_not_seen():
     """On noise a stack is sure of its own training rows; on others it ought to be told to be unsure."""
     rng = np.random.default_rng(2)
     noise, targets = [rng.normal(size=(300, 3)).astype(np.float32)], np.arange(300) % 3
-    assert blend.fit("stack_gb", noise, targets, accuracy, temperature=True).adjust.temperature > 3
+    fitted = blend.fit("stack_gb", noise, targets, accuracy, blend.inner_folds(targets), temperature=True)
+    assert fitted.adjust.temperature > 3
+
+
+def test_what_is_fitted_on_a_stack_is_fitted_on_other_groups():
+    """Photographs of a sighting are alike, and its label is chance: told apart by row, the stack would seem to know them."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 6)
+    targets = rng.integers(0, 4, 60)[groups]
+    z = [(rng.normal(size=(60, 4))[groups] + 0.1 * rng.normal(size=(360, 4))).astype(np.float32) for _ in range(3)]
+    folds = blend.inner_folds(targets, groups=groups)
+    temperature = {}
+    for how, own in (("rows", blend.inner_folds(targets)), ("groups", folds)):
+        temperature[how] = blend.fit("stack_gb", z, targets, accuracy, own, temperature=True).adjust.temperature
+    assert temperature["rows"] < 1.5 < 4 < temperature["groups"]
+    judged = [
+        blend.judge("stack_gb", list("abc"), z, targets, "log_loss", of, groups, temperature=True)[2]["score"]
+        for of in (folds, folds % 2)  # of two folds one is left to fit on: it is cut anew, by groups
+    ]
+    assert max(judged) < np.log(4) + 0.1
+
+
+def test_one_group_alone_can_not_judge_a_fit():
+    z, targets = members(n=20)
+    alone = np.zeros(20, int)
+    for method, also in (("greedy", {}), ("stack_lr", {}), ("mean", {"temperature": True})):
+        with pytest.raises(FlukeError, match="judged on other rows: two of them"):
+            blend.judge(method, list("abc"), z, targets, "accuracy", blend.inner_folds(targets, groups=alone), alone, **also)
+
+
+def test_a_gain_in_log_loss_is_a_gain():
+    z, targets = members()
+    report = blend.judge("optimal", list("abc"), z, targets, "log_loss", blend.inner_folds(targets))[2]
+    least = min(member["score"] for member in report["members"])
+    assert report["gain"] == pytest.approx(least - report["score"])
+    assert 0 < report["gain_interval"][0] < report["gain"] < report["gain_interval"][1]
 
 
 def test_a_class_with_one_row_and_a_label_without_any_are_no_obstacle():
@@ -220,18 +267,23 @@ def test_inner_folds_share_out_every_class():
 
 
 def test_crossfit_never_shows_a_row_to_its_own_fit():
-    z, targets = [np.arange(10, dtype=np.float32)[:, None]], np.zeros(10, int)
+    z = [np.arange(10, dtype=np.float32)[:, None]]
     folds = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
     seen = []
 
-    def fit_on(some, theirs):
-        seen.append(set(some[0][:, 0]))
+    def fit_on(rows):
+        seen.append(set(rows))
         return lambda held: held[0] * 0 + len(seen)
 
-    out = blend.crossfit(fit_on, z, targets, folds)
+    out = blend.crossfit(fit_on, z, folds)
     for k in range(3):
         assert seen[k] == set(np.flatnonzero(folds != k))
         assert (out[folds == k] == k + 1).all()
+
+
+def test_too_many_classes_for_offsets_are_refused():
+    with pytest.raises(FlukeError, match="--offsets accuracy: for at most 500 classes, not 501"):
+        adjust.fit_adjust(np.zeros((4, 501), np.float32), np.arange(4), offsets="accuracy")
 
 
 def test_too_many_classes_for_a_stack_are_refused():
@@ -314,7 +366,7 @@ def test_script_from_runs_to_submission(tmp_path, method, capsys):
     assert json.loads((out / "ensemble.json").read_text())["score"] == found["score"]
     assert found["score"] == accuracy(load(out / "oof.npz").logits, targets[:300])
     assert found["score"] > accuracy(z[0][:300], targets[:300]) - 0.02
-    widened, own = np.diff(found["test_interval"]), np.diff(found["interval"])
+    widened, own = (found["score"] - found[name][0] for name in ("test_interval", "interval"))
     assert widened == pytest.approx(own * np.sqrt(2))  # as many test images as rows
     test = load(out / "scores_test.npz")
     assert accuracy(test.logits, targets[300:]) == pytest.approx(found["score"], abs=0.04)
@@ -402,7 +454,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_overwritten(tmp_path):
         assert not (tmp_path / "new").exists()
 
     new = tmp_path / "new"
-    refused("holds a run or an ensemble already")
+    refused("is there already, and not empty")
     refused("--thresholds are for several labels", "--thresholds", where=new)
     refused("Unknown metric 'acuracy'; did you mean accuracy", "--metric", "acuracy", where=new)
     refused("macro_map doesn't fit one label an image", "--metric", "macro_map", where=new)
@@ -415,6 +467,16 @@ def test_bad_input_is_one_sentence_and_nothing_is_overwritten(tmp_path):
     (tmp_path / "r1" / "fold0").mkdir()
     (tmp_path / "r1" / "oof.npz").unlink()
     refused(r"a k-fold run without oof\.npz", where=new)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    z, targets = members(n=60)
+    runs, out = write_runs(tmp_path, z, targets), tmp_path / "answers"
+    out.mkdir()
+    (out / "scores_test.npz").write_bytes(b"of predict.py")
+    with pytest.raises(FlukeError, match="answers: is there already, and not empty"):
+        ensemble.main(["--runs", *runs, "--out", str(out)])
+    assert (out / "scores_test.npz").read_bytes() == b"of predict.py"
 
 
 def test_methods_of_the_command_line_are_those_there_are():
@@ -474,7 +536,7 @@ def test_thresholds_for_the_contests_metric(metric):
     z = rng.normal(size=(400, 8)) + np.where(np.arange(8) < 3, 2.5, 0) * targets
     measure = METRICS[metric].function
     of_each = measure(z - adjust.fit_thresholds(z, targets), targets)
-    together = measure(z - adjust.fit_thresholds(z, targets, measure), targets)
+    together = measure(z - adjust.fit_thresholds(z, targets, metric), targets)
     assert together > of_each + 0.05
     report = blend.judge("mean", ["a"], [z], targets, metric, blend.inner_folds(targets), thresholds=True)[2]
     assert report["fitted_score"] == pytest.approx(together, abs=1e-6)

@@ -294,7 +294,7 @@ AFTER = [
     ),
     after(ensemble, "--runs cv_emb", "k-fold runs of embeddings", "cv_emb: a k-fold run of embeddings, not of classes"),
     after(ensemble, "--runs emb", "runs of embeddings", "emb: holds embeddings, not logits of classes"),
-    after(ensemble, f"{S} --out single", "a run where the ensemble would go", "holds a run or an ensemble already", TWIN),
+    after(ensemble, f"{S} --out single", "a run where the ensemble would go", "is there already, and not empty", TWIN),
     after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is known in training only", TWIN),
     after(ensemble, f"{S} --thresholds", "thresholds for one label an image", "--thresholds are for several labels", TWIN),
     after(

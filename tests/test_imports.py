@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     # scores and what is made of them
     "scores": {"sources"},
     "pools": {"scores"},
-    "adjust": set(),
+    "adjust": {"metrics"},
     "blend": {"adjust", "intervals", "metrics", "pools"},
     "sample": {"config", "sources"},
     "submission": {"config", "sample", "scores", "sources"},

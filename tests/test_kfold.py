@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
@@ -299,8 +300,39 @@ def test_a_dry_run_of_unequal_folds(arguments: Callable, contest: Path, tmp_path
 def test_finished_folds_and_others_train_alike(arguments: Callable, tmp_path: Path) -> None:
     argv = make_argv(arguments, tmp_path / "run", train_epochs=1)
     kfold.main([*argv, "--only", "0"])
-    with pytest.raises(FlukeError, match="its finished folds trained 1 epochs, not 3; all folds train alike"):
+    with pytest.raises(FlukeError, match="fold0: finished with train.epochs 1, not 3; all folds are treated alike"):
         kfold.main([*argv, "--resume", "--train.epochs", "3"])
+    with pytest.raises(FlukeError, match=r"fold0: finished with predict.tta \[\], not \['hflip'\]"):
+        kfold.main([*argv, "--resume", "--predict.tta", "[hflip]"])
+
+
+def test_epochs_may_change_while_no_fold_is_finished(arguments: Callable, tmp_path: Path) -> None:
+    kfold.main([*make_argv(arguments, tmp_path / "run", train_epochs=3), "--only", "0", "--train.max_minutes", "0.001"])
+    assert not (tmp_path / "run" / "fold0" / "metrics.json").exists()
+    argv = make_argv(arguments, tmp_path / "run", train_epochs=2)
+    kfold.main([*argv, "--resume", "--only", "0"])
+    assert kfold.main([*argv, "--resume"])["folds"][0]["epochs"] == 2
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["train"]["epochs"] == 2
+
+
+def test_a_fold_without_the_classes_to_be_learnt_is_named_before_any_training(
+    arguments: Callable, contest: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(contest / "train.csv", dtype=str)
+    some = sorted(table["label"].unique())[:2]
+    folds = np.where(table["label"].isin(some), np.arange(len(table)) % 2, np.arange(len(table)) % 3)
+    pd.DataFrame({"image": table["image"], "fold": folds}).to_csv(tmp_path / "folds.csv", index=False)
+    argv = make_argv(arguments, tmp_path / "run", folds_csv=tmp_path / "folds.csv")
+    with pytest.raises(FlukeError, match="fold 2 holds no image of the 2 classes to be learnt"):
+        kfold.main([*argv, "--data.only_classes", f"[{', '.join(map(repr, some))}]"])
+    assert not (tmp_path / "run" / "fold0").exists()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_score_that_chose_its_epoch_is_called_flattered(keep: str) -> None:
+    said = crossval.describe({"keep": keep, **crossval.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])})
+    assert "accuracy over folds: 0.6000, spread 0.1414" in said
+    assert ("flattered" in said) == (keep == "best")
 
 
 def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Path, capsys) -> None:

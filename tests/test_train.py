@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lib import scores, train
-from scripts import train_classifier
+from scripts import kfold, train_classifier
 
 
 def test_what_a_run_leaves(arguments: Callable, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -102,6 +102,16 @@ def test_weights_that_have_learnt_held_out_images_are_named(arguments: Callable,
     train_classifier.main(arguments(tmp_path / "other", train_epochs=1, model_weights=weights, folds_seed=1))
     first, other = (set(scores.load(tmp_path / name / "scores_val.npz").names) for name in ("first", "other"))
     assert f"model.weights is a run that has learnt {len(other - first)} of the images held out here" in capsys.readouterr().out
+
+
+def test_a_fold_that_has_learnt_every_held_out_image_is_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
+    argv = ["--folds.n", "2", "--only", "0"]
+    kfold.main([*arguments(tmp_path / "first", train_epochs=1), *argv])
+    weights = tmp_path / "first" / "fold0" / "best" / "model.safetensors"
+    capsys.readouterr()
+    kfold.main([*arguments(tmp_path / "second", train_epochs=1, model_weights=weights), "--folds.n", "2", "--only", "1"])
+    held_out = len(scores.load(tmp_path / "second" / "fold1" / "scores_val.npz").names)
+    assert f"model.weights is a run that has learnt {held_out} of the images held out here" in capsys.readouterr().out
 
 
 def test_classes_are_drawn_more_often_as_the_recipe_says(arguments: Callable, tmp_path: Path, no_report: None) -> None:
