@@ -62,7 +62,7 @@ def main() -> None:
     def bare() -> float:
         model = network().to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-        order = [[(0, int(row)) for row in rows] for rows in Order(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)]
+        order = [[(0, int(row), 0) for row in rows] for rows in Order(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)]
         loader = DataLoader(data(), batch_sampler=order, num_workers=1)
         model.train()
         started = time.perf_counter()

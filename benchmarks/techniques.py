@@ -41,8 +41,8 @@ SEVERAL_LABELS = {
 ANY = {
     "no augmentation": ["--data.augment", "[]"],
     "crop and flip alone": ["--data.augment", GENTLE],
-    "RandAugment besides": ["--data.augment", GENTLE[:-1] + ',"RandAugment"]'],
-    "random erasing besides": ["--data.augment", GENTLE[:-1] + ',"RandomErasing"]'],
+    "RandAugment besides": ["--data.augment+", "RandAugment"],
+    "random erasing besides": ["--data.augment+", "RandomErasing"],
     "dropout 0": ["--model.dropout", "0"],
     "GeM pooling": ["--model.pool", "gem"],
     "a hidden layer of 128": ["--model.hidden", "[128]"],

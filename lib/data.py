@@ -30,10 +30,11 @@ def seed_of(*parts: int) -> int:
 class Images(Dataset[tuple[Any, ...]]):
     """Decoded, transformed images by position.
 
-    An index is (epoch, position); an item is (images, target, position) with one uint8 (3, side, side) tensor for each transform:
-    several transforms of one decoded image serve several models in one pass. Before the transforms, torch's default generator is
-    seeded with (seed, epoch, position), so that augmentation is the same whoever works on the item, and put back afterwards. Images
-    from position `mirrored_from` on are flipped first: mirrored individuals.
+    An index is (epoch, position, time), `time` counting how often the epoch has had the position before. An item is (images,
+    target, position) with one uint8 (3, side, side) tensor for each transform: several transforms of one decoded image serve
+    several models in one pass. Before the transforms, torch's default generator is seeded with (seed, epoch, position, time), so
+    that augmentation is the same whoever works on the item and another for a row that comes again, and put back afterwards.
+    Images from position `mirrored_from` on are flipped first: mirrored individuals.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Images(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[list[Tensor], Tensor, int]:
-        epoch, position = index
+    def __getitem__(self, index: tuple[int, int, int]) -> tuple[list[Tensor], Tensor, int]:
+        epoch, position, time = index
         image = self.read(position % self.mirrored) if self.read else decode(self.paths[position], self.short_side)
         state = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed_of(self.seed, epoch, position))
+        torch.default_generator.manual_seed(seed_of(self.seed, epoch, position, time))
         if position >= self.mirrored:
             image = image.flip(-1)
         try:
@@ -127,16 +128,25 @@ class ClassBatches:
 
 def row_weights(targets: np.ndarray, power: float, factors: np.ndarray | None = None) -> np.ndarray:
     """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power, times the class's of `factors` (C,); with
-    several labels the largest of the row's labels."""
+    several labels the largest of the row's labels; a row without any counts as of a class of all rows."""
     one = targets.ndim == 1
     counts = np.bincount(targets, minlength=0 if factors is None else len(factors)) if one else targets.sum(0)
     weights = np.maximum(counts, 1.0) ** -power * (1.0 if factors is None else factors)
     if one:
         return weights[targets]
-    return np.where(targets > 0, weights, 0.0).max(1, initial=len(targets) ** -power)
+    return np.where(targets.any(1), np.where(targets > 0, weights, 0.0).max(1), len(targets) ** -power)
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
+def times_before(rows: np.ndarray) -> np.ndarray:
+    """How often each of `rows` (n,) has come before, (n,) int64: 0 where it comes first."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    out = np.empty(len(rows), np.int64)
+    out[order] = np.arange(len(rows)) - np.searchsorted(ordered, ordered)
+    return out
+
+
+class Batches(Sampler[list[tuple[int, int, int]]]):
     """This process's share of each batch of an epoch, from batch `start` on; every process has a share of every batch.
 
     `batch_size` counts the images of all processes. A last, smaller batch is left out (BatchNorm on one image has no variance; the
@@ -153,11 +163,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.count - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         rows = self.order(self.epoch)
+        times = times_before(rows)
         for batch in range(self.start, self.count):
             first = (batch * self.world + self.rank) * self.share
-            yield [(self.epoch, int(row)) for row in rows[first : first + self.share]]
+            mine = slice(first, first + self.share)
+            yield [(self.epoch, row, time) for row, time in zip(rows[mine].tolist(), times[mine].tolist())]
 
 
 def deaf(worker: int) -> None:
@@ -194,7 +206,7 @@ def ordered_loader(images: Images, batch_size: int, workers: int, rank: int = 0,
     n = len(images)
     padded = list(range(n)) + [n - 1] * (-n % world)
     mine = padded[rank::world]
-    batches = [[(0, row) for row in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    batches = [[(0, row, 0) for row in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
     return DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), worker_init_fn=deaf)
 
 

@@ -69,6 +69,8 @@ def assign_folds(table: Table, folds: Folds) -> np.ndarray:
         )
     if units.labels is None:
         return _deal(units, n)[units.of_row]
+    if table.groups is not None:
+        return _deal_groups(units, n)[units.of_row]
     fold = _iterative(units.labels, np.full(n, 1 / n), units.random)[units.of_row]
     if len(set(fold)) < n:
         raise FlukeError(f"folds.n {n}: {table.source} has too few images for so many stratified folds.")
@@ -209,6 +211,26 @@ def _iterative(labels: np.ndarray, shares: np.ndarray, random: np.random.RandomS
     parts = np.zeros(len(labels), dtype=np.int64)
     parts[order] = IterativeStratification(labels=labels[order], r=shares, random_state=random)
     return parts
+
+
+def _deal_groups(units: _Units, n: int) -> np.ndarray:
+    """Fold of each group of rows with several labels: large groups first, each to the fold where the squared shares of its labels,
+    and of all rows, grow least. (Iterative stratification counts a group of 30 rows as it does one of 2: labels were three times as
+    uneven, and folds of 546 to 638 rows were made of 3,000 of fashion79's.)"""
+    place = {label: i for i, label in enumerate(sorted(units.rows_of))}
+    shares = np.zeros((len(units.sizes), len(place) + 1))
+    shares[:, -1] = np.array(units.sizes) / sum(units.sizes)
+    for unit, counts in enumerate(units.counts):
+        for label, rows in counts.items():
+            shares[unit, place[label]] = rows / units.rows_of[label]
+    weights = np.append(np.ones(len(place)), len(place))  # the number of rows counts as much as all labels together
+    have, fold = np.zeros((n, len(weights))), np.zeros(len(units.sizes), dtype=np.int64)
+    drawn = units.random.permutation(len(units.sizes)).tolist()
+    for unit in sorted(drawn, key=lambda unit: -units.sizes[unit]):
+        f = int(np.argmin((2 * have * shares[unit]) @ weights))  # (have + share)^2 - have^2, but for what is the same in all folds
+        fold[unit] = f
+        have[f] += shares[unit]
+    return fold
 
 
 def _leave(units: _Units, unit: int, left: Counter[str]) -> bool:

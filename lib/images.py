@@ -289,6 +289,8 @@ def _build(entry: Any, size: int, picture: torch.Tensor) -> tuple[v2.Transform, 
             args["transforms"], after = [step for step, _ in built], built[0][1]
         else:
             args["transforms"], after = _build_all(nested, size, picture)
+    if name == "CenterCrop" and (cut := np.max(args["size"])) > min(picture.shape[-2:]):
+        raise FlukeError(f"{where} cuts {cut} px out of a picture of {min(picture.shape[-2:])}: the rest would be black.")
     try:
         step = KNOWN[name](**args)
         if nested is None:

@@ -79,7 +79,8 @@ class Softmax(nn.Module):
 class MultiLabel(nn.Module):
     """BCE, focal loss on BCE, or asymmetric loss (Ridnik et al. 2021; gamma 4 and 1, clip 0.05) of several labels an image.
 
-    Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels; positives count `weight`.
+    Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels of t * weight * loss if true +
+    (1 - t) * loss if not: mixed targets, too, are drawn to their positive side by `weight`, and by each side's own focus.
     """
 
     weight: Tensor
@@ -93,14 +94,14 @@ class MultiLabel(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets = logits.float(), targets.float()
         if self.o.name == "asymmetric":
-            loss = self.asymmetric(logits, targets)
+            true, false = self.asymmetric(logits, torch.ones_like(targets)), self.asymmetric(logits, torch.zeros_like(targets))
         else:
-            loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            true, false = F.softplus(-logits), F.softplus(logits)
         if self.o.name == "focal":
             p = logits.sigmoid()
-            missed = (p + targets - 2 * p * targets).clamp(min=TINY)
-            loss = self.o.alpha * missed**self.o.gamma * loss
-        return (loss * (targets * self.weight + (1 - targets))).mean()
+            true = self.o.alpha * (1 - p).clamp(min=TINY) ** self.o.gamma * true
+            false = self.o.alpha * p.clamp(min=TINY) ** self.o.gamma * false
+        return (targets * self.weight * true + (1 - targets) * false).mean()
 
 
 def make_objective(o: config.Objective, targets: np.ndarray, classes: tuple[str, ...], multi: bool) -> nn.Module:

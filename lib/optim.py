@@ -16,22 +16,27 @@ from lib.files import FlukeError
 def make_optimizer(o: config.Optim, backbone: nn.Module, rest: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over all parameters that may ever learn; each group carries `lr_scale`, its factor on the schedule's rate.
 
-    `rest` is head and objective. Raises FlukeError for a name that timm doesn't know.
+    `rest` is head and objective. What a backbone of timm itself spares from weight decay (positions, class tokens) is spared.
+    Raises FlukeError for a name that timm doesn't know, or for values that the optimiser doesn't take.
     """
     known = [str(name) for name in list_optimizers()]
     if o.name.lower() not in known:
         raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(known)}.")
+    spared: Any = getattr(backbone, "no_weight_decay", tuple)()
     if o.layer_decay is None:
-        groups = param_groups_weight_decay(backbone, o.weight_decay)
+        groups = param_groups_weight_decay(backbone, o.weight_decay, no_weight_decay_list=spared)
     else:
-        groups = param_groups_layer_decay(backbone, o.weight_decay, layer_decay=o.layer_decay)
+        groups = param_groups_layer_decay(backbone, o.weight_decay, no_weight_decay_list=spared, layer_decay=o.layer_decay)
     groups = [{"lr_scale": 1.0, **group} for group in groups]
     groups += [{**group, "lr_scale": o.head_lr} for group in param_groups_weight_decay(rest, o.weight_decay)]
     groups = [group for group in groups if group["params"]]
     for group in groups:
         group.pop("use_fallback", None)
         group["lr"] = o.lr * group["lr_scale"]
-    return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+    try:
+        return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+    except ValueError as error:
+        raise FlukeError(f"optim.name {o.name}: {error}.") from None
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -58,6 +63,8 @@ def rate_factor(o: config.Optim, step: int, total: int, per_epoch: int) -> float
     if o.schedule == "cosine":
         return _cosine(1.0, o.min_lr, done)
     if o.schedule == "step":
+        if isinstance(o.step_epochs, list):
+            return o.factor ** sum(step >= per_epoch * epoch for epoch in o.step_epochs)
         return o.factor ** math.floor(step / (per_epoch * o.step_epochs))
     return 1.0
 

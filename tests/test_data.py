@@ -14,7 +14,18 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from lib import config
-from lib.data import Batches, ClassBatches, Images, Order, check_batch, ordered_loader, row_weights, seed_of, train_loader
+from lib.data import (
+    Batches,
+    ClassBatches,
+    Images,
+    Order,
+    check_batch,
+    ordered_loader,
+    row_weights,
+    seed_of,
+    times_before,
+    train_loader,
+)
 from lib.files import FlukeError
 from lib.images import make_eval_transform, make_train_transform
 from lib.model import Network, Spec
@@ -46,7 +57,7 @@ def test_order_is_a_function_of_seed_and_epoch(n: int, epoch: int, seed: int, we
 
 
 def rows(batches: Batches) -> list[list[int]]:
-    return [[row for _, row in batch] for batch in batches]
+    return [[row for _, row, _ in batch] for batch in batches]
 
 
 @given(st.integers(1, 5), st.integers(1, 60), st.integers(1, 6), st.integers(0, 3))
@@ -69,7 +80,7 @@ def test_shares_of_all_processes_are_the_batches_of_one(world: int, n: int, shar
     assert seen == whole[: len(seen)]  # each row at most once
     assert n - len(seen) < size
     assert len(seen) > 0
-    assert all(e == epoch for each in ranks for batch in each for e, _ in batch)
+    assert all(e == epoch for each in ranks for batch in each for e, _, _ in batch)
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 9), st.integers(1, 2))
@@ -79,7 +90,7 @@ def test_going_on_from_a_batch_skips_what_was_seen(n: int, size: int, start: int
         whole, rest = Batches(Order(n, 3), n, size, rank, world), Batches(Order(n, 3), n, size, rank, world)
         whole.epoch = rest.epoch = 4
         rest.start = min(start, rest.count)
-        assert rows(rest) == rows(whole)[rest.start :]
+        assert list(rest) == list(whole)[rest.start :]
         assert len(rest) == len(rows(rest))
 
 
@@ -95,10 +106,29 @@ def test_weighted_rows_come_as_often_as_their_weights_say() -> None:
         assert chisquare(np.bincount(drawn), 10_000 * np.asarray(share)).pvalue > 1e-3
 
 
+@given(st.lists(st.integers(0, 6), max_size=30))
+def test_times_before_count(drawn: list[int]) -> None:
+    assert times_before(np.array(drawn, int)).tolist() == [drawn[:i].count(row) for i, row in enumerate(drawn)]
+
+
+def test_a_row_that_comes_again_in_an_epoch_is_augmented_anew(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    images = Images([tmp_path / "a.png"] * 3, [make_train_transform(config.Data(size=16, augment=["RandomResizedCrop"]))])
+    batches = Batches(Order(3, 0, np.array([0.0, 1.0, 0.0])), 3, 3)
+    (once,) = batches
+    assert [row for _, row, _ in once] == [1, 1, 1]
+    drawn = [images[index][0][0] for index in once]
+    assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+    assert torch.equal(images[once[2]][0][0], drawn[2])
+    repeated = ClassBatches(np.array([0, 1, 1]), 3, 5, "repeat", 0)
+    assert {(row, time) for _, row, time in next(iter(Batches(repeated, 5, 5)))} >= {(0, 0), (0, 1), (0, 2)}
+
+
 def test_weights_of_several_labels_are_those_of_the_rarest() -> None:
     targets = np.array([[1, 1], [1, 0], [1, 0], [0, 0]], np.float32)
     assert np.allclose(row_weights(targets, 1.0), [1, 1 / 3, 1 / 3, 1 / 4])
     assert np.allclose(row_weights(targets, 1.0, np.array([2.0, 1.0])), [1, 2 / 3, 2 / 3, 1 / 4])
+    assert np.allclose(row_weights(targets, 0.0, np.array([0.2, 0.5])), [0.5, 0.2, 0.2, 1])
     one = np.array([0, 0, 0, 1, 2, 2])
     assert np.allclose(row_weights(one, 1.0, np.array([6.0, 1.0, 1.0, 1.0])), [2, 2, 2, 1, 0.5, 0.5])
 
@@ -156,7 +186,7 @@ def test_batches_that_do_not_divide() -> None:
 def test_prediction_covers_every_row_on_any_number_of_processes(n: int, batch_size: int, world: int) -> None:
     paths = [Path(str(i)) for i in range(n)]
     loaders = [ordered_loader(Images(paths, []), batch_size, 0, rank, world) for rank in range(world)]
-    batches = [[[row for _, row in batch] for batch in loader.batch_sampler] for loader in loaders]  # type: ignore[attr-defined]
+    batches = [[[row for _, row, _ in batch] for batch in loader.batch_sampler] for loader in loaders]  # type: ignore[attr-defined]
     assert len({tuple(map(len, each)) for each in batches}) == 1  # a gather wants as many from each
     assert {row for each in batches for batch in each for row in batch} == set(range(n))
     assert sum(len(batch) for each in batches for batch in each) == n + (-n % world)
@@ -194,13 +224,13 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row(pictures: list[Path]) 
 
 def test_reading_an_image_leaves_the_random_state_as_it_was(pictures: list[Path]) -> None:
     before = torch.get_rng_state()
-    Images(pictures, [make_train_transform(AUGMENT)])[0, 3]
+    Images(pictures, [make_train_transform(AUGMENT)])[0, 3, 0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mirrored_individuals_are_flipped_pictures(pictures: list[Path]) -> None:
     twice = Images([*pictures, *pictures], [make_eval_transform(AUGMENT)], mirrored_from=13)
-    assert torch.equal(twice[0, 13 + 4][0][0], twice[0, 4][0][0].flip(-1))
+    assert torch.equal(twice[0, 13 + 4, 0][0][0], twice[0, 4, 0][0][0].flip(-1))
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 13])
@@ -213,6 +243,6 @@ def test_predictions_are_complete_and_in_order(n: int, workers: int, pictures: l
     found = predict([network], images, Accelerator(cpu=True), 4, workers)[0]
     network.eval()
     with torch.inference_mode():
-        alone = torch.cat([network(images[0, i][0][0][None])["output"] for i in range(n)]).numpy()
+        alone = torch.cat([network(images[0, i, 0][0][0][None])["output"] for i in range(n)]).numpy()
     assert found.dtype == np.float32
     assert np.allclose(found, alone, atol=1e-5)

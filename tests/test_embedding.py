@@ -123,7 +123,7 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
     images = open_images(r, table, make_eval_transform(r.data), task.targets)
     assert len(images) == 12
     for i in range(6):
-        upright, flipped = images[0, i], images[0, i + 6]
+        upright, flipped = images[0, i, 0], images[0, i + 6, 0]
         torch.testing.assert_close(flipped[0][0], upright[0][0].flip(-1), rtol=0, atol=0)
         assert (upright[1], flipped[1]) == (task.targets[i], task.targets[i + 6])
     assert task.shown.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about

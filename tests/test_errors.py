@@ -430,6 +430,18 @@ CASES = [
         {"objective_class_factors": "{dog: 2}"},
     ),
     Case(
+        "class shares made up for twice",
+        "objective.logit_adjustment makes up for class shares, as train.sampler weighted",
+        {"train_sampler": "weighted", "objective_logit_adjustment": 1},
+    ),
+    Case("no step at all", "optim.step_epochs are epochs above 0", {"optim_schedule": "step", "optim_step_epochs": "[]"}),
+    Case("momentum that Nesterov can't do without", "optim.name sgd: Nesterov", {"optim_name": "sgd", "optim_momentum": 0}),
+    Case(
+        "a crop larger than the picture",
+        "CenterCrop cuts 40 px out of a picture of 32",
+        {"data_augment": "[{CenterCrop: {size: 40}}]"},
+    ),
+    Case(
         "logit adjustment for several labels",
         "logit_adjustment and label_smoothing are for one label an image",
         {"data_label_separator": "|", "objective_name": "bce", "objective_logit_adjustment": 1},

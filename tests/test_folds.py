@@ -253,6 +253,16 @@ def test_labels_with_groups_and_rare_labels() -> None:
         fold = assign_folds(t, Folds(n=4, stratify=stratify))
         assert len(set(zip(t.groups, fold))) == len(set(t.groups))
         assert set(fold) == {0, 1, 2, 3}
+    sizes = np.minimum(1 + random.exponential(6, 100).astype(int), 40)
+    many = [tuple(f"l{k}" for k in range(6) if random.random() < 0.1 * k) for _ in range(sizes.sum())]
+    t = table(many, groups=[f"g{g}" for g, size in enumerate(sizes) for _ in range(size)], multi=True)
+    fold = assign_folds(t, Folds(n=5))
+    assert len(set(zip(t.groups, fold))) == 100  # type: ignore[arg-type]
+    assert np.abs(np.bincount(fold) / len(t) - 0.2).max() < 0.01
+    at_random = np.random.default_rng(0).integers(5, size=100)[np.repeat(np.arange(100), sizes)]
+    y = t.targets()[:, 1:]
+    off = [np.mean([np.abs(y[f == k].sum(0) / y.sum(0) - 0.2) for k in range(5)]) for f in (fold, at_random)]
+    assert off[0] < 0.3 * off[1]
     one = table([("a",) if i % 4 else () for i in range(40)], multi=True)
     assert Counter(one.take(assign_folds(one, Folds(n=5)) == 2).labels) == {("a",): 6, (): 2}  # type: ignore[arg-type]
 

@@ -133,6 +133,18 @@ def test_asymmetric_is_the_papers_formula(logits: torch.Tensor, labels: torch.Te
     assert multi(name="asymmetric")(logits, labels).item() == pytest.approx(expected / 36, rel=1e-4)
 
 
+@pytest.mark.parametrize("fields", [{"name": "bce"}, {"name": "focal", "gamma": 2.0}, {"name": "asymmetric"}], ids=str)
+def test_mixed_labels_are_losses_of_both_sides(fields: dict, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """MixUp's 0.3 of a label: 0.3 of the loss of having it, at its weight, and 0.7 of the loss of not having it."""
+    loss, share = multi(**fields, class_weights="balanced"), torch.tensor(0.3)
+    mixed = share * loss(logits, torch.ones_like(labels)) + (1 - share) * loss(logits, torch.zeros_like(labels))
+    assert torch.allclose(loss(logits, share.expand_as(labels)), mixed)
+    if fields["name"] == "bce":
+        weight = torch.tensor([2 / 3, 4.0, 1.0, 1.0])
+        expected = F.binary_cross_entropy_with_logits(logits, share.expand_as(labels), pos_weight=weight)
+        assert torch.allclose(loss(logits, share.expand_as(labels)), expected)
+
+
 # --- what doesn't fit -------------------------------------------------------------------------------------------------------------
 
 

@@ -135,6 +135,25 @@ def test_step_is_torchs() -> None:  # report 4: a tenth every three epochs
     assert ours(schedule="step", step_epochs=3, factor=0.1) == pytest.approx(list(rates(theirs)))
 
 
+def test_steps_at_epochs_of_ones_own_are_torchs() -> None:  # report 3: "a function of the epoch"
+    theirs = lr_scheduler.MultiStepLR(sgd(), milestones=[PER_EPOCH, 3 * PER_EPOCH], gamma=0.3)
+    assert ours(schedule="step", step_epochs=[1, 3], factor=0.3) == pytest.approx(list(rates(theirs)))
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.8])
+def test_positions_and_class_tokens_do_not_decay(layer_decay: float | None) -> None:
+    backbone = timm.create_model("test_vit", num_classes=0)
+    optimizer = make_optimizer(config.Optim(weight_decay=0.1, layer_decay=layer_decay), backbone, torch.nn.Linear(2, 2))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[id(backbone.pos_embed)] == decays[id(backbone.cls_token)] == 0
+    assert decays[id(backbone.patch_embed.proj.weight)] == 0.1
+
+
+def test_what_an_optimiser_does_not_take_is_said() -> None:
+    with pytest.raises(FlukeError, match=r"optim.name sgd: Nesterov momentum requires a momentum and zero dampening"):
+        make_optimizer(config.Optim(name="sgd", momentum=0.0), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+
+
 def test_warm_up_is_torchs_and_leads_into_the_cosine() -> None:
     optimizer = sgd()
     steps = 2 * PER_EPOCH

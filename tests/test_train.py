@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from lib import scores, train
+from lib import scores, tasks, train
 from scripts import kfold, train_classifier
 
 
@@ -85,6 +87,56 @@ def test_the_last_epoch_is_kept_if_the_recipe_says_so(
     assert (best["best_epoch"], last["best_epoch"]) == (1, 3)
     assert last["log_loss"] == pytest.approx(json.loads((tmp_path / "last/metrics.jsonl").read_text().splitlines()[-1])["log_loss"])
     assert best["log_loss"] != last["log_loss"]
+
+
+def test_a_frozen_epoch_leaves_the_backbone_as_it_was(arguments: Callable, tmp_path: Path, no_report: None) -> None:
+    train_classifier.main(arguments(tmp_path / "first", train_epochs=1))
+    weights = tmp_path / "first" / "best" / "model.safetensors"
+    before = load_file(weights)
+
+    def changed(name: str, **fields: object) -> set[str]:
+        train_classifier.main(arguments(tmp_path / name, train_epochs=1, model_weights=weights, **fields))
+        after = load_file(tmp_path / name / "best" / "model.safetensors")
+        return {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+
+    assert changed("frozen", optim_freeze_epochs=1) == {"head"}  # weights, and BatchNorm's statistics
+    assert changed("free") == {"head", "backbone"}
+
+
+def test_weights_and_draws_come_from_the_training_rows_alone(
+    arguments: Callable, contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    seen = []
+    for name in ("make_objective", "row_weights"):
+        real = getattr(tasks, name)
+        at = 1 if name == "make_objective" else 0
+        monkeypatch.setattr(tasks, name, lambda *args, real=real, at=at: seen.append(args[at]) or real(*args))
+    fields = {"objective_class_weights": "balanced", "train_sampler": "weighted", "folds_stratify": False, "train_epochs": 1}
+    train_classifier.main(arguments(tmp_path / "run", **fields))
+    table = pd.read_csv(contest / "train.csv", dtype=str)
+    learnt = table[~table["image"].isin(scores.load(tmp_path / "run" / "scores_val.npz").names)]
+    expected = np.sort(learnt["label"].map(sorted(table["label"].unique()).index).to_numpy())
+    assert len(seen) >= 2
+    assert all(np.array_equal(np.sort(targets), expected) for targets in seen)
+
+
+def test_the_loop_steps_the_schedule_once_an_optimiser_step(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    """36 rows in batches of 8 are 4 batches, 2 optimiser steps of two: torch's OneCycleLR over 3 epochs of 2."""
+    rates: list[float] = []
+    real = train.set_rate
+    monkeypatch.setattr(train, "set_rate", lambda optimizer, rate: rates.append(rate) or real(optimizer, rate))
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=3, train_accumulate=2, optim_schedule="onecycle"))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=6)
+    expected = []
+    for _ in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < 6:
+            theirs.step()
+    assert rates == pytest.approx(np.repeat(expected, 2))
 
 
 def test_resuming_with_other_epochs_is_said_and_written(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
