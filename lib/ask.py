@@ -128,7 +128,7 @@ def _finish(
     truth: list[str | None] = [None] * len(queries)
     if queries.labels is not None:
         names = _labels(queries)
-        measured = measure(gallery, vectors, names, found, fitted.threshold, job.model, new_label)
+        measured, _ = measure(gallery, vectors, names, found, fitted.threshold, job.model, new_label)
         truth = np.where(np.isin(names, gallery.labels), names, new_label or names).tolist()
         say("these queries: " + _line(measured))
     if metrics_alone:

@@ -26,16 +26,19 @@ from lib.config import Recipe
 from lib.experiment import Fold
 from lib.files import FlukeError, Interrupted, locked, read_json, write_json, write_text
 from lib.finished import find_recipe
+from lib.gallery import centres_of_run
 from lib.images import Fit
 from lib.model import load_best, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
+from lib.retrieval import validate
 from lib.run_report import write_folds_report
 from lib.sample import check_fits, sample_of
 from lib.scores import Scores
 from lib.sources import read_columns, some
 from lib.submission import submit
 from lib.table import Table
+from lib.tasks import interval_of_queries
 
 Say = Callable[[str], None]
 
@@ -116,6 +119,8 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             if train.multi:
                 thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
                 on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
+        else:
+            result |= pooled_queries(folder, recipe, result["metric"])
         say(describe(result))
         if test is not None:
             try:
@@ -223,13 +228,32 @@ def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict
     return result
 
 
+def pooled_queries(folder: Path, recipe: Recipe, metric: str) -> dict[str, Any]:
+    """`pooled`, for embeddings: the mean of what all folds' queries add to `metric`, each asked of its own fold's gallery, and its
+    interval; {} for a metric that is no such mean."""
+    each: list[np.ndarray] = []
+    groups: list[str] | None = []
+    for fold in (folder / f"fold{k}" for k in range(recipe.folds.n)):
+        val = scores.load(fold / "scores_val.npz")
+        asked = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
+        labels = np.array([label for (label,) in val.labels or []])
+        of_queries = validate(val.logits, labels, asked, recipe, centres_of_run(fold, recipe)).each
+        if metric not in of_queries:
+            return {}
+        each.append(of_queries[metric])
+        groups = None if groups is None or val.groups is None else [*groups, *np.array(val.groups)[asked].tolist()]
+    values = np.concatenate(each)
+    found = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(values))}
+    return found | {"interval": interval_of_queries(values, None if groups is None else np.array(groups))}
+
+
 def describe(result: dict[str, Any]) -> str:
     """What is printed of cv.json."""
     each = some((f"{value:.4f}" for value in result["per_fold"]), 20)
     lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({each})"]
     if "pooled" in result:
         low, high = result["interval"]
-        line = f"{result['pooled_metric']} of all {result['rows']:,} out-of-fold rows: {result['pooled']:.4f}, "
+        line = f"{result['pooled_metric']} of all {result['rows']:,} held-out rows: {result['pooled']:.4f}, "
         line += f"95% from {low:.4f} to {high:.4f}"
         if "test_interval" in result:
             low, high = result["test_interval"]

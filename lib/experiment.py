@@ -31,8 +31,6 @@ from lib.files import (
     write_json,
     write_text,
 )
-from lib.intervals import bootstrap_interval
-from lib.metrics import METRICS
 from lib.model import Network, Spec, load_start, read_spec
 from lib.predict import predict
 from lib.ranks import Stop, on_main
@@ -249,8 +247,8 @@ def _run(
         "rows": task.queries,
         **found,
     }
-    if isinstance(task, Classifier) and METRICS[task.metric].resampled is not None:
-        result["interval"] = bootstrap_interval((task.metric, val_outputs, task.val_targets), groups=task.shown.groups)
+    if (interval := task.interval(val_outputs, network.objective)) is not None:
+        result["interval"] = interval
     on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, network.objective, outcome.history, result))
     if outcome.finished:
         on_main(accelerator, lambda: write_json(folder / "metrics.json", result))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from lib.files import FlukeError
-from lib.metrics import map_at_k, map_at_r
+from lib.metrics import map_at_r, reciprocal_ranks
 
 Method = Literal["best", "mean_n", "vote"]
 
@@ -128,7 +128,7 @@ def finite(scores: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores), scores, (there.min() if len(there) else 0.0) - 1).astype(np.float64)
 
 
-def evaluate(
+def per_query(
     truth: Sequence[str] | NDArray[Any],
     identities: NDArray[Any],
     scores: NDArray[Any],
@@ -137,22 +137,30 @@ def evaluate(
     new_label: str | None,
     hits: NDArray[np.bool_] | None = None,
     relevant: NDArray[Any] | None = None,
-) -> dict[str, float]:
-    """Retrieval measured on labelled queries, under the names of lib.metrics; what the queries don't define is left out.
+) -> dict[str, NDArray[np.float64]]:
+    """What each labelled query adds to metrics of retrieval, under their names in lib.metrics: (q,) values whose mean is the
+    metric, NaN for a query that it leaves out.
 
     truth (q,), identities (q, m >= 5) and scores (q, m) best first, known (q,) is the query's individual in the gallery? If not,
     the new label is the right answer. map@5 with the new label where the threshold places it; recall@1 and recall@5 over
-    known queries, without the new label; auroc of known against new by the best score; map@r from `hits` and `relevant`
-    (see lib.metrics.map_at_r), where the neighbours reach as far as the largest class.
+    known queries, without the new label; map@r from `hits` and `relevant` of the known ones (see lib.metrics.map_at_r), where the
+    neighbours reach as far as the largest class.
     """
     answers = [name if there else new_label or "" for name, there in zip(truth, known)]
     right = identities == np.asarray(truth, np.str_)[:, None]
-    values = {"map@5": map_at_k(answers, rank_with_new(identities, scores, threshold, new_label), 5)}
-    if known.any():
-        values["recall@1"] = float(right[known, :1].any(axis=1).mean())
-        values["recall@5"] = float(right[known, :5].any(axis=1).mean())
-    if known.any() and hits is not None and relevant is not None:
-        values["map@r"] = float(map_at_r(hits, relevant).mean())
+    values = {"map@5": reciprocal_ranks(answers, rank_with_new(identities, scores, threshold, new_label), 5)}
+    for k in (1, 5):
+        values[f"recall@{k}"] = np.where(known, right[:, :k].any(axis=1), np.nan)
+    if hits is not None and relevant is not None:
+        values["map@r"] = np.full(len(right), np.nan)
+        values["map@r"][known] = map_at_r(hits, relevant)
+    return values
+
+
+def evaluate(each: dict[str, NDArray[np.float64]], scores: NDArray[Any], known: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics of labelled queries: the means of `per_query`'s values, and auroc, known against new by the best of scores (q, m).
+    What the queries don't define is left out."""
+    values = {name: float(np.nanmean(of_each)) for name, of_each in each.items() if not np.isnan(of_each).all()}
     if known.any() and not known.all():
         values["auroc"] = float(roc_auc_score(known, finite(scores[:, 0])))
     return values

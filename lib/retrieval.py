@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.config import Recipe, Retrieval
 from lib.files import FlukeError
-from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities
+from lib.identify import Ranking, add_centres, evaluate, expand_queries, per_query, rank_identities
 from lib.index import Gallery, build
 from lib.stranger import SHARES, Curve, estimate_share, fit_threshold, threshold_curve
 
@@ -113,6 +113,8 @@ class Validation(NamedTuple):
     """What a labelled set of queries says of a gallery, and the threshold fitted on it."""
 
     metrics: dict[str, float]
+    each: dict[str, np.ndarray]
+    """What each query adds to them, as lib.identify.per_query says."""
     threshold: float | None
     """Score a name needs to stand before the new label; None without `data.new_label`, or when no stranger was held out."""
     share: float | None
@@ -135,8 +137,8 @@ def measure(
     threshold: float | None,
     model: str,
     new_label: str | None,
-) -> dict[str, float]:
-    """Metrics (lib.identify.evaluate) of answers to queries (q, d) whose individuals are `truth` (q,) str.
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics (lib.identify.evaluate) of answers to queries (q, d) whose individuals are `truth` (q,) str, and each query's part.
 
     Queries of `new_label` and of individuals that the gallery lacks are strangers; without a threshold the new label comes last.
     """
@@ -146,7 +148,8 @@ def measure(
     rows = gallery.rows(gallery.search(queries[known], int(counts.max(initial=1)) or 1, model)[1])
     hits = (gallery.labels[rows] == truth[known, None]) & (rows >= 0)
     lowest = -np.inf if threshold is None else threshold
-    return evaluate(truth, answers.names, answers.scores, known, lowest, new_label, hits, counts[known])
+    each = per_query(truth, answers.names, answers.scores, known, lowest, new_label, hits, counts[known])
+    return evaluate(each, answers.scores, known), each
 
 
 def validate(
@@ -185,5 +188,5 @@ def validate(
             threshold = fit_threshold(curve, r.threshold_by, share, r.far)
     if threshold is not None and best is not None:
         below = float(np.mean(best < threshold))
-    found = measure(gallery, queries, truth, answers, threshold, "validation", new_label)
-    return Validation(found, threshold, share, curve, answers, right, known, below)
+    found, each = measure(gallery, queries, truth, answers, threshold, "validation", new_label)
+    return Validation(found, each, threshold, share, curve, answers, right, known, below)

@@ -13,6 +13,7 @@ from lib import metrics
 from lib.config import Recipe
 from lib.data import ClassBatches, Order, row_weights, seed_of
 from lib.files import FlukeError, nearest
+from lib.intervals import bootstrap_interval
 from lib.objectives import Embedding, make_embedding_objective, make_objective
 from lib.retrieval import Centres, Validation, make_centres, validate
 from lib.table import Table
@@ -47,6 +48,10 @@ class Task(Protocol):
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         """Metrics of the network's outputs (len(shown), C or D), `metric` among them."""
+
+    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
+        """95% bootstrap interval of `metric`, groups drawn whole; None where it is neither a function of logits nor a mean of
+        queries."""
 
 
 class Classifier:
@@ -86,6 +91,11 @@ class Classifier:
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
         return _has(self.metric, found, len(outputs))
+
+    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
+        if metrics.METRICS[self.metric].resampled is None:
+            return None
+        return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.shown.groups)
 
 
 class Embedder:
@@ -131,6 +141,11 @@ class Embedder:
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
         return _has(self.metric, self.validate(outputs, centres_of(objective, self.recipe, self.classes)).metrics, self.queries)
 
+    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
+        each = self.validate(outputs, centres_of(objective, self.recipe, self.classes)).each
+        groups = None if self.shown.groups is None else self.shown.groups[-self.queries :]
+        return interval_of_queries(each[self.metric], groups) if self.metric in each else None
+
     def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
         """Answers to the held-out images, with the threshold that suits them."""
         asked = np.arange(len(outputs)) >= len(outputs) - self.queries
@@ -144,6 +159,12 @@ def centres_of(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, 
     if found is None:
         return None
     return make_centres(found.cpu().float().numpy(), classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
+
+
+def interval_of_queries(each: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of what queries add to a metric, (q,) with NaN for those left out; whole groups."""
+    there = ~np.isnan(each)
+    return bootstrap_interval(each[there], groups=None if groups is None else groups[there])
 
 
 def _has(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:

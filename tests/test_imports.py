@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": set(),
     "runs": {"cli", "config"},
     "predict": {"data", "model"},
-    "tasks": {"config", "data", "metrics", "objectives", "retrieval", "table"},
+    "tasks": {"config", "data", "intervals", "metrics", "objectives", "retrieval", "table"},
     "train": {"checkpoint", "config", "data", "metrics", "model", "optim", "predict", "ranks", "tasks"},
     # scores and what is made of them
     "scores": {"sources"},

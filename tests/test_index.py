@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib.files import FlukeError
-from lib.identify import Ranking, add_centres, evaluate, expand_queries, rank_identities, rank_with_new
+from lib.identify import Ranking, add_centres, evaluate, expand_queries, per_query, rank_identities, rank_with_new
 from lib.index import build, open_gallery
 from lib.metrics import map_at_k
 from lib.stranger import (
@@ -403,7 +403,9 @@ def test_a_made_set_of_single_images_meets_every_step():
         curve = threshold_curve(ranking.scores, names == truth[:, None], known)
         threshold = fit_threshold(curve, "map@k", 0.5)
         relevant = (class_list[classes][None] == truth[:, None]).sum(axis=1)
-        values = evaluate(truth, names, ranking.scores, known, threshold, "new", class_list[of] == truth[:, None], relevant)
+        hits = class_list[of] == truth[:, None]
+        each = per_query(truth, names, ranking.scores, known, threshold, "new", hits[known], relevant[known])
+        values = evaluate(each, ranking.scores, known)
         assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc"]
         assert values["map@5"] == pytest.approx(curve.map_at_k(0.5).max())
         assert values["recall@1"] == 1
@@ -415,9 +417,15 @@ def test_a_made_set_of_single_images_meets_every_step():
 
 def test_evaluation_leaves_out_what_the_queries_do_not_define():
     ranking = Ranking(np.array([[0, -1]]), np.float32([[0.5, -np.inf]]), np.array([[0, -1]]))
-    values = evaluate(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, np.array([True]), 0.9, "new")
-    assert values == {"map@5": 0.0, "recall@1": 0.0, "recall@5": 0.0}  # the filled-up place is not the last class
-    assert evaluate(["x"], np.array([["a"]]), np.array([[0.5]]), np.array([False]), 0.9, "new") == {"map@5": 1.0}
+    there = np.array([True])
+    each = per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, 0.9, "new")
+    assert evaluate(each, ranking.scores, there) == {
+        "map@5": 0.0,
+        "recall@1": 0.0,
+        "recall@5": 0.0,
+    }  # the filled-up place is not the last class
+    score = np.array([[0.5]])
+    assert evaluate(per_query(["x"], np.array([["a"]]), score, ~there, 0.9, "new"), score, ~there) == {"map@5": 1.0}
 
 
 # --- probabilities and verification -----------------------------------------------------------------------------------------------

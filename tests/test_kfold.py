@@ -346,3 +346,10 @@ def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Pa
         np.mean([json.loads((tmp_path / f"run/fold{k}/metrics.json").read_text())["map@5"] for k in (0, 1)])
     )
     assert not (tmp_path / "run" / "oof.npz").exists()
+    folds = [json.loads((tmp_path / f"run/fold{k}/metrics.json").read_text()) for k in (0, 1)]
+    rows = [fold["rows"] for fold in folds]
+    assert cv["rows"] == sum(rows) == 48  # each image is asked about once
+    assert cv["pooled"] == pytest.approx(np.average([fold["map@5"] for fold in folds], weights=rows))
+    (low, high), of_one = cv["interval"], np.diff([fold["interval"] for fold in folds]).mean()
+    assert low < cv["pooled"] < high
+    assert high - low == pytest.approx(of_one / np.sqrt(2), rel=0.25)  # twice as many queries
