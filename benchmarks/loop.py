@@ -57,7 +57,7 @@ def main() -> None:
         return made
 
     def data() -> Images:
-        return Images(paths, [make], targets, 0, images.decode_side(make))
+        return Images(paths, make, targets, 0, images.decode_side(make))
 
     def bare() -> float:
         model = network().to(memory_format=torch.channels_last)
@@ -67,7 +67,7 @@ def main() -> None:
         model.train()
         started = time.perf_counter()
         for pictures, target, _ in loader:
-            loss = model(pictures[0].contiguous(memory_format=torch.channels_last), target)["loss"]
+            loss = model(pictures.contiguous(memory_format=torch.channels_last), target)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -82,7 +82,7 @@ def main() -> None:
     def ours() -> float:
         accelerator = Accelerator(cpu=True)
         batches = Batches(Order(len(paths), 0), len(paths), 32)
-        val = Images(paths[:2], [images.make_eval_transform(recipe.data)])
+        val = Images(paths[:2], images.make_eval_transform(recipe.data))
         model, seen = network(), data()
         with tempfile.TemporaryDirectory() as folder, Stop(accelerator) as stop:
             started = time.perf_counter()

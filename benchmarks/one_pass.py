@@ -39,10 +39,10 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     paths = sorted(args.images.iterdir())[: args.rows]
     transform = Fit(args.size, "squash")
-    images = Images(paths, [transform], short_side=decode_side(transform))
+    images = Images(paths, transform, short_side=decode_side(transform))
     spec = Spec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
     networks = [Network(spec).eval().to(memory_format=torch.channels_last) for _ in range(args.networks)]
-    batches = [pictures[0].contiguous(memory_format=torch.channels_last) for pictures, *_ in ordered_loader(images, 64, workers=0)]
+    batches = [pictures.contiguous(memory_format=torch.channels_last) for pictures, *_ in ordered_loader(images, 64, workers=0)]
 
     @torch.inference_mode()
     def forward() -> None:

@@ -30,24 +30,23 @@ def seed_of(*parts: int) -> int:
 class Images(Dataset[tuple[Any, ...]]):
     """Decoded, transformed images by position.
 
-    An index is (epoch, position, time), `time` counting how often the epoch has had the position before. An item is (images,
-    target, position) with one uint8 (3, side, side) tensor for each transform: several transforms of one decoded image serve
-    several models in one pass. Before the transforms, torch's default generator is seeded with (seed, epoch, position, time), so
-    that augmentation is the same whoever works on the item and another for a row that comes again, and put back afterwards.
-    Images from position `mirrored_from` on are flipped first: mirrored individuals.
+    An index is (epoch, position, time), `time` counting how often the epoch has had the position before; an item is (uint8 (3,
+    side, side) image, target, position). Before the transform, torch's default generator is seeded with (seed, epoch, position,
+    time), so that augmentation is the same whoever works on the item and another for a row that comes again, and put back
+    afterwards. Images from position `mirrored_from` on are flipped first: mirrored individuals.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
-        transforms: Sequence[Callable[[Any], Tensor]],
+        transform: Callable[[Any], Tensor],
         targets: np.ndarray | None = None,
         seed: int = 0,
         short_side: int | None = None,
         read: Callable[[int], Any] | None = None,
         mirrored_from: int | None = None,
     ):
-        self.paths, self.transforms, self.seed, self.short_side = paths, transforms, seed, short_side
+        self.paths, self.transform, self.seed, self.short_side = paths, transform, seed, short_side
         self.targets = torch.zeros(len(paths), dtype=torch.int64) if targets is None else torch.from_numpy(targets)
         self.mirrored = len(paths) if mirrored_from is None else mirrored_from
         self.read = read
@@ -56,7 +55,7 @@ class Images(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: tuple[int, int, int]) -> tuple[list[Tensor], Tensor, int]:
+    def __getitem__(self, index: tuple[int, int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, position, time = index
         image = self.read(position % self.mirrored) if self.read else decode(self.paths[position], self.short_side)
         state = torch.get_rng_state()
@@ -64,7 +63,7 @@ class Images(Dataset[tuple[Any, ...]]):
         if position >= self.mirrored:
             image = image.flip(-1)
         try:
-            return [transform(image) for transform in self.transforms], self.targets[position], position
+            return self.transform(image), self.targets[position], position
         finally:
             torch.set_rng_state(state)
 
@@ -188,7 +187,7 @@ def end_workers() -> None:
 
 
 def train_loader(images: Images, batches: Batches, workers: int) -> DataLoader[Any]:
-    """Batches of (list of uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before
+    """Batches of (uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before
     iterating."""
     return DataLoader(
         images,

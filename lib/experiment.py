@@ -289,4 +289,4 @@ def open_images(recipe: Recipe, side: Table, transform: images.Transform, target
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
         read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
-    return Images([*side.paths, *mirrored], [transform], targets, recipe.train.seed, images.decode_side(transform), read, len(side))
+    return Images([*side.paths, *mirrored], transform, targets, recipe.train.seed, images.decode_side(transform), read, len(side))

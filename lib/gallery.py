@@ -110,7 +110,7 @@ def embed_pair(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Ac
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")
     network = load_best(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
     transform = make_eval_transform(recipe.data)
-    pictures = Images(paths, [transform], short_side=decode_side(transform))
+    pictures = Images(paths, transform, short_side=decode_side(transform))
     return predict([network], pictures, accelerator, len(paths), 0, sorted(set(recipe.predict.tta)))[0]
 
 

@@ -31,16 +31,14 @@ def predict(
     batch_size: int,
     workers: int,
     flips: Sequence[str] = (),
-    which: Sequence[int] | None = None,
     check: Callable[[], None] = lambda: None,
     title: str = "predict",
 ) -> list[np.ndarray]:
     """Outputs (n, C or D) float32 of each network for all n images, in their order, the same on every process.
 
-    `which[m]` is the transform of `images` that network m looks at (default: the first); an image is decoded once for all of them.
-    With `flips`, a network's outputs for the upright and the flipped images are averaged; with mirror among them, those of the
-    mirrored image stand beside them, (n, 2 * D). `check` is called once a batch and may raise. Raises AssertionError if a row is
-    missing, which would be a fault of ours.
+    An image is decoded once for all networks, which take images of one size. With `flips`, a network's outputs for the upright and
+    the flipped images are averaged; with mirror among them, those of the mirrored image stand beside them, (n, 2 * D). `check` is
+    called once a batch and may raise. Raises AssertionError if a row is missing, which would be a fault of ours.
     """
     n, device = len(images), accelerator.device
     same = [FLIPS[flip] for flip in flips if flip != "mirror"]
@@ -55,12 +53,12 @@ def predict(
         network.eval()
     outputs: list[np.ndarray] = []
     seen = np.zeros(n, bool)
-    for pictures, _, positions in tqdm(loader, desc=title, **bar_options(accelerator)):
+    for batch, _, positions in tqdm(loader, desc=title, **bar_options(accelerator)):
         check()
         rows, first = np.unique(accelerator.gather(positions.to(device)).cpu().numpy(), return_index=True)
         fresh = ~seen[rows]
+        x = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         for m, network in enumerate(networks):
-            x = pictures[which[m] if which else 0].to(device, non_blocking=True, memory_format=torch.channels_last)
             with accelerator.autocast():
                 output = averaged(network, x)
                 if "mirror" in flips:

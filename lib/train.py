@@ -135,14 +135,14 @@ def fit(
         batches.epoch, batches.start = epoch, first
         model.train()
         bar = tqdm(loader, f"epoch {epoch + 1}/{t.epochs}", total=batches.count, initial=first, **bar_options(accelerator))
-        for batch, (pictures, targets, _) in enumerate(bar, start=first):
+        for batch, (images, targets, _) in enumerate(bar, start=first):
             window = batch // t.accumulate * t.accumulate
             in_window = min(t.accumulate, batches.count - window)
             step_now = batch == window + in_window - 1
             # Dropout, MixUp and the like draw from here: nothing random is left to save.
             torch.manual_seed(seed_of(t.seed, 1, epoch, batch, accelerator.process_index))
             set_rate(optimizer, o.lr * rate_factor(o, step, per_epoch * t.epochs, per_epoch) * plateau_factor(plateau))
-            images = pictures[0].to(device, non_blocking=True)
+            images = images.to(device, non_blocking=True)
             if t.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with explained(t, world), nullcontext() if step_now else accelerator.no_sync(model):

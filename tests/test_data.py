@@ -113,13 +113,13 @@ def test_times_before_count(drawn: list[int]) -> None:
 
 def test_a_row_that_comes_again_in_an_epoch_is_augmented_anew(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "a.png")
-    images = Images([tmp_path / "a.png"] * 3, [make_train_transform(config.Data(size=16, augment=["RandomResizedCrop"]))])
+    images = Images([tmp_path / "a.png"] * 3, make_train_transform(config.Data(size=16, augment=["RandomResizedCrop"])))
     batches = Batches(Order(3, 0, np.array([0.0, 1.0, 0.0])), 3, 3)
     (once,) = batches
     assert [row for _, row, _ in once] == [1, 1, 1]
-    drawn = [images[index][0][0] for index in once]
+    drawn = [images[index][0] for index in once]
     assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
-    assert torch.equal(images[once[2]][0][0], drawn[2])
+    assert torch.equal(images[once[2]][0], drawn[2])
     repeated = ClassBatches(np.array([0, 1, 1]), 3, 5, "repeat", 0)
     assert {(row, time) for _, row, time in next(iter(Batches(repeated, 5, 5)))} >= {(0, 0), (0, 1), (0, 2)}
 
@@ -185,7 +185,7 @@ def test_batches_that_do_not_divide() -> None:
 @given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 5))
 def test_prediction_covers_every_row_on_any_number_of_processes(n: int, batch_size: int, world: int) -> None:
     paths = [Path(str(i)) for i in range(n)]
-    loaders = [ordered_loader(Images(paths, []), batch_size, 0, rank, world) for rank in range(world)]
+    loaders = [ordered_loader(Images(paths, make_eval_transform(AUGMENT)), batch_size, 0, rank, world) for rank in range(world)]
     batches = [[[row for _, row, _ in batch] for batch in loader.batch_sampler] for loader in loaders]  # type: ignore[attr-defined]
     assert len({tuple(map(len, each)) for each in batches}) == 1  # a gather wants as many from each
     assert {row for each in batches for batch in each for row in batch} == set(range(n))
@@ -208,10 +208,10 @@ AUGMENT = config.Data(size=16, augment=[{"RandomResizedCrop": {}}, "RandomHorizo
 
 def test_augmentation_is_a_function_of_seed_epoch_and_row(pictures: list[Path]) -> None:
     def seen(workers: int, start: int = 0, epoch: int = 3, seed: int = 5) -> dict[int, torch.Tensor]:
-        images = Images(pictures, [make_train_transform(AUGMENT)], seed=seed)
+        images = Images(pictures, make_train_transform(AUGMENT), seed=seed)
         batches = Batches(Order(13, 1), 13, 4)
         batches.epoch, batches.start = epoch, start
-        return {int(row): x for xs, _, positions in train_loader(images, batches, workers) for row, x in zip(positions, xs[0])}
+        return {int(row): x for xs, _, positions in train_loader(images, batches, workers) for row, x in zip(positions, xs)}
 
     torch.manual_seed(1)
     first = seen(0)
@@ -224,13 +224,13 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row(pictures: list[Path]) 
 
 def test_reading_an_image_leaves_the_random_state_as_it_was(pictures: list[Path]) -> None:
     before = torch.get_rng_state()
-    Images(pictures, [make_train_transform(AUGMENT)])[0, 3, 0]
+    Images(pictures, make_train_transform(AUGMENT))[0, 3, 0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mirrored_individuals_are_flipped_pictures(pictures: list[Path]) -> None:
-    twice = Images([*pictures, *pictures], [make_eval_transform(AUGMENT)], mirrored_from=13)
-    assert torch.equal(twice[0, 13 + 4, 0][0][0], twice[0, 4, 0][0][0].flip(-1))
+    twice = Images([*pictures, *pictures], make_eval_transform(AUGMENT), mirrored_from=13)
+    assert torch.equal(twice[0, 13 + 4, 0][0], twice[0, 4, 0][0].flip(-1))
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 13])
@@ -239,10 +239,10 @@ def test_predictions_are_complete_and_in_order(n: int, workers: int, pictures: l
     torch.manual_seed(0)
     spec = Spec(config.Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), False, "classifier", 16, "squash")
     network = Network(spec)
-    images = Images(pictures[:n], [make_eval_transform(AUGMENT)])
+    images = Images(pictures[:n], make_eval_transform(AUGMENT))
     found = predict([network], images, Accelerator(cpu=True), 4, workers)[0]
     network.eval()
     with torch.inference_mode():
-        alone = torch.cat([network(images[0, i, 0][0][0][None])["output"] for i in range(n)]).numpy()
+        alone = torch.cat([network(images[0, i, 0][0][None])["output"] for i in range(n)]).numpy()
     assert found.dtype == np.float32
     assert np.allclose(found, alone, atol=1e-5)

@@ -124,7 +124,7 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
     assert len(images) == 12
     for i in range(6):
         upright, flipped = images[0, i, 0], images[0, i + 6, 0]
-        torch.testing.assert_close(flipped[0][0], upright[0][0].flip(-1), rtol=0, atol=0)
+        torch.testing.assert_close(flipped[0], upright[0].flip(-1), rtol=0, atol=0)
         assert (upright[1], flipped[1]) == (task.targets[i], task.targets[i + 6])
     assert task.shown.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
     shown = open_images(r, task.shown, make_eval_transform(r.data))
@@ -144,7 +144,7 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     spec = Spec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
-    upright, mirrored = ([transform] for transform in (Fit(32, "squash"), lambda x: Fit(32, "squash")(x).flip(-1)))
+    upright, mirrored = Fit(32, "squash"), lambda x: Fit(32, "squash")(x).flip(-1)
     alone = [predict([network], Images(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
     beside = predict([network], Images(paths, upright), accelerator, 2, 0, ["mirror"])[0]
     assert beside.shape == (3, 8)
