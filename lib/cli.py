@@ -15,8 +15,9 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from lib.config import SECTIONS, Recipe, check
+from lib.config import SECTIONS, Recipe
 from lib.files import FlukeError, nearest
+from lib.rules import check
 
 
 class _Loader(yaml.SafeLoader):

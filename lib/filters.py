@@ -65,7 +65,7 @@ def refuse_repeats(table: Table) -> None:
 
 
 def filter_classes(table: Table, data: Data, keep_others: bool) -> Table:
-    """The table with its class list, after the filters by class, which are for one label an image (config.check). Rows that
+    """The table with its class list, after the filters by class, which are for one label an image (lib/rules.py). Rows that
     data.only_classes leaves out stay, outside of the class list, if `keep_others`."""
     counts, notes = table.counts(), []
     others: dict[str, int] = {}

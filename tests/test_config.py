@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import cli, config
+from lib import cli, config, rules
 from lib.config import Recipe
 from lib.files import FlukeError
 
@@ -243,7 +243,7 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
     text = cli.dump(recipe)
     assert cli.load_yaml(text) == asdict(recipe)
     try:
-        config.check(recipe)
+        rules.check(recipe)
     except FlukeError:
         return
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"

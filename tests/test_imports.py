@@ -14,7 +14,8 @@ LIB = Path(__file__).parents[1] / "lib"
 ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "config": set(),
-    "cli": {"config"},
+    "rules": {"config"},
+    "cli": {"config", "rules"},
     # tables
     "sources": set(),
     "table": {"sources"},
@@ -87,6 +88,7 @@ NO_TORCH = (
     "pools",
     "report",
     "retrieval",
+    "rules",
 )
 NO_TORCH += ("sample", "scores", "sources", "stranger", "submission", "table", "verification")
 
