@@ -1,0 +1,81 @@
+"""A harder split than chance's: of each class the images least like its others, as a test from other shops, cameras or years has.
+
+    python benchmarks/far_split.py --cfg benchmarks/quality/grocery81.yaml --out far.csv
+    accelerate launch scripts/train_classifier.py --cfg benchmarks/quality/grocery81.yaml --folds.csv $PWD/far.csv ...
+
+Each class's training images are clustered (average linkage of the cosines of the recipe's backbone's features before any
+training); of the clusters that hold 10 to 35% of the class, the one farthest from the rest is fold 0, which train_classifier holds
+out. Classes of fewer than six images, and those without such a cluster, hold out nobody. Prints what logistic regression on the
+same features scores on this split and on one at random: if the contest's test lies between them, what helps on both helps there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lib import cli
+from lib.files import run_script
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Write the split; returns the accuracies of logistic regression on the `far` and the `random` split."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--out", type=str, required=True, help="Table (image, fold) to write.")
+    args = cli.parse(parser, argv)
+
+    from accelerate import Accelerator
+    from sklearn.linear_model import LogisticRegression
+
+    from lib import contest, runs
+    from lib.experiment import open_images
+    from lib.images import make_eval_transform
+    from lib.model import Network, Spec, load_start
+    from lib.predict import predict
+
+    recipe, d = args.recipe, args.recipe.data
+    runs.keep_memory()
+    table = contest.load_train(d, recipe.folds)
+    network = Network(Spec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
+    print(load_start(network, recipe.model))
+    images = open_images(recipe, table, make_eval_transform(d, d.size))
+    features = predict([network], images, Accelerator(), 64, d.workers, title="features")[0]
+    targets = table.targets()
+    held = np.zeros(len(table), bool)
+    for c in range(len(table.classes)):
+        rows = np.flatnonzero(targets == c)
+        if len(rows) >= 6:
+            held[rows[_farthest(features[rows])]] = True
+    pd.DataFrame({"image": table.names, "fold": np.where(held, 0, 1)}).to_csv(args.out, index=False)
+    found = {}
+    for name, test in (("far", held), ("random", np.random.default_rng(0).permutation(held))):
+        model = LogisticRegression(C=30, max_iter=500).fit(features[~test], targets[~test])
+        found[name] = float(model.score(features[test], targets[test]))
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in found.items())
+    print(f"{args.out}: holds out {held.sum():,} of {len(table):,}; frozen features score {scores}")
+    return found
+
+
+def _farthest(features: np.ndarray) -> np.ndarray:
+    """Positions of the cluster of 10 to 35% of the rows of `features` (n, d), normalised, that is least like the others; none where
+    no cut of the tree into two to six clusters has one."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    found = [np.empty(0, int)]
+    likeness = [np.inf]
+    for n in range(2, 7):
+        of = AgglomerativeClustering(n, metric="cosine", linkage="average").fit_predict(features)
+        for cluster in range(n):
+            if 0.1 <= (of == cluster).mean() <= 0.35:
+                found.append(np.flatnonzero(of == cluster))
+                likeness.append(float(features[of == cluster].mean(axis=0) @ features[of != cluster].mean(axis=0)))
+    return found[int(np.argmin(likeness))]
+
+
+if __name__ == "__main__":
+    run_script(main)
