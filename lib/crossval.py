@@ -76,19 +76,23 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             say("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
         elif test is not None and (sample := sample_of(recipe)) is not None:  # its faults now, not after the training
             check_fits(sample, recipe.predict, test.names, train.classes, train.multi)
-        if (folder / "folds.csv").exists():
-            _compare_folds(folder / "folds.csv", train, of_row)
-            _compare_models(files, kind)
-        else:
-            on_main(accelerator, lambda: folds.write_folds(folder / "folds.csv", train, of_row))
         _check_folds(train, of_row)
         done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
         for k in done:
             _compare_recipes(folder / f"fold{k}", recipe)
-        if not (folder / "recipe.yaml").exists():
-            on_main(accelerator, lambda: runs.start(folder, recipe, accelerator, train.classes, 0))
-        else:  # epochs, say, that no finished fold has trained yet
-            on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))
+
+        def begin() -> None:
+            if (folder / "folds.csv").exists():
+                _compare_folds(folder / "folds.csv", train, of_row)
+                _compare_models(files, kind)
+            else:
+                folds.write_folds(folder / "folds.csv", train, of_row)
+            if (folder / "recipe.yaml").exists():  # with epochs, say, that no finished fold has trained yet
+                write_text(folder / "recipe.yaml", cli.dump(recipe))
+            else:
+                runs.start(folder, recipe, accelerator, train.classes, 0)
+
+        on_main(accelerator, begin)  # the only one to look: what it writes, another might find there already
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
         whole = len(done) + len(to_do) == n
         finished = whole

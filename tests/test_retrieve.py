@@ -15,7 +15,7 @@ from lib import cli, gallery, scores
 from lib.config import Recipe, Retrieval
 from lib.contest import load_train
 from lib.files import FlukeError
-from lib.identify import evaluate
+from lib.identify import evaluate, per_query
 from lib.index import build, open_gallery
 from lib.retrieval import Centres, answer, validate
 from scripts import retrieve, train_embedding
@@ -254,8 +254,9 @@ def test_queries_that_are_in_the_gallery_are_counted(run: Path, herd: Path, tmp_
 
 def test_a_query_for_which_an_index_finds_nobody_is_measured() -> None:
     scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
-    found = evaluate(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, np.array([True, False, False]), 0.5, "new")
-    assert found["auroc"] == 1.0
+    known = np.array([True, False, False])
+    each = per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
+    assert evaluate(each, scores_found, known)["auroc"] == 1.0
 
 
 def test_add_and_remove_without_training(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
