@@ -50,6 +50,7 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
     code, sentence = 0, ""
     try:
         main(None)
+        _end_talk()
     except FlukeError as error:
         code, sentence = 2, f"error: {error}"
         if not main_process():
@@ -58,12 +59,20 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
             print(sentence, file=sys.stderr, flush=True)
     except Interrupted as stop:
         code, sentence = INTERRUPTED, str(stop)
+        _end_talk()
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted"
     if sentence and main_process():
         print(sentence, file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _end_talk() -> None:
+    """End what processes talk by, if they do: left to the interpreter's end, its threads now and then abort a job that is done."""
+    distributed = sys.modules.get("torch.distributed")  # torch isn't imported for this
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
