@@ -112,17 +112,13 @@ def ranks(logits: Array, targets: Array) -> NDArray[np.int64]:
 
 
 def reciprocal_ranks(truth: Sequence[str], ranked: Sequence[Sequence[str]], k: int = 5) -> NDArray[np.float64]:
-    """Each row's average precision at k where one label is right, (n,) float64: 1 / place of its first mention, or 0.
+    """Each row's average precision at k where one label is right, (n,) float64: 1 / place of its first mention, or 0. Their mean is
+    MAP@k as the whale contests compute it.
 
     As in the whale contests a label counts once, and a wrong one that is repeated takes a place each time. Lists may be short.
     """
     tops = [list(row[:k]) for row in ranked]
     return np.array([1 / (1 + top.index(label)) if label in top else 0.0 for label, top in zip(truth, tops, strict=True)])
-
-
-def map_at_k(truth: Sequence[str], ranked: Sequence[Sequence[str]], k: int = 5) -> float:
-    """MAP@k of ranked label lists, as the whale contests compute it: the mean of `reciprocal_ranks`."""
-    return float(reciprocal_ranks(truth, ranked, k).mean())
 
 
 def map_at_r(hits: Array, relevant: Array) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import pytest
 from lib.files import FlukeError
 from lib.identify import Ranking, add_centres, evaluate, expand_queries, per_query, rank_identities, rank_with_new
 from lib.index import build, open_gallery
-from lib.metrics import map_at_k
+from lib.metrics import reciprocal_ranks
 from lib.stranger import (
     estimate_share,
     fit_probability,
@@ -334,7 +334,9 @@ def test_the_sweep_is_the_contests_formula_at_every_threshold_on_1000_random_cas
         want = [brute_map(names, scores, truth, known, k, t, share) for t in curve.thresholds]
         np.testing.assert_allclose(curve.map_at_k(share), want, atol=1e-12)
         observed = 1 - known.mean()
-        plain = map_at_k(np.where(known, truth, "new"), rank_with_new(names, scores, float(curve.thresholds[0]), "new", k), k)
+        plain = reciprocal_ranks(
+            np.where(known, truth, "new"), rank_with_new(names, scores, float(curve.thresholds[0]), "new", k), k
+        ).mean()
         np.testing.assert_allclose(curve.map_at_k(observed)[0], plain, atol=1e-12)
         best = fit_threshold(curve, "map@k", share)
         grid = [brute_map(names, scores, truth, known, k, t, share) for t in np.linspace(-0.5, 1.5, 49)]
