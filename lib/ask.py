@@ -190,6 +190,10 @@ def _labels(rows: Table) -> np.ndarray:
     return np.array([label for (label,) in rows.labels or []])
 
 
+def _groups(train: Table, at: np.ndarray) -> np.ndarray | None:
+    return None if train.groups is None else train.groups[at]
+
+
 def _line(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
@@ -201,10 +205,13 @@ def _validate(job: Job, train: Table, parts: list[np.ndarray], query_parts: list
     held = [{at for at, mine in zip(*split) if mine} for split in splits]
     if any(other != held[0] for other in held):
         job.say("note: these runs held out different rows, so the threshold says new as often as each run alone does, in the mean")
-        return [validate(part[at], labels[at], mine, recipe, None, q) for part, (at, mine), q in zip(parts, splits, query_parts)]
+        return [
+            validate(part[at], labels[at], mine, recipe, None, q, _groups(train, at))
+            for part, (at, mine), q in zip(parts, splits, query_parts)
+        ]
     at, mine = splits[0]
     centres = centres_of_run(job.runs[0], recipe) if recipe.retrieval.centre_weight > 0 and len(job.runs) == 1 else None
-    return [validate(job.combine(parts)[at], labels[at], mine, recipe, centres, job.combine(query_parts))]
+    return [validate(job.combine(parts)[at], labels[at], mine, recipe, centres, job.combine(query_parts), _groups(train, at))]
 
 
 def _verified(job: Job, train: Table, parts: list[np.ndarray]) -> answers.Verified | None:
@@ -213,8 +220,7 @@ def _verified(job: Job, train: Table, parts: list[np.ndarray]) -> answers.Verifi
     rows = np.array(sorted(set.intersection(*({at for at, mine in zip(*split) if mine} for split in splits))), dtype=np.int64)
     if len(rows) < 2:
         return None
-    groups = None if train.groups is None else train.groups[rows]
-    return answers.verify(job.combine(parts)[rows], _labels(train)[rows], groups, job.recipe)
+    return answers.verify(job.combine(parts)[rows], _labels(train)[rows], _groups(train, rows), job.recipe)
 
 
 def compare(job: Job, images: list[Path]) -> dict[str, Any]:

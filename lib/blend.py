@@ -225,10 +225,10 @@ def judge(
 ) -> tuple[Combination, np.ndarray, dict[str, Any]]:
     """Fit a combination, and find out what it is worth beside its members.
 
-    Returns it, its honest logits (n, C) for the rows, and a report: each member's score with its 95% interval and weight, how much
-    they disagree, the ensemble's honest score and its gain over the best member (above 0: better) with intervals, and what was
-    fitted. `names` (M,) name the members, `folds` (n,) say which rows are left out together, `groups` (n,) which are drawn together
-    for intervals, `adjust` goes to `fit_adjust`.
+    Returns it, its honest logits (n, C) for the rows, and a report: each member's score (F1 with thresholds: at its own) with its
+    95% interval and weight, how much they disagree, the ensemble's honest score and its gain over the best member (above 0: better)
+    with intervals, and what was fitted. `names` (M,) name the members, `folds` (n,) say which rows are left out together, `groups`
+    (n,) which are drawn together for intervals, `adjust` goes to `fit_adjust`.
     """
     multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
     measure = METRICS[metric].function
@@ -254,20 +254,27 @@ def judge(
     fitted = method in FITTED or any(adjust.values())
     # A threshold or a temperature changes no order within a label, but five of them, one a fold, would in the pooled rows.
     judged = honestly() if metric == "macro_map" and any(adjust.values()) else honest
-    alone = [measure(m, targets) for m in members]
+    of_each = members
+    if adjust.get("thresholds") and metric.endswith("f1"):  # or combining would be credited with what thresholds gain
+
+        def own(m: np.ndarray, rows: np.ndarray) -> Combination:
+            return fit("mean", [m[rows]], targets[rows], score, folds[rows], thresholds=True, metric=metric)
+
+        of_each = [crossfit(partial(own, m), [m], folds) for m in members]
+    alone = [measure(m, targets) for m in of_each]
     best = int(np.argmax(sign * np.array(alone)))
     weights = [None] * len(members) if isinstance(combination.method, Stack) else combination.method.weights.tolist()
     report: dict[str, Any] = {
         "members": [
             {"run": name, "score": score, "interval": bootstrap_interval((metric, m, targets), groups=groups), "weight": w}
-            for name, score, m, w in zip(names, alone, members, weights)
+            for name, score, m, w in zip(names, alone, of_each, weights)
         ],
-        "disagreement": disagreement(members, multi).tolist(),
+        "disagreement": disagreement(of_each, multi).tolist(),
         "score": measure(judged, targets),
         "interval": bootstrap_interval((metric, judged, targets), groups=groups),
         "best_member": names[best],
         "gain": sign * (measure(judged, targets) - alone[best]),
-        "gain_interval": gain_interval(metric, judged, members[best], targets, groups=groups),
+        "gain_interval": gain_interval(metric, judged, of_each[best], targets, groups=groups),
     }
     if fitted and not isinstance(combination.method, Stack):
         report["fitted_score"] = measure(logits, targets)

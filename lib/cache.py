@@ -35,8 +35,9 @@ VERSION = f"fluke-cache 1, Pillow {PIL.__version__}, torchvision {torchvision.__
 class Cache:
     """A cache on disk, opened by `open_cache`. Pickles as its path, so that DataLoader workers map the file themselves."""
 
-    def __init__(self, path: Path, key: str) -> None:
-        """Map `path` (.bin). Raises ValueError or OSError when it, or its index, is not complete or not that of `key`."""
+    def __init__(self, path: Path, key: str, rows: np.ndarray | None = None) -> None:
+        """Map `path` (.bin); `rows` (n,) int are the pictures that are shown, in that order, None all. Raises ValueError or OSError
+        when the file, or its index, is not complete or not that of `key`."""
         self.path, self.key = path, key
         with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
             if str(index["key"]) != key:
@@ -46,15 +47,21 @@ class Cache:
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
         if bytes(self.bytes[:HEADER]) != _header(key) or len(self.bytes) != self.offsets[-1] or (self.sizes < 1).any():
             raise ValueError("not the file of this index")
+        self.rows = np.arange(len(self.sizes)) if rows is None else rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cache, (self.path, self.key)
+        return Cache, (self.path, self.key, self.rows)
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.rows)
+
+    def take(self, rows: Sequence[int]) -> Cache:
+        """These of the pictures, in this order."""
+        return Cache(self.path, self.key, self.rows[np.asarray(rows, dtype=np.int64)])
 
     def get(self, i: int) -> torch.Tensor:
         """Picture i as `lib.images.decode` gives it: uint8 (3, height, width), a copy."""
+        i = self.rows[i]
         height, width = self.sizes[i]
         rows = np.array(self.bytes[self.offsets[i] : self.offsets[i + 1]]).reshape(height, width, 3)
         return torch.from_numpy(rows).permute(2, 0, 1)

@@ -295,7 +295,8 @@ class Predict:
     embedding stands beside the upright one's, so that a similarity is the mean of two."""
     submission: Literal["auto", "label", "topk", "labels", "scores"] = "auto"
     """What the sample's columns hold: one label; `topk` labels, best first; every label over its threshold; or a column of
-    probabilities a class. auto: scores when the columns are the classes, labels for several labels an image, else label."""
+    probabilities a class (one column, that of class 1, for classes 0 and 1). auto: scores when the columns are the classes, labels
+    for several labels an image, topk where the sample's cells are lists, else label."""
     topk: int = 5
     """Labels a row for `submission: topk`."""
     allow_empty: bool = False

@@ -7,6 +7,7 @@ one pass by all models, scores_test.npz and submission.csv.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from lib.gallery import centres_of_run
 from lib.images import Fit
 from lib.model import load_best, read_spec
 from lib.predict import predict
-from lib.ranks import Stop, on_main
+from lib.ranks import Stop, from_main, on_main
 from lib.retrieval import validate
 from lib.run_report import write_folds_report
 from lib.sample import check_fits, sample_of
@@ -106,6 +107,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
                 done[k] = experiment.run(recipe, folder / f"fold{k}", kind, part)
             except Interrupted:
                 raise Interrupted(f"Stopped by a signal in fold {k}; go on with: --out {folder} --resume") from None
+            gc.collect()  # modules and optimisers of a fold are in reference cycles; the next one needs the GPU's memory
             finished &= (folder / f"fold{k}" / "metrics.json").exists()
         if not whole:
             lacking = some(k for k in range(n) if k not in done)
@@ -118,13 +120,14 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             oof = out_of_fold(folder, train, n)
             known = train.known()  # not all of them with data.only_classes, and then not all test images either
             side, logits = train.take(known), oof.logits[known]
-            result |= pooled(side, logits, result["metric"], 0 if test is None or not known.all() else len(test))
+            n_test = 0 if test is None or not known.all() else len(test)
+            result |= from_main(accelerator, lambda: pooled(side, logits, result["metric"], n_test))
             on_main(accelerator, lambda: scores.save(folder / "oof.npz", oof))
             if train.multi:
                 thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
                 on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
         else:
-            result |= pooled_queries(folder, recipe, result["metric"])
+            result |= from_main(accelerator, lambda: pooled_queries(folder, recipe, result["metric"]))
         say(describe(result))
         if test is not None:
             try:
@@ -241,11 +244,12 @@ def pooled_queries(folder: Path, recipe: Recipe, metric: str) -> dict[str, Any]:
         val = scores.load(fold / "scores_val.npz")
         asked = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
-        of_queries = validate(val.logits, labels, asked, recipe, centres_of_run(fold, recipe)).each
+        of_row = None if val.groups is None else np.array(val.groups)
+        of_queries = validate(val.logits, labels, asked, recipe, centres_of_run(fold, recipe), groups=of_row).each
         if metric not in of_queries:
             return {}
         each.append(of_queries[metric])
-        groups = None if groups is None or val.groups is None else [*groups, *np.array(val.groups)[asked].tolist()]
+        groups = None if groups is None or of_row is None else [*groups, *of_row[asked].tolist()]
     values = np.concatenate(each)
     found = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(values))}
     return found | {"interval": interval_of_queries(values, None if groups is None else np.array(groups))}
@@ -285,4 +289,7 @@ def predict_mean(
     outputs = predict(
         networks, images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=check, title="predict test"
     )
-    return np.asarray(np.mean(outputs, axis=0, dtype=np.float64), dtype=np.float32)
+    total = np.zeros(outputs[0].shape)  # not np.mean, which copies all networks' outputs into one array first
+    for output in outputs:
+        total += output
+    return (total / len(outputs)).astype(np.float32)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file
@@ -33,7 +32,7 @@ from lib.files import (
 )
 from lib.model import Network, Spec, load_start, read_spec
 from lib.predict import predict
-from lib.ranks import Stop, on_main
+from lib.ranks import Stop, from_main, on_main
 from lib.run_report import write_report
 from lib.runs import keep_memory, make_accelerator, make_say, start
 from lib.sample import check_fits, sample_of
@@ -41,7 +40,7 @@ from lib.scores import Scores
 from lib.submission import submit
 from lib.table import Table, summary
 from lib.tasks import Classifier, Embedder, Task
-from lib.train import fit
+from lib.train import fit, numerics
 
 
 def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callable[[str], None]) -> tuple[Table, Table | None]:
@@ -57,7 +56,7 @@ def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callab
     def unreadable() -> list[dict[int, str]]:
         return [images.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
 
-    bad = broadcast_object_list([on_main(accelerator, unreadable)])[0]
+    bad = from_main(accelerator, unreadable)
     train = filters.without_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
         test = filters.without_unreadable(test, bad[1], "error", what="test")
@@ -122,7 +121,8 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
         task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
-        return _run(recipe, folder, accelerator, say, stop, task, test, deadline, fold)
+        whole = None if recipe.train.limit_rows else train
+        return _run(recipe, folder, accelerator, say, stop, task, test, deadline, fold, whole)
 
 
 def spaced(rows: np.ndarray, n: int) -> np.ndarray:
@@ -140,6 +140,7 @@ def _run(
     test: Table | None,
     deadline: float | None,
     fold: Fold | None,
+    whole: Table | None,
 ) -> dict[str, Any]:
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
     order = task.order()
@@ -173,17 +174,16 @@ def _run(
             raise FlukeError(
                 f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before."
             )
-        if before["threads"] != torch.get_num_threads():
-            say(
-                f"note: {torch.get_num_threads()} threads now, {before['threads']} before: the last bits of the numbers will differ"
-            )
+        for name, now in numerics(accelerator).items():
+            if before[name] != now:
+                say(f"note: {name}: {now} now, {before[name]} before; the numbers will differ in the last bits that these hold")
         if (epochs := before["recipe"]["train"]["epochs"]) != t.epochs:
             say(f"note: train.epochs was {epochs} and is {t.epochs}: the learning rate goes on as if it had been so from the start")
         on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))
     accelerator.init_trackers("fluke")
 
-    train_images = open_images(recipe, task.train, images.make_train_transform(d), task.targets)
-    val_images = open_images(recipe, task.shown, images.make_eval_transform(d))
+    train_images = open_images(recipe, task.train, images.make_train_transform(d), task.targets, whole)
+    val_images = open_images(recipe, task.shown, images.make_eval_transform(d), whole=whole)
     n_test = fold.to_predict if fold else len(test) if test is not None else 0
     outcome = fit(
         network,
@@ -217,8 +217,9 @@ def _run(
     source = {"run": folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
     source |= {"queries": task.queries}  # the last rows of scores_val.npz, the ones that validation asks about
     val_outputs = outputs_of(val_images, "predict validation")
-    found = task.evaluate(val_outputs, network.objective)
-    say(f"validation, {t.keep} epoch {outcome.best_epoch}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
+    found = from_main(accelerator, lambda: task.evaluate(val_outputs, network.objective))
+    which = f"{t.keep} epoch {outcome.best_epoch}" if outcome.best_epoch else "of an unfinished first epoch"
+    say(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
     def scores_of(side: Table, outputs: np.ndarray) -> Scores:
@@ -227,7 +228,7 @@ def _run(
 
     held_out, outputs = task.shown, val_outputs
     if len(task.beside):
-        others = open_images(recipe, task.beside, images.make_eval_transform(d))
+        others = open_images(recipe, task.beside, images.make_eval_transform(d), whole=whole)
         held_out = held_out.join(task.beside)
         outputs = np.concatenate([outputs, outputs_of(others, "predict other classes")])
     on_main(accelerator, lambda: scores.save(folder / "scores_val.npz", scores_of(held_out, outputs)))
@@ -247,7 +248,7 @@ def _run(
         "rows": task.queries,
         **found,
     }
-    if (interval := task.interval(val_outputs, network.objective)) is not None:
+    if (interval := from_main(accelerator, lambda: task.interval(val_outputs, network.objective))) is not None:
         result["interval"] = interval
     on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, network.objective, outcome.history, result))
     if outcome.finished:
@@ -255,8 +256,9 @@ def _run(
         say(f"done: {folder}")
     else:
         again = folder.parent if fold else folder
+        so_far = "the best so far" if outcome.history else "a network that has not finished one, which is worth little"
         say(
-            f"train.max_minutes is over after {len(outcome.history)} epochs: predictions are of the best so far; "
+            f"train.max_minutes is over after {len(outcome.history)} epochs: predictions are of {so_far}; "
             f"go on with: --out {again} --resume"
         )
     return result
@@ -281,12 +283,17 @@ def learnt_before(weights: str | None, task: Task) -> int:
     return sum(each and name not in held_out for each, name in zip(known, task.shown.names))
 
 
-def open_images(recipe: Recipe, side: Table, transform: images.Transform, targets: np.ndarray | None = None) -> Images:
-    """The images of a table, through the cache if the recipe has one."""
+def open_images(
+    recipe: Recipe, side: Table, transform: images.Transform, targets: np.ndarray | None = None, whole: Table | None = None
+) -> Images:
+    """The images of a table, through the cache if the recipe has one: that of `whole`, of which the table is a part, so that all
+    splits of it share one."""
     d = recipe.data
     read = None
     if d.cache_dir is not None:
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
-        read = open_cache(Path(d.cache_dir), side.paths, short_side, d.workers).get
+        paths = side.paths if whole is None else whole.paths
+        place = {path: i for i, path in enumerate(paths)}
+        read = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([place[path] for path in side.paths]).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
     return Images([*side.paths, *mirrored], transform, targets, recipe.train.seed, images.decode_side(transform), read, len(side))

@@ -27,7 +27,8 @@ def without_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, wh
     )
     if on_unreadable != "drop" or what == "test":
         cure = "every test row needs its image" if what == "test" else "mend them, or set data.on_unreadable: drop"
-        folder = "; is data.image_dir right?" if len(bad) == len(table) else "."
+        where = "the folder of the test images (data.test_dir, else data.image_dir)" if what == "test" else "data.image_dir"
+        folder = f"; is {where} right?" if len(bad) == len(table) else "."
         raise FlukeError(f"{found}; {cure}{folder}")
     kept = table.take(np.array([i not in bad for i in range(len(table))]))
     if gone := sorted(set(table.counts()) - set(kept.counts())):

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 
 from lib import scores
@@ -25,7 +24,7 @@ from lib.images import decode_side, find_unreadable, make_eval_transform
 from lib.index import checked_embeddings
 from lib.model import load_best, read_spec
 from lib.predict import predict
-from lib.ranks import on_main
+from lib.ranks import from_main, on_main
 from lib.retrieval import Centres, make_centres
 from lib.scores import Scores
 from lib.sources import some
@@ -90,10 +89,10 @@ def embed(
             return scores.load(path)
         return None
 
-    found: Scores | None = broadcast_object_list([on_main(accelerator, kept)])[0]
+    found: Scores | None = from_main(accelerator, kept)
     if found is not None:
         return table.take(np.isin(table.rows, found.rows)), found.logits
-    bad = broadcast_object_list([on_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))])[0]
+    bad = from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
     table = without_unreadable(table, bad, d.on_unreadable, what)
     network = load_best(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
     pictures = open_images(recipe, table, make_eval_transform(d))

@@ -105,18 +105,19 @@ def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDAr
 
 
 def rank_with_new(
-    identities: Sequence[Sequence[str]] | NDArray[Any], scores: ArrayLike, threshold: float, new_label: str | None, k: int = 5
+    identities: Sequence[Sequence[str]] | NDArray[Any], scores: ArrayLike, threshold: ArrayLike, new_label: str | None, k: int = 5
 ) -> list[list[str]]:
     """Up to k names a query: those that score the threshold or more, the new label, then the others. No name twice.
 
-    identities (q, m) names, best first, scores (q, m); what scores -inf isn't there. The new label stands even after the last
-    name if there is room, for a wrong name there costs nothing. With new_label None the names alone.
+    identities (q, m) names, best first, scores (q, m); what scores -inf isn't there; threshold () or, one a query, (q,). The new
+    label stands even after the last name if there is room, for a wrong name there costs nothing. With new_label None the names
+    alone.
     """
     lists = []
-    # float64: a threshold between two float32 scores must not be rounded to one of them
-    for names, values in zip(identities, np.asarray(scores, np.float64), strict=True):
-        above = [str(name) for name, value in zip(names, values) if value >= threshold and value > -np.inf]
-        below = [str(name) for name, value in zip(names, values) if -np.inf < value < threshold]
+    values_of = np.asarray(scores, np.float64)  # a threshold between two float32 scores must not be rounded to one of them
+    for names, values, lowest in zip(identities, values_of, np.broadcast_to(threshold, len(values_of)), strict=True):
+        above = [str(name) for name, value in zip(names, values) if value >= lowest and value > -np.inf]
+        below = [str(name) for name, value in zip(names, values) if -np.inf < value < lowest]
         new = [] if new_label is None else [new_label]
         lists.append(list(dict.fromkeys(above + new + below))[:k])
     return lists
@@ -133,7 +134,7 @@ def per_query(
     identities: NDArray[Any],
     scores: NDArray[Any],
     known: NDArray[np.bool_],
-    threshold: float,
+    threshold: ArrayLike,
     new_label: str | None,
     hits: NDArray[np.bool_] | None = None,
     relevant: NDArray[Any] | None = None,

@@ -12,7 +12,7 @@ from lib.metrics import BLOCK, METRICS, Array, check_scores, mean
 
 def bootstrap_interval(
     what: Array | tuple[str, Array, Array],
-    n: int = 2000,
+    n: int | None = None,
     level: float = 0.95,
     seed: int = 0,
     groups: Array | None = None,
@@ -24,17 +24,19 @@ def bootstrap_interval(
     resamples' bias, which changes no width: repeated rows flatter average precision (79 labels, some with two positives: 95%
     intervals of macro_map covered 78% as they came, 92% when moved). Resamples that don't define the metric are left out. Raises
     FlukeError when numbers aren't finite.
+
+    `n` resamples; None: 2,000, or of several labels as many as take about a minute, but 200 at least.
     """
     if isinstance(what, tuple):
         name, logits, targets = what
         metric = METRICS[name].resampled
         assert metric is not None, f"{name} isn't computed from logits; pass its values, one a row"
         check_scores(logits, targets)
-        resampled, n_rows = partial(metric, logits, targets), len(logits)
+        resampled, n_rows, size = partial(metric, logits, targets), len(logits), targets.size
     else:
         check_scores(np.reshape(what, (-1, 1)))
-        resampled, n_rows = partial(mean, what), len(what)
-    values = np.concatenate([resampled(weights) for weights in _draws(n_rows, n, seed, groups)])
+        resampled, n_rows, size = partial(mean, what), len(what), len(what)
+    values = np.concatenate([resampled(weights) for weights in _draws(n_rows, n or _affordable(size), seed, groups)])
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return np.nan, np.nan
@@ -42,6 +44,11 @@ def bootstrap_interval(
     if isinstance(what, tuple):
         interval = _possible(name, interval + METRICS[name].function(logits, targets) - values.mean())
     return float(interval[0]), float(interval[1])
+
+
+def _affordable(numbers: int) -> int:
+    """Resamples for so many targets: of several labels, the average precision takes work for each of them in each."""
+    return int(np.clip(4e9 / max(numbers, 1), 200, 2000))
 
 
 def _draws(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Array]:
@@ -56,13 +63,13 @@ def _draws(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Arr
 
 
 def gain_interval(
-    metric: str, logits: Array, base: Array, targets: Array, n: int = 2000, seed: int = 0, groups: Array | None = None
+    metric: str, logits: Array, base: Array, targets: Array, n: int | None = None, seed: int = 0, groups: Array | None = None
 ) -> tuple[float, float]:
     """95% percentile bootstrap interval of what `logits` gain over `base` in a metric, above 0 being better, both on the same
     resampled rows (or whole `groups`): does combining pay?"""
     resampled, sign = METRICS[metric].resampled, 1 if METRICS[metric].higher_is_better else -1
     assert resampled is not None, metric
-    draws = _draws(len(targets), n, seed, groups)
+    draws = _draws(len(targets), n or _affordable(targets.size), seed, groups)
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)

@@ -8,9 +8,6 @@ What `logits` and `targets` hold:
 
     single      (n, C) logits, float32            (n,) int, the right column
     multi       (n, C) logits, float32            (n, C) 0 or 1
-    retrieval   (n, C) scores of the identities   (n,) int, the right column
-
-The last column of retrieval is the new label, "not in the gallery": its score is the threshold (-inf where there is no new label).
 
 Ties are broken by column: the lower one is ranked better.
 """
@@ -247,26 +244,6 @@ def _micro_map(logits: Array, targets: Array, weights: Array) -> Array:
     return _average_precision(targets.ravel() > 0, logits.ravel(), rows, weights)
 
 
-def _recall(k: int) -> Callable[[Array, Array, Array], Array]:
-    """Share of the known individuals whose right name is among the k best of the known names."""
-
-    def recall(scores: Array, targets: Array, weights: Array) -> Array:
-        known = targets < scores.shape[1] - 1
-        found = known & (ranks(scores[:, :-1], np.where(known, targets, 0)) < k)
-        return _ratio(found @ weights, known @ weights)
-
-    return recall
-
-
-def _auroc(scores: Array, targets: Array, weights: Array) -> Array:
-    """Known against new individuals, by the best known name's score: the share of pairs in the right order, ties by half."""
-    known = targets < scores.shape[1] - 1
-    values, group = np.unique(scores[:, :-1].max(axis=1), return_inverse=True)
-    old, new = _sums(known, group, len(values), weights), _sums(~known, group, len(values), weights)
-    below = np.cumsum(new, axis=0) - new / 2
-    return _ratio((old * below).sum(axis=0), old.sum(axis=0) * new.sum(axis=0))
-
-
 METRICS = {
     "loss": Metric(None, ("single", "multi"), higher_is_better=False),  # the objective's own, from the training loop
     "accuracy": Metric(_accuracy, ("single",)),
@@ -280,8 +257,8 @@ METRICS = {
     "log_loss": Metric(_log_loss, ("single",), higher_is_better=False),
     "ece": Metric(_ece, ("single",), higher_is_better=False),
     "map@5": Metric(_map5, ("single", "retrieval")),
-    "recall@1": Metric(_recall(1), ("retrieval",)),
-    "recall@5": Metric(_recall(5), ("retrieval",)),
-    "map@r": Metric(None, ("retrieval",)),  # from neighbours, by map_at_r
-    "auroc": Metric(_auroc, ("retrieval",)),
+    "recall@1": Metric(None, ("retrieval",)),  # these are of neighbours: lib/identify.py
+    "recall@5": Metric(None, ("retrieval",)),
+    "map@r": Metric(None, ("retrieval",)),
+    "auroc": Metric(None, ("retrieval",)),
 }

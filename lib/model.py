@@ -100,12 +100,15 @@ class Network(nn.Module):
         x = (images.float() - self.mean) / self.std
         if self.training and targets is not None and self.mix is not None:
             x, targets = self.mix(x, targets)
-        output = self.head(self._pooled(x)).float()
-        if self.spec.kind == "embedding":
-            output = F.normalize(output)
-        if targets is None or self.objective is None:
-            return {"output": output}
-        return {"output": output, "loss": self.objective(output, targets)}
+        x = self._pooled(x).float()
+        # In bfloat16, with its 8 bits, some rows' two best logits of many classes tie, and cosines near 1 have wrong gradients.
+        with torch.autocast(x.device.type, enabled=False):
+            output = self.head(x)
+            if self.spec.kind == "embedding":
+                output = F.normalize(output)
+            if targets is None or self.objective is None:
+                return {"output": output}
+            return {"output": output, "loss": self.objective(output, targets)}
 
     def freeze(self, prefixes: tuple[str, ...]) -> None:
         """Let only backbone parts learn whose names begin with none of `prefixes` ("" freezes it whole); raises FlukeError for a

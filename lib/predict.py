@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lib.data import Images, ordered_loader
+from lib.files import FlukeError
 from lib.model import Network
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
@@ -38,7 +39,8 @@ def predict(
 
     An image is decoded once for all networks, which take images of one size. With `flips`, a network's outputs for the upright and
     the flipped images are averaged; with mirror among them, those of the mirrored image stand beside them, (n, 2 * D). `check` is
-    called once a batch and may raise. Raises AssertionError if a row is missing, which would be a fault of ours.
+    called once a batch and may raise. Raises FlukeError when a GPU's memory doesn't
+    suffice, AssertionError if a row is missing, which would be a fault of ours.
     """
     n, device = len(images), accelerator.device
     same = [FLIPS[flip] for flip in flips if flip != "mirror"]
@@ -59,10 +61,13 @@ def predict(
         fresh = ~seen[rows]
         x = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         for m, network in enumerate(networks):
-            with accelerator.autocast():
-                output = averaged(network, x)
-                if "mirror" in flips:
-                    output = torch.cat([output, averaged(network, x.flip(FLIPS["hflip"]))], 1) / math.sqrt(2)
+            try:
+                with accelerator.autocast():
+                    output = averaged(network, x)
+                    if "mirror" in flips:
+                        output = torch.cat([output, averaged(network, x.flip(FLIPS["hflip"]))], 1) / math.sqrt(2)
+            except torch.cuda.OutOfMemoryError:
+                raise FlukeError(f"{title}: out of GPU memory with {len(x)} images at once; lower predict.batch_size.") from None
             output = accelerator.gather(output).cpu().numpy()
             if m == len(outputs):
                 outputs.append(np.zeros((n, output.shape[1]), np.float32))

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -37,6 +37,14 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
     return value
 
 
+def from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """`on_main`, and its value on all processes: one computes, and none can decide otherwise for a last bit."""
+    value = on_main(accelerator, action)
+    if accelerator.num_processes > 1:
+        value = broadcast_object_list([value])[0]
+    return cast(T, value)
+
+
 def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
     """Give every process rank 0's buffers: each has BatchNorm statistics of its own share, and would evaluate another network."""
     if accelerator.num_processes > 1:
@@ -56,7 +64,7 @@ class Stop:
         self.signal: int | None = None
         self.since = 0.0
         self.before: dict[int, Any] = {}
-        self.calls = 0
+        self.calls = {"agreed": 0, "check": 0}  # apart, or every tenth might always be the other's
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,13 +82,17 @@ class Stop:
             signal.signal(number, self.before[number])
             os.kill(os.getpid(), number)
 
-    def agreed(self, wish: Callable[[], int] = lambda: 0) -> int:
+    def agreed(self, wish: Callable[[], int], always: bool = False) -> int:
         """The largest `wish()` of all processes, or SIGNALLED when a signal came to any of them.
 
-        On a GPU only every tenth call looks (0 otherwise): looking waits for the device, and for the other processes.
+        On a GPU only every tenth call looks (0 otherwise), or one with `always`: looking waits for the device, and for the other
+        processes.
         """
-        self.calls += 1
-        if self.calls % 10 and self.accelerator.device.type == "cuda":
+        return self._agreed("agreed", wish, always)
+
+    def _agreed(self, caller: str, wish: Callable[[], int], always: bool) -> int:
+        self.calls[caller] += 1
+        if not always and self.calls[caller] % 10 and self.accelerator.device.type == "cuda":
             return 0
         mine = SIGNALLED if self.signal is not None else wish()
         if self.accelerator.num_processes == 1:
@@ -90,5 +102,5 @@ class Stop:
 
     def check(self) -> None:
         """Raise Interrupted, on all processes alike, when a signal came."""
-        if self.agreed() == SIGNALLED:
+        if self._agreed("check", lambda: 0, False) == SIGNALLED:
             raise Interrupted("stopped by a signal")

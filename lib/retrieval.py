@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from lib.config import Recipe, Retrieval
 from lib.files import FlukeError
 from lib.identify import Ranking, add_centres, evaluate, expand_queries, per_query, rank_identities
 from lib.index import Gallery, build
-from lib.stranger import SHARES, Curve, estimate_share, fit_threshold, threshold_curve
+from lib.stranger import SHARES, Curve, crossfit_thresholds, estimate_share, fit_threshold, threshold_curve
 
 
 class Answers(NamedTuple):
@@ -134,13 +135,14 @@ def measure(
     queries: np.ndarray,
     truth: np.ndarray,
     answers: Answers,
-    threshold: float | None,
+    threshold: float | np.ndarray | None,
     model: str,
     new_label: str | None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics (lib.identify.evaluate) of answers to queries (q, d) whose individuals are `truth` (q,) str, and each query's part.
 
-    Queries of `new_label` and of individuals that the gallery lacks are strangers; without a threshold the new label comes last.
+    Queries of `new_label` and of individuals that the gallery lacks are strangers. `threshold` is one, or (q,) one a query; without
+    it the new label comes last.
     """
     images = Counter(gallery.labels.tolist())
     counts = np.array([images[name] for name in truth.tolist()])
@@ -159,13 +161,15 @@ def validate(
     recipe: Recipe,
     centres: Centres | None = None,
     unlabelled: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> Validation:
     """Ask who each of the rows `asked` (n,) bool is, among the other rows, all with embeddings (n, d) and labels (n,).
 
     Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or
     fitted on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the
     queries to be answered (without them: half); individuals held out whole, who are strangers here but not to the gallery that will
-    be asked, are taken off what is found. map@5 is given at that threshold, for the queries as they are.
+    be asked, are taken off what is found. map@5, for the queries as they are, is
+    honest: at a threshold fitted without the query (lib.stranger.crossfit_thresholds), nor any of its group (`groups` (n,)).
     """
     r, new_label = recipe.retrieval, recipe.data.new_label
     others, queries, truth = np.flatnonzero(~asked), embeddings[asked], labels[asked]
@@ -174,9 +178,10 @@ def validate(
     answers = answer(gallery, queries, r, "validation", max(5, recipe.predict.topk), centres)
     right = answers.names == truth[:, None]
     threshold, share, curve, below = None, None, None, None
+    judged: float | np.ndarray | None = None
     best = None if unlabelled is None else answer(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
     if new_label is not None and r.threshold != "auto":
-        threshold = float(r.threshold)
+        judged = threshold = float(r.threshold)
     if new_label is not None and known.any() and not known.all():
         curve = threshold_curve(answers.scores, right, known, recipe.predict.topk)
         share = 0.5 if r.new_share == "estimate" else float(r.new_share)
@@ -185,8 +190,10 @@ def validate(
             share = estimate_share(answers.scores[:, 0], known, best)
             share = float(np.clip((share - apart) / max(1 - apart, 1e-9), SHARES[0], SHARES[-1]))
         if threshold is None:
-            threshold = fit_threshold(curve, r.threshold_by, share, r.far)
+            fit = partial(fit_threshold, by=r.threshold_by, share=share, far=r.far)
+            threshold, own = fit(curve), None if groups is None else groups[asked]
+            judged = crossfit_thresholds(answers.scores, right, known, fit, recipe.predict.topk, own)
     if threshold is not None and best is not None:
         below = float(np.mean(best < threshold))
-    found, each = measure(gallery, queries, truth, answers, threshold, "validation", new_label)
+    found, each = measure(gallery, queries, truth, answers, judged, "validation", new_label)
     return Validation(found, each, threshold, share, curve, answers, right, known, below)

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from lib import cli, config
@@ -52,7 +53,10 @@ def make_accelerator(t: config.Train, run: Path) -> Accelerator:
             raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
     # The launcher doesn't hand on its use_cpu, without which each of several processes on a CPU would take itself for the only one.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=several and not torch.accelerator.is_available(), log_with=t.log_with or None, project_dir=run)
+    # PyTorch gives up on processes that wait for ten minutes (NCCL): checking a million images on the main one takes longer.
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    cpu = several and not torch.accelerator.is_available()
+    return Accelerator(cpu=cpu, log_with=t.log_with or None, project_dir=run, kwargs_handlers=[patient])
 
 
 def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | None, kfold: bool = False) -> Path:

@@ -100,11 +100,13 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
 def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: str = " ") -> Kind:
     """What the sample's columns hold, for `predict.submission: auto`; `classes` are all labels that may be written.
 
-    scores: the other columns are the classes, in any order. With one other column: labels for several labels an image; topk when
-    most of the sample's cells hold several known labels; else label. Raises FlukeError when the columns are none of these.
+    scores: the other columns are the classes, in any order, or one column the score of one of two classes (see `scored`). With one
+    other column: labels for several labels an image; topk when most of the sample's cells hold several known labels; else label.
+    Raises FlukeError when the columns are none of these.
     """
-    others = sample.others
-    if set(others) == set(classes):
+    others, known = sample.others, set(classes)
+    numbers = not known.intersection(sample.cells) and any(_fraction(cell) for cell in sample.cells)
+    if set(others) == known or (numbers and not multi and scored(sample, classes) is not None):
         return "scores"
     if len(others) > 1:
         unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
@@ -114,9 +116,21 @@ def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: s
         )
     if multi:
         return "labels"
-    known = set(classes)
+    if numbers:
+        raise FlukeError(
+            f"{sample.path}: column {others[0]} holds numbers ({sample.cells[0]}), but no class ({some(classes)}), and whose "
+            "scores they are isn't said; predict.submission label writes the class's name all the same."
+        )
     lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
     return "topk" if lists > len(sample.cells) / 2 else "label"
+
+
+def _fraction(cell: str) -> bool:
+    """Whether a cell is a number but no whole one: 0.5 stands for a probability, 0 may stand for any class."""
+    try:
+        return not float(cell).is_integer()
+    except (ValueError, OverflowError):
+        return False
 
 
 def kind_of(sample: Sample, p: Predict, classes: Sequence[str], multi: bool) -> Kind:
@@ -124,11 +138,49 @@ def kind_of(sample: Sample, p: Predict, classes: Sequence[str], multi: bool) -> 
     return infer_kind(sample, classes, multi, p.separator) if p.submission == "auto" else p.submission
 
 
+def scored(sample: Sample, classes: Sequence[str]) -> list[int] | None:
+    """Which class (a position in `classes`) each of the other columns holds the scores of; None where a column is no class.
+
+    Of two classes a single column may be either's, by its name; by any other name it is class 1's beside 0, true's beside false.
+    """
+    place = {name: i for i, name in enumerate(classes)}
+    if all(column in place for column in sample.others):
+        return [place[column] for column in sample.others]
+    of_two = {name.casefold(): i for i, name in enumerate(classes)}
+    if len(sample.others) == 1 and list(of_two) in (["0", "1"], ["false", "true"]):
+        return [1]
+    return None
+
+
+def column_faults(sample: Sample, kind: Kind, classes: Sequence[str], separator: str) -> list[str]:
+    """Why answers of that kind don't go into the sample's columns, as the sentences' ends; [] if they do."""
+    known = set(classes)
+    if kind == "scores":
+        if scored(sample, classes) is not None:
+            return []
+        unknown = [repr(column) for column in sample.others if column not in known]
+        return [f"{len(unknown):,} of its columns are no classes: {some(unknown)}"]
+    if len(sample.columns) != 2:
+        return [f"{kind} go into one column, but the sample has {len(sample.columns) - 1}"]
+    if kind != "label" and (cut := [repr(label) for label in classes if separator in label]):
+        return [f"{len(cut):,} labels hold the separator {separator!r}: {some(cut)} (set predict.separator)"]
+
+    def lists(by: str) -> int:
+        return sum(cell not in known and len(parts := cell.split(by)) > 1 and known.issuperset(parts) for cell in sample.cells)
+
+    for other in ("|", ";", ", ", ",", "/", " "):
+        if lists(other) > len(sample.cells) / 2 and not lists(separator):
+            return [f"its cells are labels parted by {other!r}, not by {separator!r} (set predict.separator)"]
+    return []
+
+
 def check_fits(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], multi: bool) -> None:
-    """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or it can't be
-    told what its columns hold."""
+    """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or the answers
+    don't fit its columns."""
     match(sample.ids, names, sample.path)
-    kind_of(sample, p, classes, multi)
+    kind = kind_of(sample, p, classes, multi)
+    if faults := column_faults(sample, kind, classes, p.separator):
+        raise FlukeError(f"{sample.path} (predict.submission {kind}): {'; '.join(faults)}.")
 
 
 def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ would put the threshold too high.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,6 +90,35 @@ def fit_threshold(curve: Curve, by: By, share: float, far: float = 0.05) -> floa
     else:
         best = np.argmax(1 - curve.new_rejected <= far)
     return float(curve.thresholds[best])
+
+
+def crossfit_thresholds(
+    scores: NDArray[Any],
+    right: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    fit: Callable[[Curve], float],
+    k: int = 5,
+    groups: NDArray[Any] | None = None,
+    parts: int = 5,
+    seed: int = 0,
+) -> Floats:
+    """(q,) thresholds to judge labelled queries by: each is fitted (`fit`, of a curve) on the other parts of them, so that none of
+    the queries has chosen its own.
+
+    scores, right, known as `threshold_curve` takes them. Parts are drawn at random, the known and the new spread evenly, `groups`
+    (q,) whole. A part without which either kind is lacking gets the threshold of all.
+    """
+    unit = np.arange(len(known)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    kind = np.zeros(unit.max() + 1, bool)
+    kind[unit[known]] = True
+    part = np.empty(len(kind), np.int64)
+    part[np.lexsort((np.random.default_rng(seed).random(len(kind)), kind))] = np.arange(len(kind)) % parts
+    found = np.empty(len(known))
+    for number in range(parts):
+        mine = part[unit] == number
+        others = ~mine if known[~mine].any() and not known[~mine].all() else slice(None)
+        found[mine] = fit(threshold_curve(scores[others], right[others], known[others], k))
+    return found
 
 
 def estimate_share(scores: ArrayLike, known: ArrayLike, unlabelled: ArrayLike) -> float:

@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 
 from lib.config import Predict
 from lib.files import FlukeError, atomic
-from lib.sample import Kind, Sample, kind_of, match, records
+from lib.sample import Kind, Sample, column_faults, kind_of, match, records, scored
 from lib.scores import Scores
 from lib.sources import some
 
@@ -74,6 +74,8 @@ def write(
     """
     if len(values) != len(names):
         raise ValueError(f"{len(values)} predictions for {len(names)} names")
+    if faults := column_faults(sample, kind, classes, separator):
+        raise FlukeError(f"{path}: not what {sample.path} asks for: {'; '.join(faults)}.")
     positions = match(sample.ids, names, sample.path)
     if isinstance(values, np.ndarray):
         # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
@@ -104,7 +106,7 @@ def _answers(
 ) -> Iterator[list[str]]:
     """The cells to fill in, row by row."""
     if kind == "scores":
-        columns = [list(classes).index(column) for column in sample.others]
+        columns = scored(sample, classes)
         exact = logits.astype(np.float64)
         for row in (expit(exact) if multi else softmax(exact, axis=1))[:, columns].tolist():
             yield [repr(value) for value in row]
@@ -152,13 +154,8 @@ def check(
 
 
 def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: int, separator: str, allow_empty: bool) -> list[str]:
-    known = set(classes)
-    if kind != "scores" and len(sample.columns) != 2:
-        return [f"{kind} go into one column, but the sample has {len(sample.columns) - 1}"]
-    if kind == "scores" and (unknown := [repr(column) for column in sample.others if column not in known]):
-        return [f"{len(unknown):,} of its columns are no classes: {some(unknown)}"]
-    if kind in ("topk", "labels") and (cut := [repr(label) for label in classes if separator in label]):
-        return [f"{len(cut):,} labels hold the separator {separator!r}: {some(cut)} (set predict.separator)"]
+    if faults := column_faults(sample, kind, classes, separator):
+        return faults
     try:
         text = path.read_bytes().decode(sample.encoding)
     except OSError as error:
@@ -169,7 +166,7 @@ def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: i
     header = rows[0][1] if rows else []
     if header != sample.columns:
         return [f"its columns are {some(map(repr, header), 12) or 'none'}, not {some(map(repr, sample.columns), 12)}"]
-    return _row_faults(rows[1:], sample) or _cell_faults(rows[1:], sample, known, kind, k, separator, allow_empty)
+    return _row_faults(rows[1:], sample) or _cell_faults(rows[1:], sample, set(classes), kind, k, separator, allow_empty)
 
 
 def _row_faults(rows: list[tuple[int, list[str]]], sample: Sample) -> list[str]:

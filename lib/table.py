@@ -68,13 +68,14 @@ class Table:
 
     def join(self, other: Table) -> Table:
         """The rows of this table and then those of `other`, another part of the same one."""
+        both = self.groups is not None and other.groups is not None
         return replace(
             self,
             rows=np.concatenate([self.rows, other.rows]),
             names=self.names + other.names,
             paths=self.paths + other.paths,
             labels=(self.labels or []) + (other.labels or []),
-            groups=None,
+            groups=np.concatenate([self.groups, other.groups]) if both else None,
             folds=None,
             lines=None,
         )

@@ -149,7 +149,7 @@ class Embedder:
     def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
         """Answers to the held-out images, with the threshold that suits them."""
         asked = np.arange(len(outputs)) >= len(outputs) - self.queries
-        return validate(outputs, self.labels, asked, self.recipe, centres)
+        return validate(outputs, self.labels, asked, self.recipe, centres, groups=self.shown.groups)
 
 
 def centres_of(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> Centres | None:

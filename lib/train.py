@@ -25,7 +25,7 @@ from lib.metrics import metric_direction
 from lib.model import Network, save_best
 from lib.optim import make_optimizer, make_plateau, plateau_factor, rate_factor, set_rate
 from lib.predict import bar_options, predict
-from lib.ranks import SIGNALLED, Stop, broadcast_buffers, on_main
+from lib.ranks import SIGNALLED, Stop, broadcast_buffers, from_main, on_main
 from lib.tasks import Task
 
 DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
@@ -60,8 +60,8 @@ def fit(
 
     `task` turns the gathered outputs of `val_images` into metrics, one of which chooses the best epoch. A resumable state in
     `run`/last is taken up: the caller has checked that it belongs to this recipe. `deadline` is a time.monotonic() by which
-    training, validation and the prediction of `images_to_predict` images have to be done. Raises Interrupted after saving when
-    a signal came; FlukeError when the loss is no longer finite or the disk is full, with what was saved intact.
+    training, its validations and then the prediction of `images_to_predict` images have to be done. Raises Interrupted after
+    saving when a signal came; FlukeError when the loss is no longer finite or the disk is full, with what was saved intact.
     """
     t, o, metric = recipe.train, recipe.optim, task.metric
     device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
@@ -99,7 +99,7 @@ def fit(
     def save(epoch: int, batch: int) -> None:
         sums = accelerator.gather(running[None]).tolist()
         state = {"epoch": epoch, "batch": batch, "step": step, "running": sums, "history": history, "best_epoch": best_epoch}
-        state |= {"waited": waited, "recipe": asdict(recipe), "world": world, "threads": torch.get_num_threads()}
+        state |= {"waited": waited, "recipe": asdict(recipe), "world": world, **numerics(accelerator)}
         parts = {"optimizer": optimizer.state_dict(), "plateau": plateau.state_dict()}
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler.state_dict()
@@ -109,7 +109,8 @@ def fit(
     def wish() -> int:
         if not math.isfinite(running.item()):
             return BROKEN
-        if deadline is not None and time.monotonic() + 1.3 * seconds_an_image * images_to_predict + 5 > deadline:
+        to_come = len(val_images) + images_to_predict  # a validation may begin before the next look
+        if deadline is not None and time.monotonic() + 1.3 * seconds_an_image * to_come + 5 > deadline:
             return LATE
         return DUE if t.save_minutes is not None and time.monotonic() - saved_at > 60 * t.save_minutes else 0
 
@@ -124,7 +125,7 @@ def fit(
     per_epoch = math.ceil(batches.count / t.accumulate)
     loader = train_loader(train_images, batches, recipe.data.workers)
     model, frozen = accelerator.prepare_model(network), False
-    finished, saved_at, seconds_an_image = True, time.monotonic(), 0.0
+    finished, saved_at, seconds_an_image, timed = True, time.monotonic(), 0.0, False
     while epoch < t.epochs and not (t.patience and waited >= t.patience):
         began = time.monotonic()
         if frozen != (epoch < o.freeze_epochs):
@@ -151,13 +152,18 @@ def fit(
             if step_now:
                 if o.clip_norm is not None:
                     accelerator.clip_grad_norm_(network.parameters(), o.clip_norm)
-                optimizer.step()
+                with explained(t, world):  # the first step allocates the moments
+                    optimizer.step()
                 optimizer.zero_grad()
                 step += not optimizer.step_was_skipped
                 if ema is not None:
                     ema.update(network, step)
             running += loss.detach()
-            verdict = stop.agreed(wish) if step_now else 0
+            if batch == first:
+                warm = time.monotonic()
+            elif not timed and batch >= first + 5:  # an image takes no longer than in training
+                seconds_an_image = (time.monotonic() - warm) / ((batch - first) * batches.share * world)
+            verdict = stop.agreed(wish, always=batch == batches.count - 1) if step_now else 0
             if verdict == BROKEN:
                 raise broken()
             if verdict:
@@ -189,8 +195,8 @@ def fit(
         except Interrupted:
             save(epoch, batches.count)
             raise Interrupted(f"Stopped by a signal while validating epoch {epoch + 1}; go on with: --out {run} --resume") from None
-        seconds_an_image = (time.monotonic() - timer) / len(val_images)
-        metrics = task.evaluate(outputs[0], chosen.objective)
+        seconds_an_image, timed = (time.monotonic() - timer) / len(val_images), True
+        metrics = from_main(accelerator, partial(task.evaluate, outputs[0], chosen.objective))
         better = best_epoch is None or _better(metrics[metric], history[best_epoch - 1][metric], direction)
         if better or t.keep == "last":
             on_main(accelerator, partial(save_best, run / "best" / "model.safetensors", chosen))
@@ -212,13 +218,18 @@ def fit(
         if o.schedule == "plateau":
             plateau.step(metrics[metric])
         epoch, first, running = epoch + 1, 0, torch.zeros_like(running)
-        save(epoch, 0)
-        saved_at = time.monotonic()
-        if main:
+        if main:  # before the state: who is killed between them writes the line again
             write_text(run / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
             accelerator.log({key: value for key, value in history[-1].items() if key != "epoch"}, step=epoch)
+        save(epoch, 0)
+        saved_at = time.monotonic()
         say(_epoch_line(history[-1], metric, t.epochs, better))
     return Outcome(history, len(history) if t.keep == "last" and history else best_epoch, finished)
+
+
+def numerics(accelerator: Accelerator) -> dict[str, Any]:
+    """What the last bits of a job's numbers depend on beside its recipe and the number of processes."""
+    return {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision, "device": accelerator.device.type}
 
 
 @contextmanager

@@ -79,8 +79,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     if oof:
         targets = scores.targets(oof[0], args.runs[0])
-        folds, result["inner_folds"] = _inner_folds(Path(args.runs[0]), oof[0], targets)
-        groups = None if oof[0].groups is None else np.array(oof[0].groups)
+        lead = next((i for i, run in enumerate(oof) if run.groups is not None), 0)  # the others weren't told of groups
+        folds, result["inner_folds"] = _inner_folds(Path(args.runs[lead]), oof[lead], targets)
+        groups = None if oof[lead].groups is None else np.array(oof[lead].groups)
         combination, honest, report = blend.judge(
             args.method, args.runs, pools.whole(oof), targets, metric, folds, groups, **adjust
         )
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def _inner_folds(folder: Path, oof: Any, targets: Any) -> tuple[Any, str]:
-    """Which rows are left out together when a fit is judged: the first run's own folds, if any, which keep groups together."""
+    """Which rows are left out together when a fit is judged: the run's own folds, if any, which keep groups together."""
     import numpy as np
 
     from lib import blend, sources

@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from lib import contest, crossval, filters, images, runs, scores
     from lib.model import read_spec
-    from lib.ranks import on_main
-    from lib.sample import check_fits, read_sample, sample_of
+    from lib.ranks import from_main
+    from lib.sample import check_fits, match, read_sample, sample_of
     from lib.submission import submit
 
     spec = read_spec(files[0])
@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.sample:
         sample = read_sample(Path(args.sample), data.image_column)
     elif spec.kind == "classifier" and (sample := sample_of(recipe)) is not None and args.table is not None:
-        if not set(sample.ids) <= set(side.names):
+        try:
+            match(sample.ids, side.names, sample.path)
+        except FlukeError:
             if main_process():
                 print(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
@@ -87,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
-    bad = broadcast_object_list([on_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))])[0]
+    bad = from_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))
     side = filters.without_unreadable(side, bad, "error", what="test")
     outputs = crossval.predict_mean(files, recipe, side, accelerator)
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
         return result
 
-    return on_main(accelerator, write) or {}
+    return from_main(accelerator, write)
 
 
 if __name__ == "__main__":

@@ -193,6 +193,23 @@ def test_rows_of_the_new_label_push_others_away_and_attract_nobody() -> None:
     assert arcface(x[4:], torch.from_numpy(targets[4:])).item() == 0
 
 
+def test_intervals_of_queries_draw_sightings_whole() -> None:
+    """Ten sightings of four alike queries, half of them found: four times as many rows know no more."""
+    rng = np.random.default_rng(0)
+    own = np.eye(20, dtype=np.float32)
+    of_query = np.repeat(np.arange(10), 4)
+    asked = own[np.where(of_query % 2, of_query, of_query + 10)] + 0.01 * rng.normal(size=(40, 20)).astype(np.float32)
+    training = made([f"{i:02}" for i in range(20)], [f"before{i}" for i in range(20)])
+    labels, groups = [f"{i:02}" for i in of_query], [f"sighting{i}" for i in of_query]
+    widths = []
+    for whole in (groups, [str(row) for row in range(40)]):
+        task = Embedder(recipe(train_metric="recall@1"), training, made(labels, whole))
+        objective = task.objective(20)
+        assert task.evaluate(np.concatenate([own, asked]), objective)["recall@1"] == 0.5
+        widths.append(np.diff(task.interval(np.concatenate([own, asked]), objective)))
+    assert widths[0] == pytest.approx(2 * widths[1], rel=0.15)
+
+
 def test_one_individual_is_refused() -> None:
     with pytest.raises(FlukeError, match="an embedding needs two at least"):
         Embedder(recipe(data_new_label="new"), made(["a", "a", "new"]), made(["a"]))

@@ -396,6 +396,29 @@ def test_script_with_several_labels_and_thresholds(tmp_path):
     assert line == f"{300 + row}.jpg," + "|".join(c for c, given in zip(test.classes, test.logits[row] >= 0) if given)
 
 
+def test_thresholds_are_no_gain_of_combining(tmp_path):
+    """Two runs alike whose labels never reach 1/2: combining them gains nothing, though thresholds gain all."""
+    z, targets = labels(n=600)
+    runs = write_runs(tmp_path, [z[0] - 8, z[0] - 8], targets, multi=True)
+    argv = ["--runs", *runs, "--method", "mean", "--metric", "macro_f1", "--thresholds", "--out", str(tmp_path / "a")]
+    found = ensemble.main(argv)
+    assert found["members"][0]["score"] == pytest.approx(found["score"])
+    assert found["score"] > 0.5
+    assert found["gain"] == pytest.approx(0)
+
+
+def test_groups_of_any_run_hold_for_all(tmp_path):
+    z, targets = members(n=400)
+    runs = write_runs(tmp_path, z, targets)
+    grouped = load(tmp_path / "r1" / "oof.npz")
+    save(tmp_path / "r1" / "oof.npz", replace(grouped, groups=[f"s{row // 8}" for row in grouped.rows]))
+    argv = ["--method", "weighted", "--runs"]
+    first = ensemble.main([*argv, *runs, "--out", str(tmp_path / "a")])
+    turned = ensemble.main([*argv, *runs[::-1], "--out", str(tmp_path / "b")])
+    assert first["inner_folds"] == turned["inner_folds"] == "5, random, of whole groups"
+    assert [m["interval"] for m in first["members"]] == [m["interval"] for m in turned["members"]][::-1]
+
+
 def test_script_writes_the_five_best_labels(tmp_path):
     z, targets = members(n=200)
     runs = write_runs(tmp_path, z, targets)

@@ -258,7 +258,7 @@ CASES = [
     ),
     Case(
         "a cache of images that can't be decoded (data.check: header)",
-        "1 of 36 images can't be cached: ",
+        "1 of 48 images can't be cached: ",
         lambda root: (
             {"data_check": "header", "data_cache_dir": root / "cache"}
             | (raw("images/1_001.png", (root / IMAGE).read_bytes()[:900])(root) or {})
@@ -602,6 +602,20 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
         train_classifier.main(arguments(tmp_path / "run"))
     with pytest.raises(FlukeError, match="one image is too large"), train.explained(config.Train(batch_size=2), 2):
         full()
+
+
+@fault("out of GPU memory in validation or prediction", "says that predict.batch_size wants lowering")
+def test_out_of_memory_while_predicting(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = model.Network.forward
+
+    def full(network: model.Network, images: torch.Tensor, targets: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        if not network.training:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(network, images, targets)
+
+    monkeypatch.setattr(model.Network, "forward", full)
+    with pytest.raises(FlukeError, match=r"^validate: out of GPU memory with 12 images at once; lower predict.batch_size.$"):
+        train_classifier.main(arguments(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -249,6 +249,8 @@ def state(epoch: int, batch: int) -> dict[str, object]:
         "waited": 0,
         "world": 1,
         "threads": 1,
+        "precision": "no",
+        "device": "cpu",
     }
 
 
@@ -284,6 +286,16 @@ def test_torn_or_foreign_states_are_passed_over(name: str, how: str, tmp_path: P
     assert len(skipped) == 1
     assert skipped[0].startswith(f"{newest}: ")
     assert skipped[0].endswith("; taking the state before it.")
+
+
+def test_what_is_torn_takes_no_good_states_place(tmp_path: Path) -> None:
+    """A torn newest state, passed over at --resume; what is saved from then on stays, though its name is an older one."""
+    newest = save(tmp_path, 5, 0, keep=1)
+    (newest / "manifest.json").unlink()
+    for batch in (50, 100):
+        target = save(tmp_path, 4, batch, keep=1)
+        assert checkpoint.find(tmp_path) == (target, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [target.name]
 
 
 def test_state_of_another_program_is_passed_over(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lib.identify import Ranking, add_centres, evaluate, expand_queries, per_que
 from lib.index import build, open_gallery
 from lib.metrics import reciprocal_ranks
 from lib.stranger import (
+    crossfit_thresholds,
     estimate_share,
     fit_probability,
     fit_threshold,
@@ -351,6 +352,54 @@ def strangers(n_known, n_new, rng, gap=2.0, k=5):
     right = np.zeros(scores.shape, bool)
     right[np.arange(n_known), np.where(rng.random(n_known) < 0.8, 0, 1)] = True
     return scores, right, known
+
+
+def asked_queries(rng, n):
+    """Best scores of n queries, two in five of them strangers', one of four known named wrong: (scores, right, known)."""
+    known = np.arange(n) % 5 < 3
+    scores = -np.sort(-rng.normal(size=(n, 5)), axis=1)
+    scores[:, 0] += 0.7 * known
+    right = np.zeros((n, 5), bool)
+    right[:, 0] = known & (rng.random(n) < 0.75)
+    return scores, right, known
+
+
+def score_of(queries, thresholds):
+    """MAP@5 of such queries, each at its own threshold."""
+    scores, right, known = queries
+    names = np.where(right, "own", np.char.add("other", np.arange(5).astype(str)))
+    return per_query(np.full(len(known), "own"), names, scores, known, thresholds, "new")["map@5"].mean()
+
+
+def test_a_threshold_is_judged_on_queries_that_did_not_choose_it():
+    """100 times 60 queries: at the threshold fitted on them they score higher than fresh ones do; crossfitted, as those."""
+    rng = np.random.default_rng(0)
+    fresh = asked_queries(rng, 5000)
+    flattered, honest = [], []
+    for seed in range(100):
+        queries = asked_queries(rng, 60)
+        best = lambda curve: fit_threshold(curve, "map@k", 0.4)  # noqa: E731
+        own = best(threshold_curve(*queries))
+        expected = score_of(fresh, own)
+        flattered.append(score_of(queries, own) - expected)
+        honest.append(score_of(queries, crossfit_thresholds(*queries, best, seed=seed)) - expected)
+    error = np.std(honest) / 10
+    assert np.mean(flattered) > 0.015
+    assert abs(np.mean(honest)) < min(3 * error, 0.012)
+
+
+def test_crossfitted_thresholds_keep_groups_whole_and_need_both_kinds():
+    rng = np.random.default_rng(0)
+    scores, right, known = asked_queries(rng, 60)
+    middle = lambda curve: float(np.median(curve.thresholds))  # noqa: E731
+    groups = rng.integers(20, size=60)
+    found = crossfit_thresholds(scores, right, known, middle, groups=groups)
+    assert all(len(set(found[groups == group])) == 1 for group in set(groups.tolist()))
+    assert len(set(found.tolist())) == 5
+    lonely = np.zeros(60, bool)
+    lonely[7] = True  # one known query: its part is judged by the threshold of all
+    found = crossfit_thresholds(scores, right, lonely, middle)
+    assert found[7] == middle(threshold_curve(scores, right, lonely))
 
 
 def test_thresholds_by_share_and_by_false_acceptance_do_what_they_say():

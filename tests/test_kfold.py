@@ -1,5 +1,6 @@
 """A k-fold run: nothing leaks between folds, what is summed up is right, and a run that was cut goes on to the same files."""
 
+import gc
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from lib import crossval, experiment, run_report, scores, train
 from lib.files import FlukeError, Interrupted
 from lib.images import decode
 from lib.intervals import bootstrap_interval
+from lib.model import Network
 from scripts import kfold, predict, train_classifier
 
 FOLD = ("best/model.safetensors", "metrics.json", "scores_val.npz")
@@ -326,6 +328,29 @@ def test_a_fold_without_the_classes_to_be_learnt_is_named_before_any_training(
     with pytest.raises(FlukeError, match="fold 2 holds no image of the 2 classes to be learnt"):
         kfold.main([*argv, "--data.only_classes", f"[{', '.join(map(repr, some))}]"])
     assert not (tmp_path / "run" / "fold0").exists()
+
+
+def test_folds_leave_no_network_in_memory_and_share_one_cache(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, alive = experiment.run, []
+
+    def counting(*args: object) -> object:
+        alive.append(sum(type(thing) is Network for thing in gc.get_objects()))
+        return real(*args)
+
+    monkeypatch.setattr(experiment, "run", counting)
+    gc.collect()
+    before = sum(type(thing) is Network for thing in gc.get_objects())
+    kfold.main(make_argv(arguments, tmp_path / "run", data_cache_dir=tmp_path / "cache", train_epochs=1))
+    assert alive == [before] * 3
+    pictures = [len(open_index(path)) for path in (tmp_path / "cache").glob("*/pictures.npz")]
+    assert sorted(pictures) == [13, 48]  # the test images, and the training images of all folds
+
+
+def open_index(path: Path) -> np.ndarray:
+    with np.load(path) as index:
+        return index["sizes"]
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -79,15 +79,6 @@ def test_macro_map_leaves_out_and_counts_labels_without_a_positive() -> None:
     assert more["n_left_out"] == found["n_left_out"] + 3
 
 
-def test_auroc_of_known_against_new_equals_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    scores, targets = np.round(rng.random((200, 8)), 2), rng.integers(0, 8, 200)
-    scores[np.arange(200), targets] += 0.2
-    known = targets < 7
-    expected = sk.roc_auc_score(known, scores[:, :7].max(axis=1))
-    assert evaluate("retrieval", scores, targets)["auroc"] == pytest.approx(expected)
-
-
 def test_calibration_error_of_a_loop_over_bins() -> None:
     logits, targets = single()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -100,7 +91,7 @@ def test_calibration_error_of_a_loop_over_bins() -> None:
     assert evaluate("single", logits, targets)["ece"] == pytest.approx(expected, rel=1e-5)
 
 
-# --- MAP@k, recall@k, mAP@R -------------------------------------------------------------------------------------------------------
+# --- MAP@k, mAP@R -----------------------------------------------------------------------------------------------------------------
 
 
 def contest_ap(truth: str, ranked: list[str], k: int) -> float:
@@ -135,16 +126,7 @@ def test_map5_of_1000_rows_of_logits_with_ties() -> None:
         expected += contest_ap(str(target), [str(c) for c in ranked], 5) / 1000
     found = evaluate("single", logits, targets)
     assert found["map@5"] == pytest.approx(expected)
-    assert evaluate("retrieval", logits, targets)["map@5"] == pytest.approx(expected)
     assert found["accuracy"] == np.mean(logits.argmax(axis=1) == targets)
-
-
-def test_recall_counts_known_individuals_among_known_names_only() -> None:
-    new = 3
-    scores = np.array([[0.9, 0.1, 0.2, 0.95], [0.1, 0.8, 0.9, 0.95], [0.3, 0.2, 0.1, 0.95]])
-    found = evaluate("retrieval", scores, np.array([0, 1, new]))
-    assert (found["recall@1"], found["recall@5"]) == (0.5, 1.0)
-    assert found["map@5"] == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)  # the new label stands first in each row
 
 
 def test_map_at_r_equals_pytorch_metric_learning() -> None:
@@ -206,15 +188,13 @@ def test_resampled_metrics_equal_metrics_of_repeated_rows(task: str) -> None:
 # --- names, directions, bad input -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["single", "multi", "retrieval"])
+@pytest.mark.parametrize("task", ["single", "multi"])
 def test_every_task_has_its_metrics(task: str) -> None:
     logits, targets = multi(50) if task == "multi" else single(50)
-    if task == "retrieval":
-        targets[:9] = logits.shape[1] - 1
     names = set(evaluate(task, logits, targets)) - {"n_left_out"}  # type: ignore[arg-type]
-    assert names == {name for name, metric in METRICS.items() if task in metric.tasks} - {"loss", "map@r"}
+    assert names == {name for name, metric in METRICS.items() if task in metric.tasks} - {"loss"}
     assert auto_metric(task) in names  # type: ignore[arg-type]
-    for name in [*names, *(["loss"] if task != "retrieval" else [])]:
+    for name in [*names, "loss"]:
         check_metric(name, task)  # type: ignore[arg-type]
 
 
@@ -255,7 +235,3 @@ def test_what_the_rows_do_not_define_is_left_out() -> None:
     empty = evaluate("multi", logits, np.zeros_like(targets))
     assert "macro_map" not in empty
     assert "micro_map" not in empty
-    only_new = evaluate("retrieval", logits, np.full(20, logits.shape[1] - 1))
-    assert set(only_new) == {"map@5"}
-    only_known = evaluate("retrieval", logits, np.zeros(20, int))
-    assert set(only_known) == {"map@5", "recall@1", "recall@5"}

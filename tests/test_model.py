@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -14,7 +15,7 @@ from lib import config
 from lib.data import seed_of
 from lib.files import FlukeError
 from lib.model import GeM, Network, Spec, load_best, load_start, make_mix, read_spec, save_best
-from lib.objectives import make_objective
+from lib.objectives import make_embedding_objective, make_objective
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -71,6 +72,23 @@ def test_unknown_backbone_names_the_nearest() -> None:
         make("resnet81")
     with pytest.raises(FlukeError, match=r"model.name test_resnet with kwargs .*no_such_thing"):
         make(kwargs={"no_such_thing": 1})
+
+
+@pytest.mark.parametrize("kind", ["classifier", "embedding"])
+def test_outputs_and_loss_have_float32_digits_under_autocast(kind: str) -> None:
+    """Of 1,000 classes' logits in bfloat16, with 8 bits, hundreds are equal."""
+    network = make(classes=tuple(map(str, range(1000))), kind=kind).eval()
+    if kind == "embedding":
+        network.objective = make_embedding_objective(config.Objective(name="arcface"), np.arange(1000), 1000, network.width)
+    else:
+        network.objective = torch.nn.CrossEntropyLoss()
+    targets = torch.arange(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(pictures(), targets)
+    output = found["output"]
+    assert output.dtype == found["loss"].dtype == torch.float32
+    assert len(output[output != 0].unique()) > 0.9 * (output != 0).sum()  # a ReLU's zeros are equal
+    torch.testing.assert_close(found["loss"], network.objective(output, targets), rtol=1e-6, atol=0)
 
 
 def test_images_are_normalised_as_the_backbone_wants() -> None:

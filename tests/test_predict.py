@@ -46,6 +46,14 @@ def test_the_runs_own_test_again(run: Path, tmp_path: Path) -> None:
     assert (run / "submission.csv").read_bytes() == (tmp_path / "out" / "submission.csv").read_bytes()
 
 
+def test_images_named_with_another_extension_are_the_samples_own(run: Path, contest: Path, tmp_path: Path) -> None:
+    sample = pd.read_csv(contest / "sample_submission.csv")
+    bare = sample["image"].str.removesuffix(".png").rename("image").to_frame()
+    bare.to_csv(tmp_path / "bare.csv", index=False)
+    predict.main(["--run", str(run), "--table", str(tmp_path / "bare.csv"), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "submission.csv").read_bytes() == (run / "submission.csv").read_bytes()
+
+
 def test_any_table_without_the_recipe_and_its_metrics(run: Path, contest: Path, tmp_path: Path, capsys) -> None:
     model = tmp_path / "model.safetensors"
     shutil.copy(run / "best" / "model.safetensors", model)
@@ -108,6 +116,22 @@ def test_labels_are_given_by_thresholds_fitted_on_validation(multi: Path, tmp_pa
         for row, answer in zip(expit(test.logits.astype(float)), written["label"]):
             over = [label for label, p in zip(test.classes, row) if p >= thresholds[label]]
             assert answer.split(" ") == (over or [test.classes[row.argmax()]])
+
+
+def test_weights_alone_find_their_runs_thresholds(multi: Path, tmp_path: Path) -> None:
+    copy, root = tmp_path / "run", multi.parents[1]
+    shutil.copytree(multi, copy)
+    (copy / "thresholds.json").write_text(json.dumps(dict.fromkeys("xyz", 1e-9)))
+    argv = [
+        "--table",
+        str(root / "sample_submission.csv"),
+        "--sample",
+        str(root / "sample_submission.csv"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    predict.main(["--run", str(copy / "best" / "model.safetensors"), *argv, "--image_dir", str(root / "images")])
+    assert set(pd.read_csv(tmp_path / "out" / "submission.csv", dtype=str)["label"]) == {"x y z"}
 
 
 def test_no_empty_answers_unless_they_are_allowed(multi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

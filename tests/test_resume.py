@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lib import checkpoint, files, train
+from lib import checkpoint, experiment, files, train
 from lib.files import FlukeError, Interrupted
+from lib.ranks import Stop
 from scripts import train_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +84,8 @@ CUTS = [
     *[(checkpoint.os, "replace", n, after) for n in (1, 2, 10) for after in (False, True)],
     (files, "fsync", 5, True),
     (train, "write_text", 2, False),
+    (train, "write_text", 2, True),
+    (checkpoint, "save", 9, True),  # the last epoch's state, after which nothing is trained
 ]
 
 
@@ -158,6 +162,52 @@ def test_time_limit_predicts_with_what_there_is_and_goes_on(whole: dict, argumen
     assert not (tmp_path / "run" / "metrics.json").exists()
     train_classifier.main([*argv, "--resume"])
     assert finals(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("seconds", [115, 118, 160, 200])
+def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
+    seconds: float, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    """On a clock of our own: a step takes 8 seconds, an image to predict one. A validation may begin between two looks at it."""
+    clock = [0.0]
+
+    def taking(where: object, name: str, cost: Callable[..., float]) -> None:
+        real = getattr(where, name)
+
+        def slow(*args: object, **kwargs: object) -> object:
+            clock[0] += cost(*args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, slow)
+
+    for module in (train, experiment):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        taking(module, "predict", lambda networks, images, *_: len(images))
+    taking(train, "rate_factor", lambda *_: 8)
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
+    assert (tmp_path / "run" / "submission.csv").exists()
+    assert seconds - 60 < clock[0] <= seconds
+
+
+@pytest.mark.parametrize(("steps", "validation"), [(9, 1), (5, 5), (4, 1), (1, 1), (9, 2)])
+def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
+    """Only every tenth call looks there; those of training must not always be the other nine."""
+    stop, asked = Stop(SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=1)), []
+    for epoch in range(20):
+
+        def look(epoch: int = epoch) -> int:
+            asked.append(epoch)
+            return 0
+
+        for step in range(steps):
+            stop.agreed(look, always=step == steps - 1)
+        for _ in range(validation):
+            stop.check()
+    assert sorted(set(asked)) == list(range(20))
+    stop.signal = 15
+    with pytest.raises(Interrupted):
+        for _ in range(10):
+            stop.check()
 
 
 def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from lib.config import Predict
 from lib.files import FlukeError
-from lib.sample import infer_kind, read_sample
+from lib.sample import check_fits, infer_kind, read_sample
 from lib.submission import check, write
 
 
@@ -320,6 +321,44 @@ def test_a_sample_of_another_encoding_or_place_is_refused(tmp_path: Path) -> Non
         read_sample(sample_file(tmp_path, "image,label\né,x\n", "latin-1"))
     with pytest.raises(FlukeError, match="No such file"):
         read_sample(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "classes", "of"), [("target", ["0", "1"], 1), ("dog", ["cat", "dog"], 1), ("cat", ["cat", "dog"], 0)]
+)
+def test_one_column_is_the_probability_of_one_of_two_classes(tmp_path: Path, column: str, classes: list[str], of: int) -> None:
+    sample = read_sample(sample_file(tmp_path, f"image,{column}\na,0.5\nb,0.5\n"))
+    assert infer_kind(sample, classes, multi=False) == "scores"
+    logits = np.array([[1.0, 2.0], [0.5, -3.0]])
+    write(tmp_path / "out.csv", sample, ["a", "b"], "scores", logits, classes)
+    expected = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[:, of]
+    assert [float(row[1]) for row in rows_of(tmp_path / "out.csv")[1:]] == pytest.approx(expected)
+
+
+def test_one_column_of_numbers_that_could_be_either_classs_is_refused(tmp_path: Path) -> None:
+    sample = read_sample(sample_file(tmp_path, "image,label\na,0.5\nb,0.5\n"))
+    with pytest.raises(FlukeError, match=r"column label holds numbers \(0.5\), but no class \(cat, dog\)"):
+        infer_kind(sample, ["cat", "dog"], multi=False)
+    zeros = read_sample(sample_file(tmp_path, "image,label\na,0\nb,0\n"))  # a placeholder
+    assert infer_kind(zeros, ["cat", "dog"], multi=False) == "label"
+
+
+@pytest.mark.parametrize(
+    ("text", "wish", "classes", "multi", "sentence"),
+    [
+        ("image,target\na,0.5\n", "scores", ["x", "y", "z"], False, "1 of its columns are no classes: 'target'"),
+        ("image,x,y,z\na,0,0,1\n", "label", ["x", "y", "z"], False, "label go into one column, but the sample has 3"),
+        ("image,label\na,x 1 y\n", "topk", ["x 1", "y"], False, "1 labels hold the separator ' ': 'x 1'"),
+        ("image,labels\na,x|y\n", "auto", ["x", "y"], True, r"labels parted by '\|', not by ' ' \(set predict.separator\)"),
+        ("image,label\na,x|y\n", "auto", ["x", "y"], False, r"labels parted by '\|', not by ' '"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused_before_training(
+    text: str, wish: str, classes: list[str], multi: bool, sentence: str, tmp_path: Path
+) -> None:
+    sample = read_sample(sample_file(tmp_path, text))
+    with pytest.raises(FlukeError, match=sentence):
+        check_fits(sample, Predict(submission=wish), ["a"], classes, multi)
 
 
 def test_columns_that_are_not_the_classes_are_refused(tmp_path: Path) -> None:

@@ -203,6 +203,19 @@ def test_broken_csv(tmp_path: Path, content: bytes, parts: list[str]) -> None:
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_tables_with_other_marks(mark: str, tmp_path: Path) -> None:
+    contest(tmp_path, [], files=["a.jpg", "b.jpg"])
+    text = f'image{mark}label\na.jpg{mark}"x, y"\nb.jpg{mark}"x{mark}z"\n'
+    (tmp_path / "train.csv").write_text(text)
+    assert train(tmp_path).labels == [("x, y",), (f"x{mark}z",)]
+    (tmp_path / "sample.csv").write_text(text)
+    assert load_test(Data(root=str(tmp_path), test_csv=None, sample_submission="sample.csv"), ("x",), False).names == [
+        "a.jpg",
+        "b.jpg",
+    ]
+
+
 def test_byte_order_mark_blank_lines_and_absent_file(tmp_path: Path) -> None:
     contest(tmp_path, PAIRS)
     plain = (tmp_path / "train.csv").read_bytes()
