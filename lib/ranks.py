@@ -64,7 +64,7 @@ class Stop:
         self.signal: int | None = None
         self.since = 0.0
         self.before: dict[int, Any] = {}
-        self.calls = {"agreed": 0, "check": 0}  # apart, or every tenth might always be the other's
+        self.calls = 0
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,17 +82,14 @@ class Stop:
             signal.signal(number, self.before[number])
             os.kill(os.getpid(), number)
 
-    def agreed(self, wish: Callable[[], int], always: bool = False) -> int:
+    def agreed(self, wish: Callable[[], int] = lambda: 0, always: bool = False) -> int:
         """The largest `wish()` of all processes, or SIGNALLED when a signal came to any of them.
 
         On a GPU only every tenth call looks (0 otherwise), or one with `always`: looking waits for the device, and for the other
         processes.
         """
-        return self._agreed("agreed", wish, always)
-
-    def _agreed(self, caller: str, wish: Callable[[], int], always: bool) -> int:
-        self.calls[caller] += 1
-        if not always and self.calls[caller] % 10 and self.accelerator.device.type == "cuda":
+        self.calls += 1
+        if not always and self.calls % 10 and self.accelerator.device.type == "cuda":
             return 0
         mine = SIGNALLED if self.signal is not None else wish()
         if self.accelerator.num_processes == 1:
@@ -102,5 +99,5 @@ class Stop:
 
     def check(self) -> None:
         """Raise Interrupted, on all processes alike, when a signal came."""
-        if self._agreed("check", lambda: 0, False) == SIGNALLED:
+        if self.agreed() == SIGNALLED:
             raise Interrupted("stopped by a signal")

@@ -163,6 +163,7 @@ def fit(
                 warm = time.monotonic()
             elif not timed and batch >= first + 5:  # an image takes no longer than in training
                 seconds_an_image = (time.monotonic() - warm) / ((batch - first) * batches.share * world)
+            # always at an epoch's end: of fewer than ten steps none might be a tenth call, for validation calls as well
             verdict = stop.agreed(wish, always=batch == batches.count - 1) if step_now else 0
             if verdict == BROKEN:
                 raise broken()

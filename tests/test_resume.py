@@ -85,7 +85,7 @@ CUTS = [
     (files, "fsync", 5, True),
     (train, "write_text", 2, False),
     (train, "write_text", 2, True),
-    (checkpoint, "save", 9, True),  # the last epoch's state, after which nothing is trained
+    (checkpoint, "save", 12, True),  # the last epoch's state, after which nothing is trained
 ]
 
 
