@@ -26,6 +26,7 @@ from lib.files import (
     FlukeError,
     Interrupted,
     locked,
+    nearest,
     read_json,
     write_json,
     write_text,
@@ -104,6 +105,8 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
             return read_json(folder / "metrics.json")
         train, test = (fold.train, None) if fold else load_tables(recipe, kind, accelerator, say)
         if kind == "embedding":
+            if (new := recipe.data.new_label) is not None and new not in (counts := train.counts()):
+                say(f"note: no training image has the label {new!r} (data.new_label){nearest(new, counts)}")
             d, folds, number = recipe.data, fold.of_row if fold else None, fold.number if fold else 0
             train_rows, val_rows = folds_of.split_individuals(
                 train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, number

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from lib import cli, metrics
 from lib.config import Recipe
@@ -59,9 +60,10 @@ def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | N
     return found
 
 
-def measure(side: Table, logits: np.ndarray) -> dict[str, Any]:
+def measure(side: Table, logits: np.ndarray, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
     """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the usual one. Labels that the network
-    does not know are counted and left out, with their image if it has no other; {} if nothing is left."""
+    does not know are counted and left out, with their image if it has no other; {} if nothing is left. `thresholds`: the
+    probability from which on each label is given, for the F1 of several labels; None: 1/2."""
     unknown = {label: count for label, count in side.counts().most_common() if label not in set(side.classes)}
     if unknown:
         named = some(f"{label!r} ({count:,} images)" for label, count in unknown.items())
@@ -74,6 +76,9 @@ def measure(side: Table, logits: np.ndarray) -> dict[str, Any]:
     task: metrics.Task = "multi" if side.multi else "single"
     targets, metric = side.targets(), metrics.auto_metric(task)
     found = metrics.evaluate(task, logits, targets)
+    if thresholds is not None:
+        shifted = logits - logit(np.clip([thresholds[label] for label in side.classes], 1e-9, 1 - 1e-9))
+        found |= {key: value for key, value in metrics.evaluate(task, shifted, targets).items() if key.endswith("f1")}
     low, high = bootstrap_interval((metric, logits, targets))
     print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     print(f"{metric}: 95% from {low:.4f} to {high:.4f}")

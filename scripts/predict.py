@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if sample is not None:
             submit(recipe.predict, folder / "submission.csv", sample, found, thresholds)
         scores.save(folder / "scores_test.npz", found)
-        result = finished.measure(side, outputs) if side.labels is not None and kind == "logits" else {}
+        result = finished.measure(side, outputs, thresholds) if side.labels is not None and kind == "logits" else {}
         if result:
             write_json(folder / "metrics.json", result)
         print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")

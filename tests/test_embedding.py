@@ -283,6 +283,11 @@ def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callabl
     np.testing.assert_array_equal(found.vectors, best.T[: len(found.classes)].numpy())
 
 
+def test_a_new_label_that_no_image_has_is_noted(arguments: Callable[..., list[str]], tmp_path: Path, capsys) -> None:
+    train_embedding.main(arguments(tmp_path / "run", **(RUN | {"data_new_label": "bees", "train_epochs": 1})))
+    assert "note: no training image has the label 'bees' (data.new_label); did you mean bee?" in capsys.readouterr().out
+
+
 def test_every_row_is_shown_once(whole: Path) -> None:
     val = scores.load(whole / "scores_val.npz")
     labels = [label for (label,) in val.labels or []]

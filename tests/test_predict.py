@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import paint
 from scipy.special import expit
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from lib import adjust, scores
 from lib.files import FlukeError
@@ -132,6 +132,18 @@ def test_weights_alone_find_their_runs_thresholds(multi: Path, tmp_path: Path) -
     ]
     predict.main(["--run", str(copy / "best" / "model.safetensors"), *argv, "--image_dir", str(root / "images")])
     assert set(pd.read_csv(tmp_path / "out" / "submission.csv", dtype=str)["label"]) == {"x y z"}
+
+
+def test_f1_is_measured_at_the_thresholds_that_labels_are_given_by(multi: Path, tmp_path: Path) -> None:
+    train = pd.read_csv(multi.parents[1] / "train.csv", dtype=str)
+    train["label"] = train["label"].fillna("")
+    found = predict.main(["--run", str(multi), "--table", str(multi.parents[1] / "train.csv"), "--out", str(tmp_path / "out")])
+    thresholds = json.loads((multi / "thresholds.json").read_text())
+    answers = scores.load(tmp_path / "out" / "scores_test.npz")
+    given = expit(answers.logits.astype(float)) >= [thresholds[label] for label in answers.classes]
+    truth = [[label in cell.split(" ") for label in answers.classes] for cell in train["label"]]
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, given, average="macro"))
+    assert found["micro_f1"] == pytest.approx(f1_score(truth, given, average="micro"))
 
 
 def test_no_empty_answers_unless_they_are_allowed(multi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
