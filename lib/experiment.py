@@ -179,7 +179,7 @@ def _run(
             )
         for name, now in numerics(accelerator).items():
             if before[name] != now:
-                say(f"note: {name}: {now} now, {before[name]} before; the numbers will differ in the last bits that these hold")
+                say(f"note: {name} {now} now, {before[name]} before: the numbers will differ a little")
         if (epochs := before["recipe"]["train"]["epochs"]) != t.epochs:
             say(f"note: train.epochs was {epochs} and is {t.epochs}: the learning rate goes on as if it had been so from the start")
         on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))

@@ -168,8 +168,8 @@ def validate(
     Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or
     fitted on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the
     queries to be answered (without them: half); individuals held out whole, who are strangers here but not to the gallery that will
-    be asked, are taken off what is found. map@5, for the queries as they are, is
-    honest: at a threshold fitted without the query (lib.stranger.crossfit_thresholds), nor any of its group (`groups` (n,)).
+    be asked, are taken off what is found. map@5 is for the queries as they are, each at a threshold that was fitted without it and
+    its group (`groups` (n,)): see lib.stranger.crossfit_thresholds.
     """
     r, new_label = recipe.retrieval, recipe.data.new_label
     others, queries, truth = np.flatnonzero(~asked), embeddings[asked], labels[asked]
