@@ -21,14 +21,14 @@ from lib.files import FlukeError, disk_full, fsync, read_json, write_json
 
 FORMAT = 1
 FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how torch and safetensors say that the disk is full
-STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world", "threads", "precision", "device"}
+STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world"}
 
 
 def save(
     last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int
 ) -> Path:
-    """Write one state into `last` and delete all but the newest `keep`, and what claims to be newer (torn, or it would have been
-    taken up); returns its folder.
+    """Write one state into `last` and delete older ones than the newest `keep`; returns its folder. What claims to be newer is torn
+    or foreign, or it would have been taken up: it counts for nothing, and is left.
 
     `state` is JSON with epoch (finished epochs), batch (batches done of the next) and whatever else resumes; `modules` are saved as
     safetensors, `optimizers` (any state dicts) by torch.save. Raises FlukeError when the disk is full; older states stay.
@@ -64,9 +64,8 @@ def save(
             raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise
     states = _states(last)
-    at = states.index(target)
-    for other in states[:at] + states[at + keep :]:
-        shutil.rmtree(other)
+    for old in states[states.index(target) + keep :]:
+        shutil.rmtree(old)
     return target
 
 

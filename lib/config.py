@@ -232,7 +232,8 @@ class Train:
     (train_classifier)."""
     metric: str = "auto"
     """Validation metric that chooses the best epoch, drives plateau and early stopping; auto: accuracy, macro_map (several labels)
-    or map@5 (embeddings). `loss` may be named too."""
+    or map@5 (embeddings). `loss` may be named too. The F1 of several labels takes a probability of 1/2 for a yes; submissions have
+    thresholds of their own, whose F1 `ensemble.py --thresholds` tells."""
     keep: Literal["best", "last"] = "best"
     """Whose weights are kept: of the epoch with the best `metric` on the held-out rows, which flatters that score by as much as
     epochs scatter (0.02 to 0.03 with 220 rows), or of the last one, whose score is honest."""

@@ -124,7 +124,8 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
         task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
-        whole = None if recipe.train.limit_rows else train
+        # What is cached: one table for all folds and splits, but no more than is used.
+        whole = None if limit else train if fold else train.take(np.union1d(train_rows, val_rows))
         return _run(recipe, folder, accelerator, say, stop, task, test, deadline, fold, whole)
 
 
@@ -178,8 +179,8 @@ def _run(
                 f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before."
             )
         for name, now in numerics(accelerator).items():
-            if before[name] != now:
-                say(f"note: {name} {now} now, {before[name]} before: the numbers will differ a little")
+            if (then := before.get(name, now)) != now:
+                say(f"note: {name} {now} now, {then} before: the numbers will differ a little")
         if (epochs := before["recipe"]["train"]["epochs"]) != t.epochs:
             say(f"note: train.epochs was {epochs} and is {t.epochs}: the learning rate goes on as if it had been so from the start")
         on_main(accelerator, lambda: write_text(folder / "recipe.yaml", cli.dump(recipe)))

@@ -51,7 +51,7 @@ def find_run(run: Path) -> tuple[list[Path], Recipe | None]:
 def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
     """The probability from which each label is given: thresholds.json of a run, or of a best/model.safetensors' run, None where it
     has none. Raises FlukeError."""
-    path = (run.parent.parent if run.is_file() else run) / "thresholds.json"
+    path = (run.parent.parent if run.is_file() and run.parent.name == "best" else run) / "thresholds.json"
     if not path.exists():
         return None
     found = read_json(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: s
     Raises FlukeError when the columns are none of these.
     """
     others, known = sample.others, set(classes)
-    numbers = not known.intersection(sample.cells) and any(_fraction(cell) for cell in sample.cells)
-    if set(others) == known or (numbers and not multi and scored(sample, classes) is not None):
+    number = None if known.intersection(sample.cells) else next(filter(_fraction, sample.cells), None)
+    if set(others) == known or (number and not multi and len(classes) == 2 and scored(sample, classes)):
         return "scores"
     if len(others) > 1:
         unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
@@ -116,9 +117,9 @@ def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: s
         )
     if multi:
         return "labels"
-    if numbers:
+    if number:
         raise FlukeError(
-            f"{sample.path}: column {others[0]} holds numbers ({sample.cells[0]}), but no class ({some(classes)}), and whose "
+            f"{sample.path}: column {others[0]} holds numbers ({number}), but no class ({some(classes)}), and whose "
             "scores they are isn't said; predict.submission label writes the class's name all the same."
         )
     lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
@@ -128,8 +129,8 @@ def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: s
 def _fraction(cell: str) -> bool:
     """Whether a cell is a number but no whole one: 0.5 stands for a probability, 0 may stand for any class."""
     try:
-        return not float(cell).is_integer()
-    except (ValueError, OverflowError):
+        return math.isfinite(float(cell)) and not float(cell).is_integer()
+    except ValueError:
         return False
 
 
@@ -190,7 +191,7 @@ def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.in
     Raises FlukeError for ids without a prediction and where several fit.
     """
     lacking: list[str] = []
-    for key in (str, _no_extension, _no_folder, lambda name: _no_extension(_no_folder(name))):
+    for key in (str, without_extension, _no_folder, lambda name: without_extension(_no_folder(name))):
         places: dict[str, list[int]] = {}
         for i, name in enumerate(names):
             places.setdefault(key(name), []).append(i)
@@ -214,7 +215,8 @@ def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.in
     return positions
 
 
-def _no_extension(name: str) -> str:
+def without_extension(name: str) -> str:
+    """An image's name without .jpg and the like."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
 

@@ -161,7 +161,7 @@ def fit(
             running += loss.detach()
             if batch == first:
                 warm = time.monotonic()
-            elif not timed and batch >= first + 5:  # an image takes no longer than in training
+            elif not timed and batch >= first + 5:  # roughly: a step's backward pass against flips and a larger size
                 seconds_an_image = (time.monotonic() - warm) / ((batch - first) * batches.share * world)
             # always at an epoch's end: of fewer than ten steps none might be a tenth call, for validation calls as well
             verdict = stop.agreed(wish, always=batch == batches.count - 1) if step_now else 0

@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             submission.submit(recipe.predict, out / "submission.csv", sample, of_test, least)
         scores.save(out / "scores_test.npz", of_test)
     if oof:
-        scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source))
+        scores.save(out / "oof.npz", replace(oof[0], logits=honest, source=source, groups=oof[lead].groups))
     if recipe is not None:
         write_text(out / "recipe.yaml", cli.dump(recipe))
     write_json(out / "ensemble.json", result)

@@ -415,6 +415,7 @@ def test_groups_of_any_run_hold_for_all(tmp_path):
     argv = ["--method", "weighted", "--runs"]
     first = ensemble.main([*argv, *runs, "--out", str(tmp_path / "a")])
     turned = ensemble.main([*argv, *runs[::-1], "--out", str(tmp_path / "b")])
+    assert load(tmp_path / "a" / "oof.npz").groups == [f"s{row // 8}" for row in grouped.rows]
     assert first["inner_folds"] == turned["inner_folds"] == "5, random, of whole groups"
     assert [m["interval"] for m in first["members"]] == [m["interval"] for m in turned["members"]][::-1]
 

@@ -210,6 +210,27 @@ def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
             stop.check()
 
 
+def test_the_loop_looks_at_the_end_of_each_epoch(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], Stop.agreed
+
+    def noting(stop: Stop, *args: object, always: bool = False) -> int:
+        seen.append(always)
+        return real(stop, *args, always=always)
+
+    monkeypatch.setattr(Stop, "agreed", noting)
+    train_classifier.main(arguments(tmp_path / "run"))
+    assert sum(seen) == 2
+
+
+def test_resuming_in_another_precision_is_noted(
+    arguments: Callable, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_classifier.main([*arguments(tmp_path / "run"), "--train.max_minutes", "0.01"])
+    monkeypatch.setattr(experiment, "numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
+    train_classifier.main([*arguments(tmp_path / "run"), "--resume"])
+    assert "note: precision fp16 now, no before: the numbers will differ a little" in capsys.readouterr().out
+
+
 def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_path: Path) -> None:
     argv = arguments(tmp_path / "run", train_epochs=1)
     train_classifier.main(argv)

@@ -339,8 +339,9 @@ def test_one_column_of_numbers_that_could_be_either_classs_is_refused(tmp_path: 
     sample = read_sample(sample_file(tmp_path, "image,label\na,0.5\nb,0.5\n"))
     with pytest.raises(FlukeError, match=r"column label holds numbers \(0.5\), but no class \(cat, dog\)"):
         infer_kind(sample, ["cat", "dog"], multi=False)
-    zeros = read_sample(sample_file(tmp_path, "image,label\na,0\nb,0\n"))  # a placeholder
-    assert infer_kind(zeros, ["cat", "dog"], multi=False) == "label"
+    for placeholder in ("0", "nan"):
+        sample = read_sample(sample_file(tmp_path, f"image,label\na,{placeholder}\nb,{placeholder}\n"))
+        assert infer_kind(sample, ["cat", "dog"], multi=False) == "label"
 
 
 @pytest.mark.parametrize(
