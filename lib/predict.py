@@ -39,8 +39,8 @@ def predict(
 
     An image is decoded once for all networks, which take images of one size. With `flips`, a network's outputs for the upright and
     the flipped images are averaged; with mirror among them, those of the mirrored image stand beside them, (n, 2 * D). `check` is
-    called once a batch and may raise. Raises FlukeError when a GPU's memory doesn't
-    suffice, AssertionError if a row is missing, which would be a fault of ours.
+    called once a batch and may raise. Raises FlukeError when a GPU's memory doesn't suffice, AssertionError if a row is missing,
+    which would be a fault of ours.
     """
     n, device = len(images), accelerator.device
     same = [FLIPS[flip] for flip in flips if flip != "mirror"]
