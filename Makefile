@@ -28,7 +28,7 @@ test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "slow or not slow"
 
 kills: $(VENV)/installed
-	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/test_kills.py
+	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/faults/test_kills.py
 
 check: $(VENV)/installed
 	$(RUN)/ruff check .

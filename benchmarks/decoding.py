@@ -12,8 +12,9 @@ import time
 import warnings
 from pathlib import Path
 
-from lib.cli import make_parser, parse
-from lib.files import FlukeError, run_script
+from lib.config.command_line import make_parser, parse
+from lib.errors import FlukeError
+from lib.process import run_script
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -37,9 +38,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2 import functional as F
 
-    from lib.cache import open_cache
-    from lib.config import Data
-    from lib.images import decode, decode_side, make_eval_transform
+    from lib.config.recipe import Data
+    from lib.images.cache import open_cache
+    from lib.images.decoding import decode, decode_side, make_eval_transform
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision")
@@ -59,9 +60,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ways = {
             "Pillow": pillow,
             "torchvision.io": torchvision,
-            "lib.images.decode, full": lambda i: fit(decode(paths[i])),
-            "lib.images.decode, scaled": lambda i: fit(decode(paths[i], side)),
-            "lib.cache": lambda i: fit(cache.get(i)),
+            "decode, full": lambda i: fit(decode(paths[i])),
+            "decode, scaled": lambda i: fit(decode(paths[i], side)),
+            "cache": lambda i: fit(cache.get(i)),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.runs):

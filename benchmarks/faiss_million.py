@@ -31,7 +31,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from lib.index import build, open_gallery
+from lib.retrieval.gallery import build, open_gallery
 
 D, LATENT, LOOKS = 512, 64, 200
 

@@ -19,28 +19,29 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lib import cli
-from lib.files import run_script
+from lib.config import command_line
+from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Write the split; returns the accuracies of logistic regression on the `far` and the `random` split."""
-    parser = cli.make_parser(__doc__)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--out", type=str, required=True, help="Table (image, fold) to write.")
-    args = cli.parse(parser, argv)
+    args = command_line.parse(parser, argv)
 
     from accelerate import Accelerator
     from sklearn.linear_model import LogisticRegression
 
-    from lib import contest, runs
-    from lib.experiment import open_images
-    from lib.images import make_eval_transform
-    from lib.model import Network, Spec, load_start
-    from lib.predict import predict
+    from lib.images.decoding import make_eval_transform
+    from lib.models.network import Network, Spec, load_start
+    from lib.pipelines.train import open_images
+    from lib.tables import loading
+    from lib.training.accelerator import keep_memory
+    from lib.training.inference import predict
 
     recipe, d = args.recipe, args.recipe.data
-    runs.keep_memory()
-    table = contest.load_train(d, recipe.folds)
+    keep_memory()
+    table = loading.load_train(d, recipe.folds)
     network = Network(Spec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
     print(load_start(network, recipe.model))
     images = open_images(recipe, table, make_eval_transform(d, d.size))

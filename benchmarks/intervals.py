@@ -24,13 +24,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lib import cli
-from lib.files import FlukeError, run_script
+from lib.config import command_line
+from lib.errors import FlukeError
+from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the simulation; returns {metric: {method: {coverage, width, ratio}}}."""
-    parser = cli.make_parser(__doc__, recipe=False)
+    parser = command_line.make_parser(__doc__, recipe=False)
     parser.add_argument("--features", type=str, default=None, help="A scores file of embeddings with labels; none: made up.")
     parser.add_argument("--rows", type=int, default=500, help="Images of each training table.")
     parser.add_argument("--repeats", type=int, default=200, help="Re-splits.")
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         help="Class shares held equal: nowhere, in the folds, or in the folds and between training table and truth.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of re-splits and made-up features.")
-    args = cli.parse(parser, argv)
+    args = command_line.parse(parser, argv)
 
     from scipy.stats import norm
 
@@ -82,9 +83,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    from lib import scores
+    from lib.scores import score_file
 
-    file = scores.load(path)
+    file = score_file.load(path)
     if file.kind != "embeddings" or file.labels is None or file.multi:
         raise FlukeError(f"{path}: expected embeddings with one label an image.")
     return file.logits, np.unique([row[0] for row in file.labels], return_inverse=True)[1]
@@ -106,9 +107,9 @@ def _resplit(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    from lib.blend import inner_folds
-    from lib.intervals import bootstrap_interval, widen
-    from lib.metrics import METRICS
+    from lib.metrics.classification import METRICS
+    from lib.metrics.intervals import bootstrap_interval, widen
+    from lib.scores.stacking import inner_folds
 
     equal = targets if stratify == "both" else None
     own, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)

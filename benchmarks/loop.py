@@ -20,13 +20,15 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from lib import images, runs, train
-from lib.config import Data, Model, Optim, Recipe, Train
-from lib.data import Batches, Images, Order
-from lib.model import Network, Spec
-from lib.objectives import make_objective
-from lib.ranks import Stop
-from lib.train import fit
+from lib.config.recipe import Data, Model, Optim, Recipe, Train
+from lib.images import decoding
+from lib.images.dataset import Batches, Images, Order
+from lib.models.losses import make_objective
+from lib.models.network import Network, Spec
+from lib.training import loop
+from lib.training.accelerator import keep_memory
+from lib.training.distributed import Stop
+from lib.training.loop import fit
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     args = parser.parse_args()
-    runs.keep_memory()
+    keep_memory()
     recipe = Recipe(
         data=Data(size=args.size, workers=1),
         model=Model(name=args.model, pretrained=False),
@@ -47,7 +49,7 @@ def main() -> None:
     paths = sorted(args.images.iterdir())[: args.rows]
     classes = tuple("abcdefghij")
     targets = np.arange(len(paths)) % len(classes)
-    make = images.make_train_transform(recipe.data)
+    make = decoding.make_train_transform(recipe.data)
     spec = Spec(recipe.model, classes, False, "classifier", args.size, "squash")
 
     def network() -> Network:
@@ -57,7 +59,7 @@ def main() -> None:
         return made
 
     def data() -> Images:
-        return Images(paths, make, targets, 0, images.decode_side(make))
+        return Images(paths, make, targets, 0, decoding.decode_side(make))
 
     def bare() -> float:
         model = network().to(memory_format=torch.channels_last)
@@ -82,14 +84,14 @@ def main() -> None:
     def ours() -> float:
         accelerator = Accelerator(cpu=True)
         batches = Batches(Order(len(paths), 0), len(paths), 32)
-        val = Images(paths[:2], images.make_eval_transform(recipe.data))
+        val = Images(paths[:2], decoding.make_eval_transform(recipe.data))
         model, seen = network(), data()
         with tempfile.TemporaryDirectory() as folder, Stop(accelerator) as stop:
             started = time.perf_counter()
             fit(model, seen, batches, val, NoValidation(), recipe, accelerator, Path(folder), stop, lambda line: None)
             return time.perf_counter() - started
 
-    train.predict = lambda *args, **kwargs: [np.zeros((2, len(classes)), np.float32)]  # no validation
+    loop.predict = lambda *args, **kwargs: [np.zeros((2, len(classes)), np.float32)]  # no validation
     ratios = []
     for turn in range(args.rounds):
         first, second = (bare, ours) if turn % 2 else (ours, bare)

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from lib import runs
-from lib.config import Model
-from lib.data import Images, ordered_loader
-from lib.images import Fit, decode_side
-from lib.model import Network, Spec
-from lib.predict import predict
+from lib.config.recipe import Model
+from lib.images.dataset import Images, ordered_loader
+from lib.images.decoding import Fit, decode_side
+from lib.models.network import Network, Spec
+from lib.training.accelerator import keep_memory
+from lib.training.inference import predict
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     args = parser.parse_args()
-    runs.keep_memory()
+    keep_memory()
     accelerator = Accelerator(cpu=True)
     paths = sorted(args.images.iterdir())[: args.rows]
     transform = Fit(args.size, "squash")

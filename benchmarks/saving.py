@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from timm.utils import ModelEmaV3
 
-from lib import checkpoint, runs
-from lib.config import Model, Objective, Optim
-from lib.model import Network, Spec
-from lib.objectives import make_objective
-from lib.optim import make_optimizer
+from lib.config.recipe import Model, Objective, Optim
+from lib.models.losses import make_objective
+from lib.models.network import Network, Spec
+from lib.training import checkpoint
+from lib.training.accelerator import keep_memory
+from lib.training.optimizer import make_optimizer
 
 STEPS = 5
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     args = parser.parse_args()
-    runs.keep_memory()
+    keep_memory()
     targets = torch.arange(args.batch) % 10
     spec = Spec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
     network = Network(spec).to(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from lib.cli import read_tree
+from lib.config.command_line import read_tree
 from scripts import train_classifier
 
 GENTLE = '[{"RandomResizedCrop":{"scale":[0.5,1.0]}},"RandomHorizontalFlip"]'

@@ -18,8 +18,9 @@ from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lib import cli
-from lib.files import FlukeError, run_script
+from lib.config import command_line
+from lib.errors import FlukeError
+from lib.process import run_script
 
 SHARES = (0.1, 0.3, 0.6)
 
@@ -27,28 +28,28 @@ SHARES = (0.1, 0.3, 0.6)
 def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
     """Print the table; returns {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = cli.make_parser(__doc__)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument(
         "--run", type=Optional[str], default=None, help="A run of train_embedding; default: the newest below runs/."
     )
     parser.add_argument("--repeats", type=int, default=50, help="Re-splits.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the re-splits.")
-    args = cli.parse(parser, argv)
+    args = command_line.parse(parser, argv)
 
     import numpy as np
 
-    from lib import scores
-    from lib.gallery import centres_of_run, find_runs
-    from lib.index import build
-    from lib.retrieval import answer
-    from lib.stranger import estimate_share, fit_threshold, threshold_curve
+    from lib.pipelines.embed import centres_of_run, find_runs
+    from lib.retrieval.gallery import build
+    from lib.retrieval.open_set import estimate_share, fit_threshold, threshold_curve
+    from lib.retrieval.search import answer
+    from lib.scores import score_file
 
     (run,) = find_runs([args.run] if args.run else None)
-    recipe = cli.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
+    recipe = command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
     r, k, new_label = recipe.retrieval, recipe.predict.topk, recipe.data.new_label
     if new_label is None:
         raise FlukeError(f"{run}: its recipe has no data.new_label, so there is no threshold to examine.")
-    val = scores.load(run / "scores_val.npz")
+    val = score_file.load(run / "scores_val.npz")
     labels = np.array([label for (label,) in val.labels or []])
     queries = np.arange(len(labels)) >= len(labels) - val.source["queries"]
     gallery = build(

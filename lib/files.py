@@ -6,73 +6,17 @@ Nothing here imports torch: scripts answer bad input before torch is loaded.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-INTERRUPTED = 75  # exit code (EX_TEMPFAIL): state is saved, `--resume` goes on
-
-
-class FlukeError(Exception):
-    """Something the user can mend, in one sentence: the file, row or field; what is wrong; what would be right."""
-
-    def __init__(self, sentence: str):
-        # A DataLoader worker's exception arrives with its traceback as the sentence's beginning.
-        super().__init__(sentence.rpartition("FlukeError: ")[2].rstrip("\n"))
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state is saved."""
-
-
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, otherwise: str = ".") -> str:
-    """The end of a sentence about an unknown name: "; did you mean label?", or `otherwise` where none resembles it."""
-    lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
-    return f"; did you mean {lower[close[0]]}?" if close else otherwise
-
-
-def main_process() -> bool:
-    """Whether this is rank 0, also before torch.distributed exists (launchers set RANK)."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
-    """Call a script's `main` and exit: 0, 2 with one sentence for a FlukeError, 75 for an Interrupted run, 130 for Ctrl-C."""
-    code, sentence = 0, ""
-    try:
-        main(None)
-        _end_talk()
-    except FlukeError as error:
-        code, sentence = 2, f"error: {error}"
-        if not main_process():
-            # Mostly all processes fail alike: rank 0 speaks and ends, and the launcher ends the others. If not, it's ours alone.
-            time.sleep(15)
-            print(sentence, file=sys.stderr, flush=True)
-    except Interrupted as stop:
-        code, sentence = INTERRUPTED, str(stop)
-        _end_talk()
-    except KeyboardInterrupt:
-        code, sentence = 130, "interrupted"
-    if sentence and main_process():
-        print(sentence, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-def _end_talk() -> None:
-    """End what processes talk by, if they do: left to the interpreter's end, its threads now and then abort a job that is done."""
-    distributed = sys.modules.get("torch.distributed")  # torch isn't imported for this
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+from lib.errors import FlukeError
 
 
 @contextlib.contextmanager

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib import cli
-from lib.files import run_script, write_text
+from lib.config import command_line
+from lib.files import write_text
+from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the script with `argv`; returns the folder it wrote."""
-    parser = cli.make_parser(__doc__, recipe=False)
+    parser = command_line.make_parser(__doc__, recipe=False)
     parser.add_argument("--out", type=str, default="demo/data", help="Folder to write to.")
-    out = Path(cli.parse(parser, argv).out)
+    out = Path(command_line.parse(parser, argv).out)
 
     import numpy as np
     import pandas as pd

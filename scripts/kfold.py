@@ -12,25 +12,26 @@ from __future__ import annotations
 
 from typing import Any, Literal, Optional
 
-from lib import cli
-from lib.files import FlukeError, run_script
+from lib.config import command_line
+from lib.errors import FlukeError
+from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what cv.json holds, {} while folds are missing."""
-    parser = cli.make_parser(__doc__)
-    cli.add_run_arguments(parser)
+    parser = command_line.make_parser(__doc__)
+    command_line.add_run_arguments(parser)
     parser.add_argument("--only", nargs="+", type=Optional[int], default=None, help="Train these folds now, counted from 0.")
     parser.add_argument("--kind", type=Literal["classifier", "embedding"], default="classifier", help="What to train.")
-    args = cli.parse(parser, argv)
+    args = command_line.parse(parser, argv)
     n = args.recipe.folds.n
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
         raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")
 
-    from lib import crossval, runs  # torch only now: --help and a typo are answered before
+    from lib.pipelines import kfold, runs  # torch only now: --help and a typo are answered before
 
     folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file, kfold=True)
-    return crossval.cross_validate(args.recipe, folder, args.kind, args.only)
+    return kfold.cross_validate(args.recipe, folder, args.kind, args.only)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from lib import cli, config
-from lib.files import FlukeError, default_run, main_process, run_script, write_json
+from lib.config import command_line
+from lib.config.recipe import Data, Recipe, Train
+from lib.errors import FlukeError
+from lib.files import default_run, write_json
+from lib.process import is_main_process, run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns the metrics, {} without labels."""
-    parser = cli.make_parser(__doc__, recipe=False)
+    parser = command_line.make_parser(__doc__, recipe=False)
     parser.add_argument("--run", type=str, required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
     for name, what in (
         ("table", "CSV, Parquet or a folder of images; default: the run's own test"),
@@ -33,9 +36,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("label_separator", "What separates several labels; default: as the recipe, else a blank"),
     ):
         parser.add_argument(f"--{name}", type=Optional[str], default=None, help=f"{what}.")
-    args = cli.parse(parser, argv)
+    args = command_line.parse(parser, argv)
 
-    from lib import finished
+    from lib.pipelines import finished
 
     files, recipe = finished.find_run(Path(args.run))
     if recipe is None and args.table is None:
@@ -48,11 +51,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate.utils import broadcast_object_list
 
-    from lib import contest, crossval, filters, images, runs, scores
-    from lib.model import read_spec
-    from lib.ranks import from_main
-    from lib.sample import check_fits, read_sample, sample_of, without_extension
-    from lib.submission import submit
+    from lib.images import decoding
+    from lib.models.network import read_spec
+    from lib.pipelines import kfold
+    from lib.scores import score_file
+    from lib.submission.writing import submit
+    from lib.tables import filters, loading
+    from lib.tables.sample import check_fits, read_sample, sample_of, without_extension
+    from lib.training.accelerator import make_accelerator
+    from lib.training.distributed import from_main
 
     spec = read_spec(files[0])
     if spec is None:
@@ -60,45 +67,45 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if spec.kind == "embedding" and (len(files) > 1 or args.sample):
         why = "retrieve.py writes their submission" if args.sample else "those of several folds can't be averaged; name one fold"
         raise FlukeError(f"--run {args.run}: a network of embeddings; {why}.")
-    where = config.Data(label_separator=" ") if recipe is None else recipe.data
+    where = Data(label_separator=" ") if recipe is None else recipe.data
     names = {name: args[name] for name in ("image_column", "label_column", "label_separator") if args[name] is not None}
     data = replace(where, **names)
     if args.table is None:
-        side = contest.load_test(data, spec.classes, spec.multi)
+        side = loading.load_test(data, spec.classes, spec.multi)
         if side is None:
             raise FlukeError(f"--run {args.run}: its recipe has no test images; name a table or a folder with --table.")
     else:
         path = Path(args.table)
         home = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
-        side = contest.load_any(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
-    recipe = replace(recipe or config.Recipe(), data=data)
+        side = loading.load_any(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
+    recipe = replace(recipe or Recipe(), data=data)
     sample = None
     if args.sample:
         sample = read_sample(Path(args.sample), data.image_column)
     elif spec.kind == "classifier" and (sample := sample_of(recipe)) is not None and args.table is not None:
         if not set(map(without_extension, sample.ids)) <= set(map(without_extension, side.names)):
-            if main_process():
+            if is_main_process():
                 print(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
         check_fits(sample, recipe.predict, side.names, spec.classes, spec.multi)
     thresholds = finished.read_thresholds(Path(args.run), spec.classes) if spec.multi else None
 
-    accelerator = runs.make_accelerator(config.Train(log_with=[]), folder)
+    accelerator = make_accelerator(Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
-    bad = from_main(accelerator, lambda: images.find_unreadable(paths, data.workers, data.check))
+    bad = from_main(accelerator, lambda: decoding.find_unreadable(paths, data.workers, data.check))
     side = filters.without_unreadable(side, bad, "error", what="test")
-    outputs = crossval.predict_mean(files, recipe, side, accelerator)
+    outputs = kfold.predict_mean(files, recipe, side, accelerator)
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"
     classes = () if kind == "embeddings" else spec.classes
     source = {"run": args.run, "model": spec.model.name, "networks": len(files), "table": str(side.source)}
-    found = scores.Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kind)
+    found = score_file.Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kind)
 
     def write() -> dict[str, Any]:
         if sample is not None:
             submit(recipe.predict, folder / "submission.csv", sample, found, thresholds)
-        scores.save(folder / "scores_test.npz", found)
+        score_file.save(folder / "scores_test.npz", found)
         result = finished.measure(side, outputs, thresholds) if side.labels is not None and kind == "logits" else {}
         if result:
             write_json(folder / "metrics.json", result)

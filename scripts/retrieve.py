@@ -21,8 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from lib import cli, config
-from lib.files import FlukeError, run_script
+from lib.config import command_line
+from lib.config.recipe import Train
+from lib.errors import FlukeError
+from lib.process import run_script
 
 OPTIONS: list[tuple[str, type, str]] = [
     ("topk", int, "Names a query; short for --predict.topk."),
@@ -39,7 +41,7 @@ ALONE = ("evaluate", "pair", "add", "remove")  # what is done instead of answeri
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what it prints: metrics, a pair's verdict, or the gallery's size."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = cli.make_parser(__doc__)
+    parser = command_line.make_parser(__doc__)
     for name, kind, what in OPTIONS:
         parser.add_argument(f"--{name}", type=Optional[kind], default=None, help=what)
     parser.add_argument(
@@ -48,34 +50,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="Several runs' embeddings become one.")
     parser.add_argument("--pair", nargs=2, type=str, default=None, help="Two images: are they of the same individual?")
     parser.add_argument("--remove", nargs="+", type=str, default=None, help="Individuals or images to leave the saved gallery.")
-    args = cli.parse(parser, argv, together=False)
+    args = command_line.parse(parser, argv, together=False)
     asked = [name for name in (*ALONE, "queries") if getattr(args, name) is not None]
     if len(asked) > 1:
         raise FlukeError(f"{' and '.join('--' + name for name in asked)}: one at a time.")
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query is answered with at least 1 name.")
 
-    from lib import ask  # torch only now: --help and a typo are answered before
-    from lib.gallery import find_runs
-    from lib.runs import keep_memory, make_accelerator
+    from lib.pipelines import retrieve  # torch only now: --help and a typo are answered before
+    from lib.pipelines.embed import find_runs
+    from lib.training.accelerator import keep_memory, make_accelerator
 
     runs = find_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
-    recipes = [cli.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
+    recipes = [command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
     keep_memory()
     folder = Path(args.out) if args.out else runs[0] / "retrieval"
-    accelerator = make_accelerator(config.Train(log_with=[]), folder)
+    accelerator = make_accelerator(Train(log_with=[]), folder)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
-    job = ask.Job(runs, recipes, args.combine, accelerator, folder, Path(args.gallery) if args.gallery else None)
+    job = retrieve.Job(runs, recipes, args.combine, accelerator, folder, Path(args.gallery) if args.gallery else None)
     image_dir = Path(args.image_dir) if args.image_dir else None
     if args.pair:
-        return ask.compare(job, [Path(path) for path in args.pair])
+        return retrieve.compare(job, [Path(path) for path in args.pair])
     if args.add:
-        return ask.add(job, Path(args.add), image_dir)
+        return retrieve.add(job, Path(args.add), image_dir)
     if args.remove:
-        return ask.remove(job, args.remove)
+        return retrieve.remove(job, args.remove)
     queries = args.queries or args.evaluate
-    return ask.answer_all(job, Path(queries) if queries else None, image_dir, metrics_alone=args.evaluate is not None)
+    return retrieve.answer_all(job, Path(queries) if queries else None, image_dir, metrics_alone=args.evaluate is not None)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib import cli
-from lib.files import run_script
+from lib.config import command_line
+from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what metrics.json holds."""
-    parser = cli.make_parser(__doc__)
-    cli.add_run_arguments(parser)
-    args = cli.parse(parser, argv)
+    parser = command_line.make_parser(__doc__)
+    command_line.add_run_arguments(parser)
+    args = command_line.parse(parser, argv)
 
-    from lib import experiment, runs  # torch only now: --help and a typo are answered before
+    from lib.pipelines import runs, train  # torch only now: --help and a typo are answered before
 
     folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
-    return experiment.run(args.recipe, folder, "embedding")
+    return train.run(args.recipe, folder, "embedding")
 
 
 if __name__ == "__main__":

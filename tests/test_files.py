@@ -15,8 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import checkpoint, files
-from lib.files import FlukeError, Interrupted, atomic, inside, locked, read_json, require_free, run_script, write_json, write_text
+from lib import files
+from lib.errors import FlukeError, Interrupted
+from lib.files import atomic, inside, locked, read_json, require_free, write_json, write_text
+from lib.process import run_script
+from lib.training import checkpoint
 
 # --- atomic writes ----------------------------------------------------------------------------------------------------------------
 

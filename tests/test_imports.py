@@ -1,4 +1,4 @@
-"""Which file may import which: the data flows one way, and the command line is answered before torch is loaded."""
+"""Which package may import which: the data flows one way, and the command line is answered before torch is loaded."""
 
 import ast
 import subprocess
@@ -9,88 +9,22 @@ from pathlib import Path
 import pytest
 
 LIB = Path(__file__).parents[1] / "lib"
+BASE = ("errors", "files", "process")  # files of lib itself, in order
+PACKAGES = ("config", "tables", "images", "models", "metrics", "scores", "retrieval", "training", "submission", "reports")
+PACKAGES += ("pipelines",)
+"""In the order in which data flows; a package may import from the base and from the packages before it."""
+HEAVY = {"torch", "torchvision", "timm", "accelerate", "pytorch_metric_learning"}
+NO_TORCH = ("config", "tables", "metrics", "scores", "retrieval", "submission")
+"""Packages that scripts read before, or without, any training: seconds of torch would be felt."""
+NO_TORCH_FILES = ("reports.figures", "reports.html", "pipelines.finished")
 
-# What each file of lib may import from lib; every file may import `files`.
-ALLOWED: dict[str, set[str]] = {
-    "files": set(),
-    "config": set(),
-    "rules": {"config"},
-    "cli": {"config", "rules"},
-    # tables
-    "sources": set(),
-    "table": {"sources"},
-    "filters": {"config", "sources", "table"},
-    "contest": {"config", "filters", "sources", "table"},
-    "folds": {"config", "sources", "table"},
-    # images
-    "images": {"config"},
-    "cache": {"images"},
-    "data": {"config", "images"},
-    # the network and its training
-    "objectives": {"config"},
-    "model": {"config"},
-    "optim": {"config"},
-    "metrics": set(),
-    "intervals": {"metrics"},
-    "verification": {"metrics"},
-    "ranks": set(),
-    "checkpoint": set(),
-    "runs": {"cli", "config"},
-    "predict": {"data", "model"},
-    "tasks": {"config", "data", "intervals", "metrics", "objectives", "retrieval", "table"},
-    "train": {"checkpoint", "config", "data", "metrics", "model", "optim", "predict", "ranks", "tasks"},
-    # scores and what is made of them
-    "scores": {"sources"},
-    "pools": {"scores"},
-    "adjust": {"metrics"},
-    "blend": {"adjust", "intervals", "metrics", "pools"},
-    "sample": {"config", "sources"},
-    "submission": {"config", "sample", "scores", "sources"},
-    "index": set(),
-    "stranger": {"index", "metrics"},
-    "identify": {"metrics"},
-    "retrieval": {"config", "identify", "index", "stranger"},
-    "answers": {"config", "figures", "identify", "index", "metrics", "report", "retrieval", "stranger", "table", "verification"},
-    "figures": {"metrics", "verification"},
-    "report": {"figures"},
-    "finished": {"cli", "config", "intervals", "metrics", "sources", "table"},
-    "run_report": {
-        "cli",
-        "config",
-        "figures",
-        "identify",
-        "metrics",
-        "pools",
-        "report",
-        "scores",
-        "table",
-        "tasks",
-        "verification",
-    },
-}
-ANYTHING = {"experiment", "crossval", "gallery", "ask"}  # one run, its folds, or one retrieval, end to end: what the scripts call
-# Read by scripts before, or without, any training: seconds of torch would be felt.
-NO_TORCH = (
-    "adjust",
-    "blend",
-    "cli",
-    "config",
-    "contest",
-    "figures",
-    "files",
-    "filters",
-    "finished",
-    "folds",
-    "identify",
-    "index",
-    "intervals",
-    "metrics",
-    "pools",
-    "report",
-    "retrieval",
-    "rules",
-)
-NO_TORCH += ("sample", "scores", "sources", "stranger", "submission", "table", "verification")
+
+def name_of(path: Path) -> str:
+    """Dotted name of a file below lib, without "lib."; a package's __init__.py is the package."""
+    return ".".join(path.relative_to(LIB).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(LIB.rglob("*.py")) if path != LIB / "__init__.py"}
 
 
 def imports(path: Path) -> set[str]:
@@ -101,28 +35,33 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= {f"lib.{alias.name}" for alias in node.names} if node.module == "lib" else {node.module or ""}
+            module = node.module or ""
+            within = module == "lib" or (module.startswith("lib.") and module.removeprefix("lib.") in PACKAGES)
+            found |= {f"{module}.{alias.name}" for alias in node.names} if within else {module}
     return found
 
 
 def of_lib(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("lib.")}
+    """Names of the files of lib that a file imports."""
+    return {name.removeprefix("lib.") for name in imports(path) if name.startswith("lib.")}
 
 
-FILES = {path.stem: path for path in sorted(LIB.glob("*.py")) if path.stem != "__init__"}
+def place(name: str) -> int:
+    """Position of a file's package in the order; the base comes first."""
+    first = name.split(".")[0]
+    return 0 if first in BASE else 1 + PACKAGES.index(first)
 
 
-def test_every_file_imports_what_the_table_allows() -> None:
-    for name, path in FILES.items():
-        if name in ANYTHING:
-            continue
-        assert name in ALLOWED, f"lib/{name}.py is new: say in this table what it may import"
-        assert of_lib(path) <= ALLOWED[name] | {"files"}, f"lib/{name}.py"
-    assert set(ALLOWED) <= set(FILES), "the table names files that are gone"
+def test_every_file_is_in_a_package_of_the_order() -> None:
+    unknown = {name.split(".")[0] for name in FILES} - {*BASE, *PACKAGES}
+    assert not unknown, f"lib/{unknown}: not in the order of packages"
 
 
-def test_files_imports_nothing_of_lib() -> None:
-    assert of_lib(FILES["files"]) == set()
+def test_a_package_imports_only_from_those_before_it() -> None:
+    backwards = [f"{name} imports {other}" for name in FILES for other in of_lib(FILES[name]) if place(other) > place(name)]
+    assert not backwards
+    in_base = [f"{name} imports {o}" for i, name in enumerate(BASE) for o in of_lib(FILES[name]) if o not in BASE[:i]]
+    assert not in_base
 
 
 def test_no_cycles() -> None:
@@ -133,7 +72,7 @@ def test_lib_imports_no_scripts() -> None:
     assert not [name for name, path in FILES.items() if any(module.split(".")[0] == "scripts" for module in imports(path))]
 
 
-@pytest.mark.parametrize("name", NO_TORCH)
+@pytest.mark.parametrize("name", [n for n in FILES if n.split(".")[0] in NO_TORCH] + list(NO_TORCH_FILES))
 def test_torch_is_not_imported_by(name: str) -> None:
     """Nor by anything of lib that the file imports, at any depth."""
     seen, queue = set(), [name]
@@ -141,16 +80,15 @@ def test_torch_is_not_imported_by(name: str) -> None:
         module = queue.pop()
         seen.add(module)
         queue += of_lib(FILES[module]) - seen
-    heavy = {"torch", "torchvision", "timm", "accelerate", "pytorch_metric_learning"}
-    found = {module: {full.split(".")[0] for full in imports(FILES[module])} & heavy for module in seen}
+    found = {module: {full.split(".")[0] for full in imports(FILES[module])} & HEAVY for module in seen}
     assert not {module: names for module, names in found.items() if names}
 
 
 def test_command_line_is_parsed_without_torch_and_pandas() -> None:
     code = (
-        "import sys; from lib import cli\n"
-        "parser = cli.make_parser('x'); cli.add_run_arguments(parser)\n"
-        "cli.parse(parser, ['--train.epochs', '3', '--model.kwargs', '{drop_path_rate: 0.1}'])\n"
+        "import sys; from lib.config import command_line\n"
+        "parser = command_line.make_parser('x'); command_line.add_run_arguments(parser)\n"
+        "command_line.parse(parser, ['--train.epochs', '3', '--model.kwargs', '{drop_path_rate: 0.1}'])\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'pandas', 'numpy', 'timm', 'accelerate'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

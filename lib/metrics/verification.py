@@ -1,0 +1,45 @@
+"""Is A the same as B? What each threshold on scores accepts, right or wrong."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import auc, roc_curve
+
+from lib.errors import FlukeError
+from lib.metrics.classification import check_scores
+
+
+class Verification(NamedTuple):
+    """The ROC over all thresholds, best scores first, and its summaries."""
+
+    false_accept: NDArray[np.float64]
+    """Share of the different pairs that score the threshold or more."""
+    true_accept: NDArray[np.float64]
+    """Share of the same pairs that score the threshold or more."""
+    thresholds: NDArray[np.float64]
+    auroc: float
+    equal_error_rate: float
+    """Where false acceptances are as frequent as false rejections, interpolated."""
+    equal_error_threshold: float
+    """Highest threshold at which false acceptances are at least as frequent as false rejections."""
+
+
+def verification(same: NDArray[Any], scores: NDArray[Any]) -> Verification:
+    """ROC and equal error rate of pairs: `same` (n,) bool, `scores` (n,) higher for more alike.
+
+    Raises FlukeError without both kinds of pairs or when scores aren't finite.
+    """
+    check_scores(np.reshape(scores, (-1, 1)))
+    if np.all(same) or not np.any(same):
+        raise FlukeError("Verification needs pairs of the same and of different individuals; these are all of one kind.")
+    false_accept, true_accept, thresholds = roc_curve(same, scores, drop_intermediate=False)
+    gap = false_accept - (1 - true_accept)  # from -1, nothing accepted, to 1
+    after = int(np.argmax(gap >= 0))
+    share = gap[after] / (gap[after] - gap[after - 1])
+    rate = false_accept[after] - share * (false_accept[after] - false_accept[after - 1])
+    return Verification(
+        false_accept, true_accept, thresholds, float(auc(false_accept, true_accept)), float(rate), float(thresholds[after])
+    )

@@ -1,0 +1,125 @@
+"""Resumable state on disk: written whole or not at all, recognised when torn, the newest good one is taken.
+
+last/e0002-b000130/ holds model.safetensors, optimizer.pt (read with weights_only), state.json and, last, manifest.json with the
+sizes and hashes of the others. There are no random states in it: every draw is a function of (seed, epoch, row or step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from lib.errors import FlukeError
+from lib.files import disk_full, fsync, read_json, write_json
+
+FORMAT = 1
+FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how torch and safetensors say that the disk is full
+STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world"}
+
+
+def save(
+    last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int
+) -> Path:
+    """Write one state into `last` and delete older ones than the newest `keep`; returns its folder. What claims to be newer is torn
+    or foreign, or it would have been taken up: it counts for nothing, and is left.
+
+    `state` is JSON with epoch (finished epochs), batch (batches done of the next) and whatever else resumes; `modules` are saved as
+    safetensors, `optimizers` (any state dicts) by torch.save. Raises FlukeError when the disk is full; older states stay.
+    """
+    target = last / f"e{state['epoch']:04d}-b{state['batch']:06d}"
+    if target.exists() and _fault(target) is None:  # saved before an interruption, and reached again at once
+        return target
+    temporary = last / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, module in modules.items():
+            tensors = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
+            safetensors.torch.save_file(tensors, temporary / f"{name}.safetensors")
+        torch.save(optimizers, temporary / "optimizer.pt")
+        write_json(temporary / "state.json", state)
+        manifest = {path.name: [path.stat().st_size, _hash(path)] for path in sorted(temporary.iterdir())}
+        for name in manifest:
+            fsync(temporary / name)
+        write_json(temporary / "manifest.json", {"format": FORMAT, "files": manifest})
+        fsync(temporary)
+        if target.exists():  # a torn one
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        fsync(last)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if disk_full(error):
+            raise FlukeError(
+                f"{target}: the disk is full; free some and go on with --resume, what was saved before is intact."
+            ) from None
+        if isinstance(error, OSError):
+            raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
+        raise
+    states = _states(last)
+    for old in states[states.index(target) + keep :]:
+        shutil.rmtree(old)
+    return target
+
+
+def find(last: Path) -> tuple[Path | None, list[str]]:
+    """The newest good state in `last` (None if there is none), and a sentence on each newer one that is torn or foreign."""
+    skipped: list[str] = []
+    for folder in _states(last):
+        fault = _fault(folder)
+        if fault is None:
+            return folder, skipped
+        skipped.append(f"{folder}: {fault}; taking the state before it.")
+    return None, skipped
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state.json of a folder that `find` gave."""
+    return read_json(folder / "state.json")
+
+
+def load(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """Fill `modules` from a folder that `find` gave; returns the optimisers' state dicts. Raises FlukeError when they don't fit."""
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(safetensors.torch.load_file(folder / f"{name}.safetensors"))
+        return torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise FlukeError(f"{folder}: state of another network or recipe ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _states(last: Path) -> list[Path]:
+    names = ((re.fullmatch(r"e(\d+)-b(\d+)", path.name), path) for path in last.glob("e*-b*") if path.is_dir())
+    found = [(int(name[1]), int(name[2]), path) for name, path in names if name]
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        manifest = read_json(folder / "manifest.json")
+        if manifest["format"] != FORMAT:
+            return f"of format {manifest['format']}, not {FORMAT}"
+        if not {"state.json", "optimizer.pt", "model.safetensors"} <= set(manifest["files"]):
+            return "not a state of this program"
+        for name, (size, digest) in manifest["files"].items():
+            path = folder / Path(name).name
+            if not path.is_file() or path.stat().st_size != size or _hash(path) != digest:
+                return f"{name} is torn or was changed"
+        if not set(read_json(folder / "state.json")) >= STATE:
+            return "not a state of this program"
+    except (FlukeError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return "its manifest is missing or torn"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

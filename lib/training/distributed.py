@@ -1,0 +1,103 @@
+"""What several processes agree on: failures, stops, BatchNorm's statistics. With one process each of these is free."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import nn
+
+from lib.errors import FlukeError, Interrupted
+
+T = TypeVar("T")
+SIGNALLED = 99
+PATIENCE = 5.0
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
+    """Run `action` on the main process while the others wait; its FlukeError is raised on all of them, so that none is left in a
+    barrier. Returns its value on the main process, None elsewhere."""
+    value, fault = None, None
+    if accelerator.is_main_process:
+        try:
+            value = action()
+        except FlukeError as error:
+            fault = str(error)
+    if accelerator.num_processes > 1:
+        fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise FlukeError(fault)
+    return value
+
+
+def from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """`on_main`, and its value on all processes: one computes, and none can decide otherwise for a last bit."""
+    value = on_main(accelerator, action)
+    if accelerator.num_processes > 1:
+        value = broadcast_object_list([value])[0]
+    return cast(T, value)
+
+
+def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process rank 0's buffers: each has BatchNorm statistics of its own share, and would evaluate another network."""
+    if accelerator.num_processes > 1:
+        for buffer in module.buffers():
+            buffer.copy_(broadcast(buffer))
+
+
+class Stop:
+    """Catches SIGTERM and SIGINT while used as a context, and says, on all processes alike, when they have come.
+
+    A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group
+    got.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.signal: int | None = None
+        self.since = 0.0
+        self.before: dict[int, Any] = {}
+        self.calls = 0
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, self._caught)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, _: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > PATIENCE:
+            signal.signal(number, self.before[number])
+            os.kill(os.getpid(), number)
+
+    def agreed(self, wish: Callable[[], int] = lambda: 0, always: bool = False) -> int:
+        """The largest `wish()` of all processes, or SIGNALLED when a signal came to any of them.
+
+        On a GPU only every tenth call looks (0 otherwise), or one with `always`: looking waits for the device, and for the other
+        processes.
+        """
+        self.calls += 1
+        if not always and self.calls % 10 and self.accelerator.device.type == "cuda":
+            return 0
+        mine = SIGNALLED if self.signal is not None else wish()
+        if self.accelerator.num_processes == 1:
+            return mine
+        value = torch.tensor([mine], device=self.accelerator.device)
+        return int(self.accelerator.gather(value).max())
+
+    def check(self) -> None:
+        """Raise Interrupted, on all processes alike, when a signal came."""
+        if self.agreed() == SIGNALLED:
+            raise Interrupted("stopped by a signal")

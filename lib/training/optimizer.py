@@ -1,0 +1,92 @@
+"""Parameter groups, optimiser, learning rate as a function of the optimiser step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from lib.config.recipe import Optim
+from lib.errors import FlukeError
+
+
+def make_optimizer(o: Optim, backbone: nn.Module, rest: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all parameters that may ever learn; each group carries `lr_scale`, its factor on the schedule's rate.
+
+    `rest` is head and objective. What a backbone of timm itself spares from weight decay (positions, class tokens) is spared.
+    Raises FlukeError for a name that timm doesn't know, or for values that the optimiser doesn't take.
+    """
+    known = [str(name) for name in list_optimizers()]
+    if o.name.lower() not in known:
+        raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(known)}.")
+    spared: Any = getattr(backbone, "no_weight_decay", tuple)()
+    if o.layer_decay is None:
+        groups = param_groups_weight_decay(backbone, o.weight_decay, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(backbone, o.weight_decay, no_weight_decay_list=spared, layer_decay=o.layer_decay)
+    groups = [{"lr_scale": 1.0, **group} for group in groups]
+    groups += [{**group, "lr_scale": o.head_lr} for group in param_groups_weight_decay(rest, o.weight_decay)]
+    groups = [group for group in groups if group["params"]]
+    for group in groups:
+        group.pop("use_fallback", None)
+        group["lr"] = o.lr * group["lr_scale"]
+    try:
+        return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+    except ValueError as error:
+        raise FlukeError(f"optim.name {o.name}: {error}.") from None
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def rate_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
+    """Factor on `optim.lr` at optimiser step `step` (0-based) of `total`, with `per_epoch` steps an epoch.
+
+    `plateau` is constant here: its drops depend on the metric and are multiplied in by the loop.
+    """
+    warmup = round(o.warmup_epochs * per_epoch)
+    if o.schedule == "onecycle":
+        # Smith 2018, with the shape and the rates of torch's OneCycleLR: lr/25 up to lr, then down to lr/25/10,000; momentum stays.
+        peak = (warmup or 0.3 * total) - 1
+        if step <= peak:
+            return _cosine(1 / 25, 1.0, step / max(peak, 1))
+        return _cosine(1.0, 1 / 25e4, (step - peak) / max(total - 1 - peak, 1))
+    if step < warmup:
+        return 0.01 + 0.99 * step / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    if o.schedule == "cosine":
+        return _cosine(1.0, o.min_lr, done)
+    if o.schedule == "step":
+        if isinstance(o.step_epochs, list):
+            return o.factor ** sum(step >= per_epoch * epoch for epoch in o.step_epochs)
+        return o.factor ** math.floor(step / (per_epoch * o.step_epochs))
+    return 1.0
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
+    """torch's, over a rate of its own that starts at 1; its state_dict resumes the rate too, which torch's does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.param_groups[0]["lr"] = self.get_last_lr()[0]
+
+
+def make_plateau(o: Optim, direction: Literal["min", "max"]) -> Plateau:
+    """The recipe's plateau for a metric of which "min" or "max" is best; `plateau_factor` reads its rate."""
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    return Plateau(carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr)
+
+
+def plateau_factor(plateau: Plateau) -> float:
+    """The factor that the drops so far amount to."""
+    return plateau.optimizer.param_groups[0]["lr"]

@@ -1,0 +1,274 @@
+"""A run that is cut anywhere and resumed ends in the very files of a run that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lib import files, process
+from lib.errors import FlukeError, Interrupted
+from lib.pipelines import train
+from lib.training import checkpoint, loop
+from lib.training.distributed import Stop
+from scripts import train_classifier
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_report")
+FINAL = ("best/model.safetensors", "metrics.json", "scores_val.npz", "scores_test.npz", "submission.csv")
+
+# What a resumption could get wrong, all at once: every kind of state and of randomness.
+EVERYTHING = {
+    "train_epochs": 3,
+    "train_accumulate": 2,
+    "train_batch_size": 6,
+    "train_sampler": "weighted",
+    "train_ema": 0.9,
+    "train_save_minutes": 1e-9,
+    "optim_schedule": "plateau",
+    "optim_plateau_patience": 0,
+    "optim_freeze_epochs": 1,
+    "objective_mixup": 0.4,
+    "objective_cutmix": 1.0,
+    "model_dropout": 0.3,
+    "data_augment": "[{RandomResizedCrop: {size: 32}}, RandomHorizontalFlip, {ColorJitter: {brightness: 0.3}}]",
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def finals(folder: Path) -> dict[str, bytes]:
+    """The files that must not differ. metrics.jsonl goes without its seconds."""
+    found = {name: (folder / name).read_bytes() for name in FINAL}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found["metrics.jsonl"] = "\n".join(line.split(', "seconds"')[0] for line in lines).encode()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> dict[str, bytes]:
+    """The files of an uninterrupted run with EVERYTHING."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train_classifier.main(arguments(out, **EVERYTHING))
+    return finals(out)
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, where: object, name: str, nth: int, after: bool = False) -> None:
+    """Have the nth call of where.name end the process, before it or right after."""
+    calls, real = [0], getattr(where, name)
+
+    def dying(*args: object, **kwargs: object) -> object:
+        calls[0] += 1
+        if calls[0] == nth and not after:
+            raise Killed
+        value = real(*args, **kwargs)
+        if calls[0] == nth:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(where, name, dying)
+
+
+CUTS = [
+    *[(loop, "rate_factor", n, False) for n in (1, 4, 6, 7, 11, 18)],  # in a step, of each epoch
+    (loop, "predict", 1, False),
+    (loop, "predict", 2, True),  # between validation and the state that says so
+    (loop, "save_best", 1, False),
+    (loop, "save_best", 2, True),
+    *[(checkpoint, "write_json", n, after) for n in (1, 2, 9) for after in (False, True)],  # within a state
+    *[(checkpoint.os, "replace", n, after) for n in (1, 2, 10) for after in (False, True)],
+    (files, "fsync", 5, True),
+    (loop, "write_text", 2, False),
+    (loop, "write_text", 2, True),
+    (checkpoint, "save", 12, True),  # the last epoch's state, after which nothing is trained
+]
+
+
+@pytest.mark.parametrize(("where", "name", "nth", "after"), CUTS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_cut_and_resumed_is_identical(
+    where: object,
+    name: str,
+    nth: int,
+    after: bool,
+    whole: dict,
+    arguments: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        cut(patch, where, name, nth, after)
+        train_classifier.main(argv)
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+def test_torn_state_is_recognised_and_the_one_before_taken(
+    whole: dict, arguments: Callable, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        cut(patch, loop, "rate_factor", 9)
+        train_classifier.main(argv)
+    newest = sorted((tmp_path / "run" / "last").iterdir())[-1]
+    blob = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(blob[:-4] + b"\0\0\0\0")
+    train_classifier.main([*argv, "--resume"])
+    assert "model.safetensors is torn or was changed; taking the state before it" in capsys.readouterr().out
+    assert finals(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_number(workers: int, whole: dict, arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", **(EVERYTHING | {"data_workers": workers})))
+    assert finals(tmp_path / "run") == whole
+
+
+def test_another_seed_is_another_run(whole: dict, arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", **EVERYTHING, train_seed=1))
+    assert finals(tmp_path / "run")["scores_test.npz"] != whole["scores_test.npz"]
+
+
+def test_signal_saves_and_says_how_to_go_on(
+    whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = arguments(tmp_path / "run", **(EVERYTHING | {"train_save_minutes": 100}))
+    calls, real = [0], loop.rate_factor
+
+    def signalled(*args: object) -> float:
+        calls[0] += 1
+        if calls[0] == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "rate_factor", signalled)
+    with pytest.raises(Interrupted, match=r"go on with: --out .*run --resume"):
+        train_classifier.main(argv)
+    assert (tmp_path / "run" / "last" / "e0001-b000004").is_dir()
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+def test_time_limit_predicts_with_what_there_is_and_goes_on(whole: dict, arguments: Callable, tmp_path: Path, capsys) -> None:
+    argv = arguments(tmp_path / "run", **EVERYTHING)
+    train_classifier.main([*argv, "--train.max_minutes", "0.01"])
+    assert "train.max_minutes is over" in capsys.readouterr().out
+    assert (tmp_path / "run" / "submission.csv").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    train_classifier.main([*argv, "--resume"])
+    assert finals(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("seconds", [115, 118, 160, 200])
+def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
+    seconds: float, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    """On a clock of our own: a step takes 8 seconds, an image to predict one. A validation may begin between two looks at it."""
+    clock = [0.0]
+
+    def taking(where: object, name: str, cost: Callable[..., float]) -> None:
+        real = getattr(where, name)
+
+        def slow(*args: object, **kwargs: object) -> object:
+            clock[0] += cost(*args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, slow)
+
+    for module in (loop, train):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        taking(module, "predict", lambda networks, images, *_: len(images))
+    taking(loop, "rate_factor", lambda *_: 8)
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
+    assert (tmp_path / "run" / "submission.csv").exists()
+    assert seconds - 60 < clock[0] <= seconds
+
+
+@pytest.mark.parametrize(("steps", "validation"), [(9, 1), (5, 5), (4, 1), (1, 1), (9, 2)])
+def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
+    """Only every tenth call looks there; those of training must not always be the other nine."""
+    stop, asked = Stop(SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=1)), []
+    for epoch in range(20):
+
+        def look(epoch: int = epoch) -> int:
+            asked.append(epoch)
+            return 0
+
+        for step in range(steps):
+            stop.agreed(look, always=step == steps - 1)
+        for _ in range(validation):
+            stop.check()
+    assert sorted(set(asked)) == list(range(20))
+    stop.signal = 15
+    with pytest.raises(Interrupted):
+        for _ in range(10):
+            stop.check()
+
+
+def test_the_loop_looks_at_the_end_of_each_epoch(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], Stop.agreed
+
+    def noting(stop: Stop, *args: object, always: bool = False) -> int:
+        seen.append(always)
+        return real(stop, *args, always=always)
+
+    monkeypatch.setattr(Stop, "agreed", noting)
+    train_classifier.main(arguments(tmp_path / "run"))
+    assert sum(seen) == 2
+
+
+def test_resuming_in_another_precision_is_noted(
+    arguments: Callable, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_classifier.main([*arguments(tmp_path / "run"), "--train.max_minutes", "0.01"])
+    monkeypatch.setattr(train, "numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
+    train_classifier.main([*arguments(tmp_path / "run"), "--resume"])
+    assert "note: precision fp16 now, no before: the numbers will differ a little" in capsys.readouterr().out
+
+
+def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_path: Path) -> None:
+    argv = arguments(tmp_path / "run", train_epochs=1)
+    train_classifier.main(argv)
+    before = finals(tmp_path / "run")
+    with pytest.raises(FlukeError, match="holds a run already"):
+        train_classifier.main(argv)
+    with pytest.raises(FlukeError, match=r"optim.lr \(now 0.5, was 0.001\)"):
+        train_classifier.main([*argv, "--resume", "--optim.lr", "0.5", "--train.epochs", "4"])
+    assert finals(tmp_path / "run") == before
+
+
+def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.rate_factor
+    monkeypatch.setattr(loop, "rate_factor", lambda o, step, *rest: 1e30 if step >= 6 else real(o, step, *rest))
+    with pytest.raises(FlukeError, match="no longer finite in epoch 2; the best weights, of epoch 1"):
+        train_classifier.main(arguments(tmp_path / "run", train_epochs=3))
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_group_exits_75_and_resumes(number: int, arguments: Callable, tmp_path: Path) -> None:
+    """As a scheduler's SIGTERM or Ctrl-C in a terminal: the DataLoader's workers get it as well."""
+    argv = arguments(tmp_path / "run", train_epochs=400, optim_lr=1e-4, data_workers=2)
+    command = [sys.executable, str(ROOT / "scripts" / "train_classifier.py"), *argv]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        second = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert "another process writes this run" in second.stderr
+    os.killpg(child.pid, number)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == process.INTERRUPTED, stderr
+    assert "go on with: --out" in stderr
+    assert "Traceback" not in stderr

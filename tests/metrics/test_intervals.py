@@ -1,0 +1,93 @@
+"""Intervals hold what they say they hold, as often as they say."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lib.errors import FlukeError
+from lib.metrics.classification import METRICS
+from lib.metrics.intervals import bootstrap_interval, gain_interval, widen
+from tests.metrics.test_classification import single
+
+
+def test_interval_of_a_mean_is_the_normal_one_and_repeats() -> None:
+    values = np.random.default_rng(0).normal(size=2000)
+    low, high = bootstrap_interval(values, n=4000)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * 0.0224, values.mean() + 1.96 * 0.0224), abs=0.003)
+    assert bootstrap_interval(values, n=4000) == (low, high)
+    assert bootstrap_interval(values, n=4000, seed=1) != (low, high)
+    narrow = bootstrap_interval(values, n=4000, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+
+
+def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of about three positives, whose average precision repeated rows flatter."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((150, 30)) < 0.02).astype(int)
+    return (rng.normal(size=(150, 30)) + targets).astype(np.float32), targets
+
+
+def ordinary(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return single(seed=seed)
+
+
+@pytest.mark.parametrize(("name", "make"), [("accuracy", ordinary), ("macro_f1", ordinary), ("macro_map", rare)])
+def test_intervals_cover_the_truth_as_often_as_they_say(name: str, make: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+    """95% intervals of 80 test sets, against the mean of the metric over 200 others; 89% to 100% is what chance allows."""
+    truth = np.mean([METRICS[name].function(*make(1000 + seed)) for seed in range(200)])
+    intervals = [bootstrap_interval((name, *make(seed)), n=150) for seed in range(80)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.89
+
+
+def test_intervals_stay_where_a_metric_can_be() -> None:
+    logits, targets = np.eye(5, dtype=np.float32)[np.arange(50) % 5], np.arange(50) % 5
+    assert bootstrap_interval(("macro_f1", logits, targets)) == (1.0, 1.0)
+    low, high = bootstrap_interval(("ece", 100 * logits, targets))
+    assert 0 <= low <= high < 1e-9
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Every image four times, in a group: four times as many rows know no more, and the interval says so."""
+    logits, targets = single(200)
+    once = bootstrap_interval(("accuracy", logits, targets))
+    four = np.repeat(logits, 4, axis=0), np.repeat(targets, 4)
+    groups = np.repeat([f"sighting {i}" for i in range(200)], 4)
+    assert bootstrap_interval(("accuracy", *four), groups=groups) == pytest.approx(once, abs=0.005)
+    apart = bootstrap_interval(("accuracy", *four))
+    assert apart[1] - apart[0] == pytest.approx((once[1] - once[0]) / 2, rel=0.1)
+
+
+def test_what_is_not_finite_has_no_interval() -> None:
+    logits, targets = single(20)
+    logits[[3, 7], 2] = np.nan
+    with pytest.raises(FlukeError, match="2 of 20"):
+        bootstrap_interval(("accuracy", logits, targets))
+    with pytest.raises(FlukeError, match="1 of 20"):
+        bootstrap_interval(np.append(np.zeros(19), np.inf))
+
+
+def test_gain_interval_knows_that_the_rows_are_the_same() -> None:
+    """Paired: the same 40 rows more right out of 1,000 is a sure gain, though each score's own interval is wider than that."""
+    targets = np.zeros(1000, int)
+    base, better = np.tile([0.0, 1.0], (1000, 1)), np.tile([0.0, 1.0], (1000, 1))
+    base[:500], better[:540] = [1.0, 0.0], [1.0, 0.0]
+    low, high = gain_interval("accuracy", better, base, targets)
+    sd = np.sqrt(0.04 * 0.96 / 1000)
+    assert (low, high) == pytest.approx((0.04 - 1.96 * sd, 0.04 + 1.96 * sd), abs=0.0015)
+
+
+def test_widened_interval_holds_another_samples_score() -> None:
+    """The mean of 400 draws, and whether the mean of 200 others lies in its widened 95% interval."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random((4000, 400)).mean(axis=1), rng.random((4000, 200)).mean(axis=1)
+    half = 1.96 * np.sqrt(1 / 12 / 400)
+    held = [low <= t <= high for m, t in zip(ours, theirs) for low, high in [widen("accuracy", m, (m - half, m + half), 400, 200)]]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
+    assert np.mean(np.abs(ours - theirs) <= half) < 0.8  # what happens otherwise
+
+
+def test_intervals_stay_within_what_a_metric_can_be() -> None:
+    assert widen("accuracy", 0.99, (0.98, 0.998), 1000, 100)[1] == 1
+    assert widen("macro_map", 0.01, (0.002, 0.02), 1000, 100)[0] == 0
+    assert widen("log_loss", 1.2, (1.1, 1.3), 100, 100)[1] > 1.3

@@ -1,0 +1,91 @@
+"""What test_launch.py has each of several processes do: jobs in one launch, for a launch costs seconds.
+
+    accelerate launch --config_file accelerate_configs/cpu_2proc.yaml tests/scripts/rank_jobs.py FOLDER
+
+FOLDER/jobs.json is a list of [kind, name, arguments]; each process writes what it saw to FOLDER/rank<i>.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from lib.config.recipe import Objective, Train
+from lib.files import write_json
+from lib.models.losses import make_embedding_objective
+from lib.process import run_script
+from lib.training import loop
+from lib.training.accelerator import make_accelerator
+from scripts import kfold, train_classifier, train_embedding
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(
+        b"".join(name.encode() + value.detach().cpu().numpy().tobytes() for name, value in sorted(tensors.items()))
+    ).hexdigest()
+
+
+def spy(seen: list[dict[str, Any]]) -> None:
+    """Note the network at each validation: its parameters as the steps left them, its buffers as it is evaluated with."""
+    real = loop.broadcast_buffers
+
+    def noting(network: Any, accelerator: Accelerator) -> None:
+        own = digest(dict(network.named_buffers()))
+        real(network, accelerator)
+        parameters = dict(network.named_parameters())
+        backbone = {name: value for name, value in parameters.items() if name.startswith("backbone.")}
+        objective = {name: value for name, value in parameters.items() if name.startswith("objective.")}
+        found = {"parameters": digest(parameters), "backbone": digest(backbone), "objective": sorted(objective)}
+        seen.append(found | {"buffers before": own, "buffers": digest(dict(network.named_buffers()))})
+
+    loop.broadcast_buffers = noting
+
+
+def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
+    """Gradient of a linear layer below an objective of embeddings on this process's share of 16 images, six of the first eight of
+    which are of strangers."""
+    generator = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(16, 6, generator=generator), torch.arange(16) % 4
+    targets[:6] = -1
+    torch.manual_seed(0)
+    objective = make_embedding_objective(Objective(name=name, scale=4.0, margin=0.2), np.arange(4), 4, 3)  # type: ignore[arg-type]
+    layer = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(3, 6, generator=generator))
+        layer.bias.zero_()
+    share = 16 // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    wrapped = accelerator.prepare_model(layer)
+    embeddings = torch.nn.functional.normalize(wrapped(images[mine]))
+    loss = objective(embeddings, targets[mine])
+    loss.backward()
+    return {"loss": loss.item(), "gradient": layer.weight.grad.tolist()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    accelerator = make_accelerator(Train(log_with=[]), folder)
+    backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+    rank = accelerator.process_index
+    found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}
+    scripts = {"classifier": train_classifier, "embedding": train_embedding, "folds": kfold}
+    seen: list[dict[str, Any]] = []
+    spy(seen)
+    for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
+        if kind == "gradient":
+            found[f"gradient of {name}"] = gradient_below(name, accelerator)
+        else:
+            found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:]}
+            seen.clear()
+    write_json(folder / f"rank{rank}.json", found)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,395 @@
+"""Retrieval end to end on painted individuals: answers, threshold, files, changes to the gallery, and bad input in one sentence."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import command_line
+from lib.config.recipe import Recipe, Retrieval
+from lib.errors import FlukeError
+from lib.pipelines import embed
+from lib.retrieval.gallery import build, open_gallery
+from lib.retrieval.ranking import evaluate, per_query
+from lib.retrieval.search import Centres, answer, validate
+from lib.scores import score_file
+from lib.tables.loading import load_train
+from scripts import retrieve, train_embedding
+from tests.conftest import paint
+
+KNOWN, SINGLE, STRANGERS = "abcdefgh", "ijkl", "yz"  # one letter each, for `paint` makes the hue of the sum of letters
+FILES = {"gallery", "ranks.parquet", "retrieval.html", "submission.csv", "threshold.json", "threshold_curve.npz"}
+
+
+@pytest.fixture(scope="module")
+def herd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight individuals with six images, four with one, a few that are new; 2 test images of each and of two strangers."""
+    root = tmp_path_factory.mktemp("individuals")
+    labels = [*KNOWN * 6, *SINGLE, *["new"] * 5]
+    truth = [*KNOWN * 2, *SINGLE * 2, *STRANGERS * 4]
+    names, test = paint(root / "images", labels, 1), paint(root / "images", truth, 2)
+    pd.DataFrame({"image": names, "label": labels}).to_csv(root / "train.csv", index=False)
+    pd.DataFrame({"image": test, "label": ["new a b c d"] * len(test)}).to_csv(root / "sample_submission.csv", index=False)
+    pd.DataFrame({"image": test, "label": truth}).to_csv(root / "truth.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(herd: Path, arguments: Callable[..., list[str]]) -> Callable[..., Path]:
+    def make(out: Path, **fields: object) -> Path:
+        own = {"data_root": herd, "data_new_label": "new", "model_embedding_dim": 16, "objective_name": "arcface"}
+        own |= {"objective_scale": 16, "data_augment": "[]", "optim_lr": 0.01, "train_epochs": 3, "folds_unknown": 0.3}
+        train_embedding.main(arguments(out, **(own | fields)))
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs") / "a")
+
+
+@pytest.fixture(scope="module")
+def asked(run: Path, herd: Path) -> pd.DataFrame:
+    """The run's answers to its test images."""
+    retrieve.main(["--run", str(run)])
+    return pd.read_parquet(run / "retrieval" / "ranks.parquet")
+
+
+def lists(frame: pd.DataFrame) -> dict[str, list[str]]:
+    return {query: part["name"].tolist() for query, part in frame.sort_values("rank", kind="stable").groupby("query")}
+
+
+def brute_map(truth: dict[str, str], answers: dict[str, list[str]]) -> float:
+    """The contest's formula, word for word: precision at each place that is right, over one right label."""
+    total = 0.0
+    for query, right in truth.items():
+        for place, name in enumerate(answers[query][:5], 1):
+            if name == right:
+                total += 1 / place
+                break
+    return total / len(truth)
+
+
+def test_whole_path_leaves_every_file_and_a_submission_that_is_the_ranks(run: Path, asked: pd.DataFrame, herd: Path) -> None:
+    assert {path.name for path in (run / "retrieval").iterdir() if not path.name.startswith(".")} == FILES
+    sample, written = (pd.read_csv(path) for path in (herd / "sample_submission.csv", run / "retrieval" / "submission.csv"))
+    assert written["image"].tolist() == sample["image"].tolist()
+    assert dict(zip(written["image"], written["label"].str.split())) == lists(asked)
+    for names in lists(asked).values():
+        assert len(set(names)) == len(names) <= 5
+        assert set(names) <= {*KNOWN, *SINGLE, "new"}
+    label_of = pd.read_csv(herd / "train.csv").set_index("image")["label"]
+    named = asked[asked["name"] != "new"]
+    assert (label_of[named["image"]].to_numpy() == named["name"].to_numpy()).all()  # the matching image is of that individual
+    assert asked["probability"].between(0, 1).all()
+    assert all((np.diff(part["score"]) <= 0).all() for _, part in asked.groupby("query"))
+    html = (run / "retrieval" / "retrieval.html").read_text()
+    assert all(name in html for name in asked["query"].unique())
+
+
+def test_new_stands_where_the_threshold_says(run: Path, asked: pd.DataFrame) -> None:
+    about = json.loads((run / "retrieval" / "threshold.json").read_text())
+    assert 0.05 <= about["share"] <= 0.7
+    assert (asked.loc[asked["name"] == "new", "score"] == about["threshold"]).all()
+    with np.load(run / "retrieval" / "threshold_curve.npz") as curve:
+        mixed = (1 - about["share"]) * curve["known"] + about["share"] * curve["new"]
+        assert curve["thresholds"][mixed.argmax()] == about["threshold"]
+
+
+def test_gallery_holds_every_named_row_and_finds_the_right_ones(run: Path, asked: pd.DataFrame, herd: Path) -> None:
+    held = open_gallery(run / "retrieval" / "gallery")
+    table = pd.read_csv(herd / "train.csv")
+    assert dict(zip(held.names.tolist(), held.labels.tolist())) == dict(table[table["label"] != "new"].to_numpy().tolist())
+    first = {query: next(name for name in names if name != "new") for query, names in lists(asked).items()}
+    truth = dict(pd.read_csv(herd / "truth.csv").to_numpy().tolist())
+    for kind, least in ((KNOWN, 0.5), (SINGLE, 0.5)):  # guessing: 1 in 12
+        of_kind = [first[query] == name for query, name in truth.items() if name in kind]
+        assert np.mean(of_kind) >= least
+
+
+def test_evaluate_is_the_hand_computation_and_writes_nothing(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in (run / "retrieval").rglob("*"))
+    found = retrieve.main(["--run", str(run), "--evaluate", str(herd / "truth.csv")])
+    assert sorted((path, path.stat().st_mtime_ns) for path in (run / "retrieval").rglob("*")) == before
+    given = dict(pd.read_csv(herd / "truth.csv").to_numpy().tolist())
+    truth = {query: "new" if name in STRANGERS else name for query, name in given.items()}
+    assert found["map@5"] == pytest.approx(brute_map(truth, lists(asked)), abs=1e-12)
+    assert retrieve.main(["--run", str(run), "--queries", str(herd / "truth.csv"), "--out", str(tmp_path), "--topk", "6"]) == found
+    named = lists(pd.read_parquet(tmp_path / "ranks.parquet"))
+    known = {query: [name for name in named[query] if name != "new"] for query, name in truth.items() if name != "new"}
+    assert found["recall@1"] == pytest.approx(np.mean([truth[query] == names[0] for query, names in known.items()]))
+    assert found["recall@5"] == pytest.approx(np.mean([truth[query] in names[:5] for query, names in known.items()]))
+
+
+def test_embedded_once_until_an_image_changes(
+    run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(herd / "truth.csv")
+    table.to_csv(tmp_path / "queries.csv", index=False)
+    shutil.copytree(herd / "images", tmp_path / "images")
+    argv = ["--run", str(run), "--evaluate", str(tmp_path / "queries.csv"), "--image_dir", str(tmp_path / "images")]
+    calls, real = [], embed.predict
+    monkeypatch.setattr(embed, "predict", lambda *args, **kwargs: calls.append(kwargs["title"]) or real(*args, **kwargs))
+    first = retrieve.main(argv)
+    assert calls == ["embed queries.csv"]
+    assert retrieve.main(argv) == first
+    assert calls == ["embed queries.csv"]
+    os.utime(tmp_path / "images" / table["image"][0], (1, 1))
+    assert retrieve.main(argv) == first
+    assert calls == ["embed queries.csv"] * 2
+    retrieve.main([*argv, "--predict.tta", "[hflip]"])
+    assert calls[2:] == ["embed train.csv", "embed queries.csv"]  # flips are another way to look, for both sides
+
+
+def test_without_a_new_label_names_alone(train: Callable[..., Path], herd: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(herd / "train.csv")
+    table[table["label"] != "new"].to_csv(herd / "named.csv", index=False)
+    out = train(tmp_path / "b", data_train_csv="named.csv", data_new_label="null", train_epochs=1)
+    retrieve.main(["--run", str(out), "--topk", "3"])
+    frame = pd.read_parquet(out / "retrieval" / "ranks.parquet")
+    assert set(frame["name"]) <= {*KNOWN, *SINGLE}
+    assert (frame.groupby("query").size() == 3).all()
+    assert json.loads((out / "retrieval" / "threshold.json").read_text())["threshold"] is None
+
+
+def test_topk_larger_than_the_gallery_gives_what_there_is(run: Path, tmp_path: Path) -> None:
+    retrieve.main(["--run", str(run), "--topk", "50", "--out", str(tmp_path)])
+    sizes = pd.read_parquet(tmp_path / "ranks.parquet").groupby("query").size()
+    assert (sizes == len(KNOWN + SINGLE) + 1).all()
+
+
+def test_pair(run: Path, herd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_csv(herd / "train.csv")
+    image = {name: [str(herd / "images" / n) for n in part["image"]] for name, part in table.groupby("label")}
+    same = retrieve.main(["--run", str(run), "--pair", image["a"][0], image["a"][0]])
+    assert same["score"] == pytest.approx(1, abs=1e-5)
+    assert same["same"] is True
+    assert "the same individual" in capsys.readouterr().out
+    others = [retrieve.main(["--run", str(run), "--pair", image["a"][0], image[name][0]]) for name in "ceg"]
+    assert max(other["probability"] for other in others) < same["probability"]
+    assert all(other["same"] == (other["score"] >= other["threshold"]) for other in others)
+    assert not all(other["same"] for other in others)
+
+
+def test_several_runs_are_one_embedding(
+    run: Path, asked: pd.DataFrame, train: Callable[..., Path], herd: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(5, d)).astype(np.float32) for d in (3, 7)]
+    both = embed.combine(parts, "concat", [Path("a"), Path("b")])
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    np.testing.assert_allclose(both @ both.T, (unit[0] @ unit[0].T + unit[1] @ unit[1].T) / 2, atol=1e-6)
+    with pytest.raises(FlukeError, match=r"differ in width \(a: 3, b: 7\)"):
+        embed.combine(parts, "mean", [Path("a"), Path("b")])
+    twice = ["--run", str(run), str(run), "--out", str(tmp_path / "twice")]
+    for how in ("concat", "mean"):
+        retrieve.main([*twice, "--combine", how])
+        assert lists(pd.read_parquet(tmp_path / "twice" / "ranks.parquet")) == lists(asked)
+
+
+def test_runs_that_held_out_different_rows(run: Path, train: Callable[..., Path], tmp_path: Path, capsys) -> None:
+    other = train(tmp_path / "c", folds_seed=5, train_epochs=1)
+    retrieve.main(["--run", str(run), str(other), "--combine", "mean", "--out", str(tmp_path / "mean")])
+    assert "held out different rows" in capsys.readouterr().out
+    single = []
+    for each in (run, other):
+        retrieve.main(["--run", str(each), "--out", str(tmp_path / each.name / "alone")])
+        single.append(json.loads((tmp_path / each.name / "alone" / "threshold.json").read_text())["threshold"])
+    assert json.loads((tmp_path / "mean" / "threshold.json").read_text())["threshold"] == pytest.approx(np.mean(single))
+    retrieve.main(["--run", str(run), str(other), "--out", str(tmp_path / "both")])
+    first = pd.read_parquet(tmp_path / "both" / "ranks.parquet").query("rank == 1")
+    alone = [validate_alone(each, tmp_path / each.name / "alone", threshold) for each, threshold in zip((run, other), single)]
+    assert (first["name"] == "new").mean() == pytest.approx(np.mean(alone), abs=1.5 / len(first))
+
+
+def validate_alone(run: Path, out: Path, threshold: float) -> float:
+    """The share of the test images that a run alone, asked of the gallery it validates on, finds below its threshold."""
+    recipe = command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+    train = load_train(recipe.data, recipe.folds)
+    val, test = score_file.load(run / "scores_val.npz"), score_file.load(run / "scores_test.npz")
+    asked = np.arange(len(val.rows)) >= len(val.rows) - val.source["queries"]
+    held = val.logits[~asked & ~np.isin([label for (label,) in val.labels], ["new"])]
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (held, test.logits)]
+    assert len(train) > len(held)
+    return float(((unit[1] @ unit[0].T).max(axis=1) < threshold).mean())
+
+
+def test_lists_are_full_though_neighbours_are_of_one_individual() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([*"abcdef"], 50)
+    images = (np.eye(6)[np.repeat(np.arange(6), 50)] + 0.1 * rng.normal(size=(300, 6))).astype(np.float32)
+    held = build(images, np.arange(300), labels, labels, "m")
+    queries = (np.eye(6) + 0.1 * rng.normal(size=(6, 6))).astype(np.float32)
+    found = answer(held, queries, Retrieval(neighbours=10), "m", 5)
+    exact = answer(held, queries, Retrieval(neighbours=300), "m", 5)
+    assert (found.names == exact.names).all()
+    assert (found.names != "").all()
+    assert np.allclose(found.scores, exact.scores)
+    assert (found.images == exact.images).all()
+
+
+def test_share_of_strangers_leaves_out_those_that_validation_itself_held_out() -> None:
+    """Queries of known individuals alone: a third of them are strangers to validation's gallery, but not to the whole one."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"{i:02d}" for i in range(30)])
+    own = rng.normal(size=(30, 32))
+    labels = np.repeat(names, 8)
+    images = (own.repeat(8, axis=0) + 0.3 * rng.normal(size=(240, 32))).astype(np.float32)
+    asked = (np.arange(240) % 8 < 2) | (labels >= "20")  # ten held out whole
+    queries = (own.repeat(4, axis=0) + 0.3 * rng.normal(size=(120, 32))).astype(np.float32)
+    recipe = Recipe()
+    recipe.data.new_label = "new"
+    assert validate(images, labels, asked, recipe, None, queries).share < 0.1
+
+
+def test_queries_that_are_in_the_gallery_are_counted(run: Path, herd: Path, tmp_path: Path, capsys) -> None:
+    retrieve.main(["--run", str(run), "--evaluate", str(herd / "train.csv"), "--out", str(tmp_path)])
+    assert "of the queries are images of the gallery: they find themselves" in capsys.readouterr().out
+
+
+def test_a_query_for_which_an_index_finds_nobody_is_measured() -> None:
+    scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
+    known = np.array([True, False, False])
+    each = per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
+    assert evaluate(each, scores_found, known)["auroc"] == 1.0
+
+
+def test_add_and_remove_without_training(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
+    out = ["--run", str(run), "--out", str(tmp_path)]
+    retrieve.main(out)
+    truth = pd.read_csv(herd / "truth.csv")
+    strangers = truth[truth["label"].isin([*STRANGERS])]
+    strangers.groupby("label").head(2).to_csv(tmp_path / "more.csv", index=False)
+    assert retrieve.main([*out, "--add", str(tmp_path / "more.csv")]) == {"images": 56, "individuals": 14}
+    with pytest.raises(FlukeError, match="4 of its images are in the gallery already"):
+        retrieve.main([*out, "--add", str(tmp_path / "more.csv")])
+    with pytest.raises(FlukeError, match="changed by --add or --remove"):
+        retrieve.main(out)
+    ask = [
+        "--run",
+        str(run),
+        "--gallery",
+        str(tmp_path / "gallery"),
+        "--out",
+        str(tmp_path / "asked"),
+        "--queries",
+        str(herd / "truth.csv"),
+    ]
+    retrieve.main(ask)
+    best = {
+        query: next(n for n in names if n != "new")
+        for query, names in lists(pd.read_parquet(tmp_path / "asked" / "ranks.parquet")).items()
+    }
+    assert np.mean([best[query] == name for query, name in strangers[["image", "label"]].to_numpy()]) > 0.5
+    assert retrieve.main([*out, "--remove", *STRANGERS]) == {"images": 52, "individuals": 12}
+    retrieve.main([*ask, "--topk", "5"])
+    assert lists(pd.read_parquet(tmp_path / "asked" / "ranks.parquet")) == lists(asked)
+
+
+def test_newest_embedding_run_is_taken(run: Path, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for age, name in enumerate(("old", "new")):
+        shutil.copytree(run, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "environment.json", (1e9 + age, 1e9 + age))
+    (tmp_path / "runs" / "classifier").mkdir()
+    (tmp_path / "runs" / "classifier" / "environment.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    retrieve.main(["--topk", "5"])
+    assert f"newest embedding run: {Path('runs') / 'new'}" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "new" / "retrieval" / "submission.csv").exists()
+
+
+def test_options_are_changes_to_the_runs_recipe(train: Callable[..., Path], run: Path, tmp_path: Path) -> None:
+    """tta mirror fits a run with mirrored individuals, though not the default recipe, and no other run."""
+    mirrored = train(tmp_path / "mirrored", data_mirror_identities=True, train_epochs=1)
+    retrieve.main(["--run", str(mirrored), "--predict.tta", "[mirror]"])
+    assert open_gallery(mirrored / "retrieval" / "gallery").index.d == 32  # both embeddings of 16, side by side
+    with pytest.raises(FlukeError, match="mirror needs data.mirror_identities"):
+        retrieve.main(["--run", str(run), "--predict.tta", "[mirror]", "--out", str(tmp_path / "out")])
+
+
+def test_individuals_without_centre_are_not_favoured() -> None:
+    """Those held out whole as strangers have images in the gallery, but no class centre; cosines to centres are smaller."""
+    rng = np.random.default_rng(0)
+    own = np.eye(8)[:4]
+    labels = np.repeat([*"abcd"], 5)
+    images, queries = (own.repeat(n, axis=0) + 0.1 * rng.normal(size=(4 * n, 8)) for n in (5, 10))
+    for side in (images, queries):
+        side[:, 4] += 1  # all animals look somewhat alike
+    held = build(images, np.arange(20), labels, labels, "m")
+    centres = Centres(own[:3].astype(np.float32), ("a", "b", "c"))
+    for weight in (0.0, 0.3, 0.6):
+        found = answer(held, queries.astype(np.float32), Retrieval(centre_weight=weight), "m", 4, centres)
+        assert (found.names[:, 0] == np.repeat([*"abcd"], 10)).all()
+        assert np.mean(found.names[:30, 1] == "d") < 0.7  # of the others' queries; a third would be even, all if d were favoured
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments(run: Path, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = str(herd / "truth.csv")
+    with pytest.raises(FlukeError, match=r"--topk 0: a query is answered with at least 1 name"):
+        retrieve.main(["--run", str(run), "--topk", "0"])
+    with pytest.raises(FlukeError, match="--evaluate and --queries: one at a time"):
+        retrieve.main(["--run", str(run), "--queries", truth, "--evaluate", truth])
+    with pytest.raises(FlukeError, match=r"lacks recipe\.yaml, best/model\.safetensors, scores_val\.npz"):
+        retrieve.main(["--run", str(tmp_path / "nothing")])
+    with pytest.raises(FlukeError, match=r"retrieval\.centre_weigt; did you mean --retrieval\.centre_weight"):
+        retrieve.main(["--run", str(run), "--retrieval.centre_weigt", "1"])
+    pd.read_csv(truth)[["image"]].to_csv(tmp_path / "blind.csv", index=False)
+    with pytest.raises(FlukeError, match="has no column 'label'"):
+        retrieve.main(["--run", str(run), "--evaluate", str(tmp_path / "blind.csv")])
+    with pytest.raises(FlukeError, match=r"nobody\.jpg: no such file"):
+        retrieve.main(["--run", str(run), "--pair", "nobody.jpg", "nobody.jpg"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FlukeError, match="no embedding run there"):
+        retrieve.main([])
+
+
+def test_gallery_of_another_model_or_dimension(run: Path, asked: pd.DataFrame, train: Callable[..., Path], tmp_path: Path) -> None:
+    narrow = train(tmp_path / "narrow", model_embedding_dim=8, train_epochs=1)
+    argv = ["--run", str(narrow), "--gallery", str(tmp_path / "theirs"), "--out", str(tmp_path / "out")]
+    shutil.copytree(run / "retrieval" / "gallery", tmp_path / "theirs")
+    with pytest.raises(FlukeError, match=r"embedded by .* and the queries by .*; embed both with one model"):
+        retrieve.main(argv)
+    about = json.loads((tmp_path / "theirs" / "gallery.json").read_text())
+    mark = embed.fingerprint(
+        narrow, retrieve.cli.parse(retrieve.cli.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
+    )
+    (tmp_path / "theirs" / "gallery.json").write_text(json.dumps(about | {"model": mark}))
+    with pytest.raises(FlukeError, match=r"embeddings of shape \(32, 8\); expected \(rows, 16\)"):
+        retrieve.main(argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_gallery_and_only_new_labels(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "retrieval" / "gallery", tmp_path / "copy")
+    there = ["--run", str(run), "--gallery", str(tmp_path / "copy")]
+    with pytest.raises(FlukeError, match="The gallery would be empty"):
+        retrieve.main([*there, "--remove", *KNOWN, *SINGLE])
+    with pytest.raises(FlukeError, match="1 names are no individual or image"):
+        retrieve.main([*there, "--remove", "a", "nobody"])
+    table = pd.read_csv(herd / "truth.csv").assign(label="new")
+    table.to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(FlukeError, match="every row is labelled new"):
+        retrieve.main([*there, "--add", str(tmp_path / "new.csv")])
+    assert len(open_gallery(tmp_path / "copy").ids) == 52
+
+
+def test_nan_embeddings_and_changed_tables(run: Path, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("embeddings", "retrieval"))
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "predict", lambda networks, images, *rest, **more: [np.full((len(images), 16), np.nan, np.float32)])
+        with pytest.raises(FlukeError, match=r"57 of 57 rows hold NaN"):
+            retrieve.main(["--run", str(copy)])
+    pd.read_csv(herd / "train.csv").iloc[::-1].to_csv(herd / "turned.csv", index=False)
+    with pytest.raises(FlukeError, match=r"turned\.csv as they were: .*; give it that table, or train again"):
+        retrieve.main(["--run", str(run), "--data.train_csv", "turned.csv"])

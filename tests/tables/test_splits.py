@@ -1,0 +1,301 @@
+"""Splits: exact, stratified, grouped, never a class without a training image, and the same everywhere."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
+
+from lib.config.recipe import Data, Folds
+from lib.errors import FlukeError
+from lib.tables.loading import load_train
+from lib.tables.splits import assign_folds, describe_folds, describe_split, split, split_individuals, write_folds
+from lib.tables.table import Table
+
+
+def table(
+    labels: list[tuple[str, ...]], groups: list[str] | None = None, folds: list[int] | None = None, multi: bool = False
+) -> Table:
+    names = [f"{i}.jpg" for i in range(len(labels))]
+    return Table(
+        rows=np.arange(len(labels)),
+        names=names,
+        paths=[Path(name) for name in names],
+        labels=labels,
+        classes=tuple(sorted({label for each in labels for label in each})),
+        groups=None if groups is None else np.array(groups),
+        multi=multi,
+        folds=None if folds is None else np.array(folds),
+    )
+
+
+def of_sizes(sizes: list[int], seed: int = 0) -> Table:
+    labels = [(f"c{k}",) for k, size in enumerate(sizes) for _ in range(size)]
+    return table([labels[i] for i in np.random.RandomState(seed).permutation(len(labels))])
+
+
+def real(shared: Path, name: str) -> Table:
+    data = {
+        "fashion79": {
+            "root": "",
+            "train_csv": "fashion79/train.csv",
+            "image_dir": "fashion",
+            "label_column": "labels",
+            "label_separator": " ",
+        },
+        "nyala": {"root": "nyala", "image_dir": "train", "image_column": "Image", "label_column": "Id"},
+    }[name]
+    folds = Folds(group_csv="sightings.csv" if name == "nyala" else None)
+    return load_train(Data(**data | {"root": str(shared / "data" / str(data["root"]))}), folds)  # type: ignore[arg-type]
+
+
+# --- one hold-out -----------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 3))
+def test_hold_out_is_exact_proportional_and_leaves_each_class_an_image(
+    sizes: list[int], share: float, stratify: bool, seed: int
+) -> None:
+    t = of_sizes(sizes)
+    n, count = len(t), round(len(t) * share)
+    if not 0 < count < n or sum(sizes) == len(sizes):
+        return
+    train, held = split(t, Folds(holdout=share, stratify=stratify, seed=seed))
+    assert sorted([*train, *held]) == list(range(n))
+    assert train.tolist() == sorted(train)
+    assert len(held) == min(count, sum(size - 1 for size in sizes))
+    assert set(t.take(train).counts()) == set(t.classes)
+    by_number = split(t, Folds(holdout=count, stratify=stratify, seed=seed))[1]
+    np.testing.assert_array_equal(held, by_number)
+    if stratify and all(size - 1 >= size * count / n for size in sizes):  # none is too small for its share
+        got = t.take(held).counts()
+        assert all(abs(got[f"c{k}"] - size * count / n) < 1 for k, size in enumerate(sizes))
+
+
+def test_small_classes_give_their_share_together() -> None:
+    """Rounding each of 100 pairs' 0.4 by itself would hold out none of them."""
+    t = of_sizes([2] * 100 + [300])
+    held = t.take(split(t, Folds(holdout=0.2))[1]).counts()
+    assert held["c100"] == 60
+    assert sum(held.values()) == 100
+
+
+def test_what_single_images_cannot_give_comes_from_all_others_alike() -> None:
+    t = of_sizes([1] * 40 + [10] * 4 + [100])
+    held = t.take(split(t, Folds(holdout=0.2))[1]).counts()  # 36 of the 140 rows that may be held out
+    assert all(2 <= held[f"c{k}"] <= 3 for k in range(40, 44))
+    assert 25 <= held["c44"] <= 26
+
+
+def test_single_images_stay_in_training_and_are_named() -> None:
+    t = of_sizes([1, 1, 30, 20])
+    train, held = split(t, Folds(holdout=0.5))
+    assert len(held) == 26
+    assert set(t.take(held).counts()) == {"c2", "c3"}
+    told = describe_split(t, train, held)
+    assert "26 rows to train on, 26 held out" in told
+    assert "2 classes, too small for this share, are in training only: 'c0', 'c1'" in told
+
+
+def test_unstratified_rows_are_drawn_over_the_whole_file() -> None:
+    t = table([("a",) if i < 500 else ("b",) for i in range(1000)])
+    held = split(t, Folds(holdout=300, stratify=False))[1]
+    assert len(held) == 300
+    assert 440 < held.mean() < 560
+    assert t.take(held).counts()["a"] != 150  # a stratified one has 150
+
+
+@pytest.mark.parametrize("holdout", [0.001, 10.0, 11.0])
+def test_impossible_hold_outs(holdout: float) -> None:
+    with pytest.raises(FlukeError, match=r"folds.holdout .* of the 10 images"):
+        split(of_sizes([5, 5]), Folds(holdout=holdout))
+    with pytest.raises(FlukeError, match="no row can be held out"):
+        split(of_sizes([1, 1, 1]), Folds(holdout=0.4))
+
+
+def test_grouped_hold_out(shared: Path) -> None:
+    t = real(shared, "nyala")
+    assert t.groups is not None
+    for seed in range(3):
+        train, held = split(t, Folds(seed=seed))
+        assert not set(t.groups[train]) & set(t.groups[held])
+        assert abs(len(held) - 0.2 * len(t)) <= 2
+        assert set(t.take(train).counts()) == set(t.classes)
+        sizes, got = t.counts(), t.take(held).counts()
+        off = [abs(got[label] - 0.2 * size) for label, size in sizes.items()]
+        assert max(off) <= 4  # a sighting has up to 4 images
+        shares = pd.Series(sizes).to_frame("n").assign(held=pd.Series(got)).fillna(0)
+        small = shares[shares.n <= 6].sum()
+        assert 0.1 < small.held / small.n < 0.3
+
+
+def test_whole_groups_come_as_near_as_they_can() -> None:
+    t = table([(f"c{i // 100}",) for i in range(200)], groups=[f"g{i // 10}" for i in range(200)])
+    assert len(split(t, Folds(holdout=12))[1]) == 10
+    sizes = [6, 1, 1, 1, 1, 1, 1]
+    t = table([("a",)] * 12, groups=[f"g{g}" for g, size in enumerate(sizes) for _ in range(size)])
+    assert np.bincount(assign_folds(t, Folds(n=2))).tolist() == [6, 6]
+
+
+def test_groups_of_several_classes_keep_each_class_in_training() -> None:
+    random = np.random.default_rng(0)
+    for seed in range(20):
+        n = 60
+        t = table([(f"c{k}",) for k in random.integers(0, 6, n)], groups=[f"g{g}" for g in random.integers(0, 15, n)])
+        assert t.groups is not None
+        train, held = split(t, Folds(holdout=0.3, seed=seed))
+        assert set(t.take(train).counts()) == set(t.classes)
+        assert not set(t.groups[train]) & set(t.groups[held])
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.integers(2, 6), st.integers(0, 3))
+def test_folds_differ_by_one_row_overall_and_in_each_class(sizes: list[int], n: int, seed: int) -> None:
+    t = of_sizes(sizes)
+    if len(t) < n:
+        return
+    fold = assign_folds(t, Folds(n=n, seed=seed))
+    assert fold.dtype == np.int64
+    assert np.ptp(np.bincount(fold, minlength=n)) <= 1
+    for k in range(len(sizes)):
+        in_class = np.array([labels == (f"c{k}",) for labels in t.labels or []])
+        assert np.ptp(np.bincount(fold[in_class], minlength=n)) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class:UserWarning")
+def test_grouped_folds_are_as_even_as_scikit_learns(shared: Path) -> None:
+    t = real(shared, "nyala")
+    y = t.targets()
+
+    def unevenness(fold: np.ndarray) -> float:
+        return float(
+            np.abs(np.array([np.bincount(y[fold == f], minlength=len(t.classes)) for f in range(5)]) - np.bincount(y) / 5).sum()
+        )
+
+    ours = assign_folds(t, Folds(n=5))
+    theirs = np.zeros(len(t), dtype=np.int64)
+    for f, (_, held) in enumerate(StratifiedGroupKFold(5).split(y, y, t.groups)):
+        theirs[held] = f
+    assert unevenness(ours) <= 1.02 * unevenness(theirs)
+    assert np.ptp(np.bincount(ours)) <= 4
+    assert len(set(zip(t.groups, ours))) == len(set(t.groups))  # type: ignore[arg-type]
+
+
+def test_classes_smaller_than_the_folds_are_told() -> None:
+    t = of_sizes([1, 3, 20])
+    fold = assign_folds(t, Folds(n=5))
+    told = describe_folds(t, fold)
+    assert "1 classes are in some of the folds only: 'c1'" in told
+    assert "1 classes are in one fold only, whose model never learns them: 'c0'" in told
+    with pytest.raises(FlukeError, match="has only 2 groups"):
+        assign_folds(table([("a",), ("b",), ("a",)], groups=["g", "g", "h"]), Folds(n=3))
+
+
+def test_same_seed_same_folds_on_any_machine() -> None:
+    """Recorded: a change here changes every user's folds."""
+    t = of_sizes([2, 3, 7, 12])
+    assert assign_folds(t, Folds(n=3, seed=5)).tolist() == GOLDEN_FOLDS
+    assert split(t, Folds(holdout=0.25, seed=5))[1].tolist() == GOLDEN_HELD
+    m = table([("a", "b") if i % 3 else ("b", "c") if i % 4 else () for i in range(24)], multi=True)
+    assert assign_folds(m, Folds(n=3, seed=5)).tolist() == GOLDEN_MULTI
+    assert assign_folds(t, Folds(n=3, seed=6)).tolist() != GOLDEN_FOLDS
+    assert assign_folds(m, Folds(n=3, seed=6)).tolist() != GOLDEN_MULTI
+    assert split(t, Folds(holdout=0.25, seed=6))[1].tolist() != GOLDEN_HELD
+
+
+GOLDEN_FOLDS = [2, 1, 0, 2, 1, 1, 0, 0, 2, 0, 0, 1, 1, 0, 2, 1, 1, 2, 1, 2, 0, 0, 2, 2]
+GOLDEN_HELD = [2, 10, 17, 18, 20, 23]
+GOLDEN_MULTI = [0, 0, 0, 0, 1, 2, 1, 2, 2, 2, 1, 1, 2, 0, 1, 2, 0, 2, 1, 1, 1, 0, 0, 2]
+
+
+# --- several labels an image ------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_stratified(shared: Path) -> None:
+    t = real(shared, "fashion79")
+    y = t.targets()
+    train, held = split(t, Folds(holdout=1000))
+    assert len(held) == 1000
+    assert len(train) == len(t) - 1000
+    share = 1000 / len(t)
+    random = np.random.default_rng(0).permutation(len(t))[:1000]
+
+    def off(rows: np.ndarray) -> float:
+        return float(np.abs(y[rows].sum(axis=0) / y.sum(axis=0) - share).mean())
+
+    assert off(held) < 0.1 * off(random)
+    assert abs(held.mean() / len(t) - 0.5) < 0.03  # not the end, nor the beginning, of the file
+    fold = assign_folds(t, Folds(n=5))
+    for f in range(5):
+        assert abs((fold == f).sum() - len(t) / 5) < 10
+        assert np.abs(y[fold == f].sum(axis=0) / y.sum(axis=0) - 0.2).mean() < 0.01
+
+
+def test_labels_with_groups_and_rare_labels() -> None:
+    random = np.random.default_rng(1)
+    labels = [tuple(f"l{k}" for k in range(6) if random.random() < 0.3) for _ in range(200)]
+    labels[7] += ("once",)
+    t = table(labels, groups=[f"g{i // 3}" for i in range(200)], multi=True)
+    assert t.groups is not None
+    for stratify in (True, False):
+        train, held = split(t, Folds(holdout=0.25, stratify=stratify))
+        assert not set(t.groups[train]) & set(t.groups[held])
+        assert 44 <= len(held) <= 52
+        assert 7 in train
+        fold = assign_folds(t, Folds(n=4, stratify=stratify))
+        assert len(set(zip(t.groups, fold))) == len(set(t.groups))
+        assert set(fold) == {0, 1, 2, 3}
+    sizes = np.minimum(1 + random.exponential(6, 100).astype(int), 40)
+    many = [tuple(f"l{k}" for k in range(6) if random.random() < 0.1 * k) for _ in range(sizes.sum())]
+    t = table(many, groups=[f"g{g}" for g, size in enumerate(sizes) for _ in range(size)], multi=True)
+    fold = assign_folds(t, Folds(n=5))
+    assert len(set(zip(t.groups, fold))) == 100  # type: ignore[arg-type]
+    assert np.abs(np.bincount(fold) / len(t) - 0.2).max() < 0.01
+    at_random = np.random.default_rng(0).integers(5, size=100)[np.repeat(np.arange(100), sizes)]
+    y = t.targets()[:, 1:]
+    off = [np.mean([np.abs(y[f == k].sum(0) / y.sum(0) - 0.2) for k in range(5)]) for f in (fold, at_random)]
+    assert off[0] < 0.3 * off[1]
+    one = table([("a",) if i % 4 else () for i in range(40)], multi=True)
+    assert Counter(one.take(assign_folds(one, Folds(n=5)) == 2).labels) == {("a",): 6, (): 2}  # type: ignore[arg-type]
+
+
+# --- the user's own ---------------------------------------------------------------------------------------------------------------
+
+
+def test_written_folds_are_read_back(tmp_path: Path) -> None:
+    names = ["a,1.jpg", 'b"2.jpg', "ü 3.jpg", "d.jpg", "e.jpg", "f.jpg"]
+    for name in names:
+        (tmp_path / name).touch()
+    pd.DataFrame({"image": names, "label": list("xyxyxy")}).to_csv(tmp_path / "train.csv", index=False)
+    t = load_train(Data(root=str(tmp_path)), Folds())
+    fold = assign_folds(t, Folds(n=3))
+    write_folds(tmp_path / "folds.csv", t, fold)
+    own = load_train(Data(root=str(tmp_path)), Folds(csv="folds.csv"))
+    np.testing.assert_array_equal(assign_folds(own, Folds(n=3, seed=9)), fold)
+    train, held = split(own, Folds(csv="folds.csv"))
+    np.testing.assert_array_equal(held, np.flatnonzero(fold == 0))
+    assert len(train) + len(held) == 6
+    with pytest.raises(FlukeError, match=r"its folds are 0, 1, 2; with folds.n 5, 0 to 4 are wanted"):
+        assign_folds(own, Folds(n=5))
+    with pytest.raises(FlukeError, match="0 of 4 rows are in fold 0"):
+        split(table([("a",)] * 4, folds=[1, 1, 2, 2]), Folds())
+    t = table([("a",), ("a",), ("b",)], folds=[1, 1, 0])
+    assert "1 classes held out whole, so never learnt: 'b'" in describe_split(t, *split(t, Folds()))
+
+
+def test_nobody_is_new_without_a_label_for_it() -> None:
+    labels = [(name,) for name in "aabbccdd" for _ in range(2)]
+    names = [str(i) for i in range(16)]
+    table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, False)
+    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), None, False)
+    assert {labels[i] for i in train} == {(name,) for name in "abcd"}
+    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), "new", False)
+    assert len({labels[i] for i in train}) == 2
