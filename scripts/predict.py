@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 from lib.config import command_line
 from lib.config.recipe import Data, Recipe, Train
@@ -25,7 +25,7 @@ from lib.process import is_main_process, run_script
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns the metrics, {} without labels."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument("--run", type=str, required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
+    parser.add_argument("--run", required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
     for name, what in (
         ("table", "CSV, Parquet or a folder of images; default: the run's own test"),
         ("image_dir", "What the table's image names are relative to; default: as the recipe, else the table's folder"),
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("label_column", "Default: as the recipe, else label"),
         ("label_separator", "What separates several labels; default: as the recipe, else a blank"),
     ):
-        parser.add_argument(f"--{name}", type=Optional[str], default=None, help=f"{what}.")
+        parser.add_argument(f"--{name}", help=f"{what}.")
     args = command_line.parse(parser, argv)
 
     from lib.pipelines import finished
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         why = "retrieve.py writes their submission" if args.sample else "those of several folds can't be averaged; name one fold"
         raise FlukeError(f"--run {args.run}: a network of embeddings; {why}.")
     where = Data(label_separator=" ") if recipe is None else recipe.data
-    names = {name: args[name] for name in ("image_column", "label_column", "label_separator") if args[name] is not None}
+    names = {name: value for name in ("image_column", "label_column", "label_separator") if (value := getattr(args, name))}
     data = replace(where, **names)
     if args.table is None:
         side = loading.load_test(data, spec.classes, spec.multi)

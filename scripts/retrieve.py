@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.config.recipe import Train
@@ -43,14 +43,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     argv = sys.argv[1:] if argv is None else argv
     parser = command_line.make_parser(__doc__)
     for name, kind, what in OPTIONS:
-        parser.add_argument(f"--{name}", type=Optional[kind], default=None, help=what)
-    parser.add_argument(
-        "--run", nargs="+", type=str, default=None, help="Runs of train_embedding; default: the newest below runs/."
-    )
-    parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="Several runs' embeddings become one.")
-    parser.add_argument("--pair", nargs=2, type=str, default=None, help="Two images: are they of the same individual?")
-    parser.add_argument("--remove", nargs="+", type=str, default=None, help="Individuals or images to leave the saved gallery.")
-    args = command_line.parse(parser, argv, together=False)
+        parser.add_argument(f"--{name}", type=kind, help=what)
+    parser.add_argument("--run", nargs="+", help="Runs of train_embedding; default: the newest below runs/.")
+    parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="Several runs' embeddings become one.")
+    parser.add_argument("--pair", nargs=2, help="Two images: are they of the same individual?")
+    parser.add_argument("--remove", nargs="+", help="Individuals or images to leave the saved gallery.")
+    args = command_line.parse(parser, argv, check=False)
     asked = [name for name in (*ALONE, "queries") if getattr(args, name) is not None]
     if len(asked) > 1:
         raise FlukeError(f"{' and '.join('--' + name for name in asked)}: one at a time.")

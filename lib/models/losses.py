@@ -107,19 +107,14 @@ class MultiLabel(nn.Module):
 def make_objective(o: Objective, targets: np.ndarray, classes: tuple[str, ...], multi: bool) -> nn.Module:
     """The objective of a classifier; class weights and priors come from `targets`, those of the training rows alone.
 
-    Raises FlukeError when the objective doesn't fit the labels or a class factor names no class.
+    Raises FlukeError when the objective doesn't fit the labels.
     """
     fitting = MULTI if multi else SINGLE
     if o.name not in fitting:
         kind = "several labels an image" if multi else "one label an image"
         raise FlukeError(f"objective.name {o.name} is not for {kind} in train_classifier; it takes {', '.join(fitting)}.")
-    if unknown := sorted(set(o.class_factors) - set(classes)):
-        raise FlukeError(
-            f"objective.class_factors names {unknown[0]!r}, which is not a class; classes begin with {list(classes)[:5]}."
-        )
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
-    weight *= np.array([o.class_factors.get(name, 1.0) for name in classes], np.float32)
     if multi:
         if o.logit_adjustment or o.label_smoothing:
             raise FlukeError("objective.logit_adjustment and label_smoothing are for one label an image; set them to 0.")
@@ -303,6 +298,6 @@ def make_embedding_objective(o: Objective, targets: np.ndarray, classes: int, wi
             raise FlukeError(f"objective {name} is not for embeddings; train_embedding takes {', '.join(PROXY + PAIRS)}.")
     if o.mixup or o.cutmix:
         raise FlukeError("objective.mixup and cutmix mix labels, which embeddings can't; set them to 0.")
-    if o.label_smoothing or o.class_weights != "none" or o.class_factors or o.logit_adjustment:
-        raise FlukeError("objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier.")
+    if o.label_smoothing or o.class_weights != "none" or o.logit_adjustment:
+        raise FlukeError("objective.label_smoothing, class_weights and logit_adjustment are for train_classifier.")
     return Embedding(o, np.bincount(targets[targets >= 0], minlength=classes), width)

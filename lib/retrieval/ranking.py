@@ -94,7 +94,9 @@ def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, to
     return Ranking(order, np.take_along_axis(blended, order, 1), np.take_along_axis(matches, order, 1))
 
 
-def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float) -> NDArray[np.float32]:
+def expand_queries(
+    queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float = 3.0
+) -> NDArray[np.float32]:
     """Queries (q, d) moved towards their nearest neighbours, normalised: alpha query expansion (Radenovic et al. 2018).
 
     queries normalised, neighbours (q, k, d) normalised, scores (q, k) their cosine similarity: q + sum of max(score, 0)^alpha * x.

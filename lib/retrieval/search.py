@@ -62,7 +62,7 @@ def answer(gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, m: i
         near = gallery.vectors(np.maximum(ids[:, : r.expand], gallery.ids.min()).ravel()).reshape(
             len(queries), -1, queries.shape[1]
         )
-        queries = expand_queries(unit, np.where(ids[:, : r.expand] < 0, 0, scores[:, : r.expand]), near, r.expand_alpha)
+        queries = expand_queries(unit, np.where(ids[:, : r.expand] < 0, 0, scores[:, : r.expand]), near)
         scores, ids = gallery.search(queries, r.neighbours, model)
     class_list, of_row = np.unique(gallery.labels, return_inverse=True)
     rows = gallery.rows(ids)

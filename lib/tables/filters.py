@@ -89,10 +89,6 @@ def filter_classes(table: Table, data: Data, keep_others: bool) -> Table:
         f"data.take: {min(n, counts[label]):,} of {counts[label]:,} images of {label!r} kept" for label, n in data.take.items()
     ]
     leave_out("min_images", [label for label in left if left[label] < data.min_images])
-    if data.max_images is not None:
-        leave_out("max_images", [label for label in left if left[label] > data.max_images])
-    if data.largest_classes is not None:
-        leave_out("largest_classes", sorted(left, key=lambda label: (-left[label], label))[data.largest_classes :])
     if data.only_classes and keep_others:
         others = {label: left.pop(label) for label in list(left) if label not in data.only_classes}
         notes.append(f"data.only_classes: {sum(others.values()):,} images of other classes are scored in validation, not learnt")

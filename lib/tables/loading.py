@@ -19,7 +19,7 @@ from lib.tables.table import Table
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     """The recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, max_images, largest_classes, only_classes.
+    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, only_classes.
     With `keep_others`, rows that only_classes leaves out stay, outside of the class list (Table.known). Raises FlukeError for
     whatever doesn't fit, all rows of a kind at once.
     """

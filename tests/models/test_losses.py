@@ -54,8 +54,7 @@ def test_class_weights_are_scikit_learns() -> None:
 def test_cross_entropy_with_weights_and_smoothing(logits: torch.Tensor, targets: torch.Tensor) -> None:
     assert torch.allclose(single()(logits, targets), F.cross_entropy(logits, targets))
     weight = torch.tensor(compute_class_weight("balanced", classes=np.arange(4), y=TARGETS)).float()
-    weight[1] *= 3
-    loss = single(class_weights="balanced", class_factors={"b": 3.0}, label_smoothing=0.1)(logits, targets)
+    loss = single(class_weights="balanced", label_smoothing=0.1)(logits, targets)
     log_p, expected = logits.log_softmax(1), 0.0
     for row, target in enumerate(targets.tolist()):
         for c in range(4):
@@ -159,8 +158,6 @@ def test_objective_that_is_not_for_one_label_is_refused(name: str) -> None:
 def test_other_misfits_are_refused() -> None:
     with pytest.raises(FlukeError, match=r"objective.name cross_entropy is not for several labels an image"):
         multi()
-    with pytest.raises(FlukeError, match=r"objective.class_factors names 'z', which is not a class"):
-        single(class_factors={"a": 2.0, "z": 2.0})
     with pytest.raises(FlukeError, match=r"logit_adjustment and label_smoothing are for one label an image"):
         multi(name="bce", label_smoothing=0.1)
     with pytest.raises(FlukeError, match=r"objective bce is not for embeddings; train_embedding takes cross_entropy, arcface"):
