@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from lib.config.constraints import check
+from lib.config.constraints import check_constraints
 from lib.config.recipe import SECTIONS, Recipe
 from lib.errors import FlukeError, did_you_mean
 
@@ -128,7 +128,7 @@ def parse(parser: Any, argv: list[str] | None = None, together: bool = True) -> 
         args.recipe_file = str(args.cfg[-1]) if args.cfg else None
         args.recipe = Recipe(**{f.name: SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
         if together:
-            check(args.recipe)
+            check_constraints(args.recipe)
     return args
 
 

@@ -8,13 +8,13 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 
 
-def check(recipe: Recipe) -> None:
+def check_constraints(recipe: Recipe) -> None:
     """All of it, before anything slow begins. Raises FlukeError naming every field that is wrong."""
-    if faults := [sentence for holds, sentence in _rules(recipe) if not holds]:
+    if faults := [sentence for holds, sentence in _constraints(recipe) if not holds]:
         raise FlukeError("The recipe can't be: " + "; ".join(faults) + ".")
 
 
-def _rules(recipe: Recipe) -> Iterator[tuple[bool, str]]:
+def _constraints(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     """Whether each rule holds, and the sentence that says it."""
     d, m, o, p, t, f = recipe.data, recipe.model, recipe.objective, recipe.optim, recipe.train, recipe.folds
     yield (

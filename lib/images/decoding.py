@@ -40,7 +40,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns first and refuses later; ours is one sentence
 
-TURNS = {  # EXIF orientation: what sets the picture upright
+ORIENTATIONS = {  # EXIF orientation: what sets the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -70,12 +70,12 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
                 source.draft(None, (short_side, short_side))
             source.load()
             picture = _rgb(source)
-            if (turn := _turn(source)) is not None:  # FLIP_LEFT_RIGHT is 0
+            if (turn := _orientation(source)) is not None:  # FLIP_LEFT_RIGHT is 0
                 picture = picture.transpose(turn)
     except FlukeError:
         raise
     except Exception as error:  # plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError, ... for a damaged file
-        raise FlukeError(f"{path}: can't be decoded ({_flat(error)}).") from None
+        raise FlukeError(f"{path}: can't be decoded ({_one_line(error)}).") from None
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
@@ -91,7 +91,7 @@ def _open(path: Path) -> Image.Image:
         what = f"it begins with {begin!r}" if begin else "it is empty"
         raise FlukeError(f"{path}: not an image that is read here ({', '.join(FORMATS)}): {what}.") from None
     except Exception as error:
-        raise FlukeError(f"{path}: can't be opened ({_flat(error)}).") from None
+        raise FlukeError(f"{path}: can't be opened ({_one_line(error)}).") from None
     width, height = source.size
     if width * height >= MAX_PIXELS:
         source.close()
@@ -99,9 +99,9 @@ def _open(path: Path) -> Image.Image:
     return source
 
 
-def _turn(source: Image.Image) -> Image.Transpose | None:
+def _orientation(source: Image.Image) -> Image.Transpose | None:
     try:
-        return TURNS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
+        return ORIENTATIONS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF: the pixels are as good as without it
         return None
 
@@ -168,7 +168,7 @@ def _reasons(paths: Sequence[Path], check: str) -> list[str | None]:
     return reasons
 
 
-def _flat(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An exception's message on one line, its type where it has none."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
@@ -177,7 +177,7 @@ def _flat(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ResizeToSquare:
     """Brings a picture to uint8 (3, size, size): squash both sides, crop the central square, or pad the short side with grey."""
 
     size: int
@@ -198,7 +198,7 @@ class Fit:
 
 def make_eval_transform(data: Data, size: int | None = None) -> Transform:
     """Validation's and test's transform: picture -> uint8 (3, size, size), without randomness. `size`: null takes the recipe's."""
-    return Fit(size or data.eval_size or data.size, data.fit)
+    return ResizeToSquare(size or data.eval_size or data.size, data.fit)
 
 
 def make_train_transform(data: Data) -> Transform:
@@ -208,7 +208,7 @@ def make_train_transform(data: Data) -> Transform:
     have left another size. All randomness is drawn from torch's default generator. Each transform is built and tried here; raises
     FlukeError naming the one that is unknown, can't be built, fails, or leaves something else than a uint8 RGB picture.
     """
-    fit, squash = Fit(data.size, data.fit), Fit(data.size, "squash")
+    fit, squash = ResizeToSquare(data.size, data.fit), ResizeToSquare(data.size, "squash")
     first = [] if any(name in SCALING for name in map(_name, data.augment)) else [fit]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="error", category=UserWarning):
         picture = torch.randint(256, (3, 2 * data.size, 3 * data.size), dtype=torch.uint8)
@@ -226,7 +226,7 @@ def decode_side(transform: Transform) -> int | None:
     for step in transform.transforms if isinstance(transform, v2.Compose) else [transform]:
         if isinstance(step, v2.RandomHorizontalFlip | v2.RandomVerticalFlip):
             continue
-        if isinstance(step, Fit):
+        if isinstance(step, ResizeToSquare):
             return math.ceil(1.15 * step.size)
         if isinstance(step, v2.RandomResizedCrop):
             return math.ceil(max(step.size) / math.sqrt(max(step.scale[0], 0.25)))
@@ -238,7 +238,7 @@ def decode_side(transform: Transform) -> int | None:
 
 # --- augmentation by name ---------------------------------------------------------------------------------------------------------
 
-KNOWN: dict[str, type[v2.Transform]] = {
+TRANSFORMS: dict[str, type[v2.Transform]] = {
     name: kind
     for name, kind in vars(v2).items()
     if inspect.isclass(kind) and issubclass(kind, v2.Transform) and kind is not v2.Transform
@@ -246,8 +246,8 @@ KNOWN: dict[str, type[v2.Transform]] = {
 SCALING = ("RandomResizedCrop", "Resize", "RandomResize", "RandomShortestSize", "ScaleJitter")
 ENUMS: dict[str, type[Enum]] = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
 UINT8 = "pictures stay uint8: the model normalises them on the device with its backbone's mean and deviation; leave it out"
-ELSEWHERE = dict.fromkeys(("Normalize", "ToTensor", "ToDtype", "ConvertImageDtype", "ToPureTensor", "ToImage", "ToPILImage"), UINT8)
-ELSEWHERE |= {"MixUp": "set objective.mixup instead", "CutMix": "set objective.cutmix instead"}
+REFUSED = dict.fromkeys(("Normalize", "ToTensor", "ToDtype", "ConvertImageDtype", "ToPureTensor", "ToImage", "ToPILImage"), UINT8)
+REFUSED |= {"MixUp": "set objective.mixup instead", "CutMix": "set objective.cutmix instead"}
 
 
 def _build_all(entries: Iterable[Any], size: int, picture: torch.Tensor) -> tuple[list[v2.Transform], torch.Tensor]:
@@ -264,11 +264,11 @@ def _build(entry: Any, size: int, picture: torch.Tensor) -> tuple[v2.Transform, 
     given = (entry[name] or {}) if isinstance(entry, dict) else {}
     args = dict(given)
     where = f"data.augment: {name}"
-    if name in ELSEWHERE:
-        raise FlukeError(f"{where}: {ELSEWHERE[name]}.")
-    if name not in KNOWN:
-        raise FlukeError(f"{where} is no transform of torchvision.transforms.v2{did_you_mean(name, KNOWN)}")
-    parameters = inspect.signature(KNOWN[name]).parameters
+    if name in REFUSED:
+        raise FlukeError(f"{where}: {REFUSED[name]}.")
+    if name not in TRANSFORMS:
+        raise FlukeError(f"{where} is no transform of torchvision.transforms.v2{did_you_mean(name, TRANSFORMS)}")
+    parameters = inspect.signature(TRANSFORMS[name]).parameters
     for key in args:
         if key not in parameters:
             raise FlukeError(f"{where} has no argument {key} but {', '.join(parameters) or 'none'}{did_you_mean(key, parameters)}")
@@ -293,12 +293,12 @@ def _build(entry: Any, size: int, picture: torch.Tensor) -> tuple[v2.Transform, 
     if name == "CenterCrop" and (cut := np.max(args["size"])) > min(picture.shape[-2:]):
         raise FlukeError(f"{where} cuts {cut} px out of a picture of {min(picture.shape[-2:])}: the rest would be black.")
     try:
-        step = KNOWN[name](**args)
+        step = TRANSFORMS[name](**args)
         if nested is None:
-            after = KNOWN[name](**args | ({"p": 1.0} if "p" in parameters else {}))(picture)
+            after = TRANSFORMS[name](**args | ({"p": 1.0} if "p" in parameters else {}))(picture)
     except Exception as error:  # whatever torchvision raises for arguments it can't use
         raise FlukeError(
-            f"{where} can't be used with {given}: {_flat(error)}; it has the arguments {', '.join(parameters)}."
+            f"{where} can't be used with {given}: {_one_line(error)}; it has the arguments {', '.join(parameters)}."
         ) from None
     if not (isinstance(after, torch.Tensor) and after.dtype == torch.uint8 and after.ndim == 3 and len(after) == 3):
         got = f"{after.dtype} {tuple(after.shape)}" if isinstance(after, torch.Tensor) else type(after).__name__

@@ -42,18 +42,18 @@ class Metric:
 
     def function(self, logits: Array, targets: Array) -> float:
         """The metric's plain value, NaN where the rows don't define it. Raises FlukeError when logits aren't finite."""
-        check_scores(logits, targets)
+        check_finite(logits, targets)
         assert self.resampled is not None, "computed by the training loop or from neighbours, not from logits"
         return float(self.resampled(logits, targets, np.ones((len(logits), 1)))[0])
 
 
-def evaluate(task: Task, logits: Array, targets: Array) -> dict[str, float]:
+def compute_metrics(task: Task, logits: Array, targets: Array) -> dict[str, float]:
     """Every metric of a task that can be computed from logits; those that the rows don't define are left out.
 
     For several labels `n_left_out` counts the labels without a positive, which macro_map leaves out. Raises FlukeError when logits
     are NaN or infinite, or when there is no row.
     """
-    check_scores(logits, targets)
+    check_finite(logits, targets)
     plain = np.ones((len(logits), 1))
     used = {name: metric.resampled for name, metric in METRICS.items() if task in metric.tasks and metric.resampled}
     values = {name: float(resampled(logits, targets, plain)[0]) for name, resampled in used.items()}
@@ -78,12 +78,12 @@ def metric_direction(name: str) -> Literal["max", "min"]:
     return "max" if METRICS[name].higher_is_better else "min"
 
 
-def auto_metric(task: Task) -> str:
+def default_metric(task: Task) -> str:
     """The metric that `train.metric: auto` stands for."""
     return {"single": "accuracy", "multi": "macro_map", "retrieval": "map@5"}[task]
 
 
-def check_scores(logits: Array, targets: Array | None = None) -> None:
+def check_finite(logits: Array, targets: Array | None = None) -> None:
     """Raise FlukeError for no row, or rows of `logits` (n, C) that hold NaN or a best score that isn't finite; ValueError for
     `targets` of other rows or columns."""
     if len(logits) == 0:
@@ -101,7 +101,7 @@ def check_scores(logits: Array, targets: Array | None = None) -> None:
         raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
 
 
-def ranks(logits: Array, targets: Array) -> NDArray[np.int64]:
+def rank_of_target(logits: Array, targets: Array) -> NDArray[np.int64]:
     """How many columns are ranked before the right one, (n,) int64; 0: it comes first. `logits` (n, C), `targets` (n,) int."""
     own = np.take_along_axis(logits, targets[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < targets[:, None]
@@ -137,7 +137,7 @@ def _ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def mean(values: Array, weights: Array) -> Array:
+def weighted_mean(values: Array, weights: Array) -> Array:
     """Weighted mean of `values` (n,) in each resample, (b,)."""
     return values @ weights / weights.sum(axis=0)
 
@@ -164,16 +164,16 @@ def _counts(logits: Array, targets: Array, weights: Array) -> tuple[Array, Array
 
 
 def _accuracy(logits: Array, targets: Array, weights: Array) -> Array:
-    return mean(logits.argmax(axis=1) == targets, weights)
+    return weighted_mean(logits.argmax(axis=1) == targets, weights)
 
 
 def _top5_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
-    return mean(ranks(logits, targets) < 5, weights)
+    return weighted_mean(rank_of_target(logits, targets) < 5, weights)
 
 
 def _map5(logits: Array, targets: Array, weights: Array) -> Array:
-    place = ranks(logits, targets) + 1
-    return mean(np.where(place <= 5, 1 / place, 0), weights)
+    place = rank_of_target(logits, targets) + 1
+    return weighted_mean(np.where(place <= 5, 1 / place, 0), weights)
 
 
 def _balanced_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
@@ -196,12 +196,14 @@ def _samples_f1(logits: Array, targets: Array, weights: Array) -> Array:
     """A row without labels that gets none is right (scikit-learn: zero_division=1)."""
     predicted, true = logits >= 0, targets > 0
     size = predicted.sum(axis=1) + true.sum(axis=1)
-    return mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
+    return weighted_mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
 
 
 def _log_loss(logits: Array, targets: Array, weights: Array) -> Array:
     own = np.take_along_axis(log_softmax(logits.astype(np.float64), axis=1), targets[:, None], axis=1)[:, 0]
-    return mean(-np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights)  # a right class ruled out costs 708, not infinity
+    return weighted_mean(
+        -np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights
+    )  # a right class ruled out costs 708, not infinity
 
 
 def _ece(logits: Array, targets: Array, weights: Array) -> Array:

@@ -21,7 +21,7 @@ PROXY = ("cross_entropy", "arcface", "subcenter_arcface", "cosface", "proxy_anch
 """Of embeddings, with a weight vector (or several) a class; the others compare the images of a batch."""
 PAIRS = ("triplet", "multi_similarity", "contrastive", "supcon")
 
-TINY = 1e-8
+EPSILON = 1e-8
 """Least distance of a probability from right in focal losses: with gamma below 1 the gradient at 0 is not finite (torchvision's
 sigmoid_focal_loss gives NaN at a logit of 20)."""
 
@@ -43,7 +43,7 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     return (weights**power).astype(np.float32)
 
 
-class Softmax(nn.Module):
+class SoftmaxLoss(nn.Module):
     """Cross-entropy or focal loss of one label an image.
 
     Calls: logits (B, C), targets (B,) int64 or (B, C) float (mixed labels) -> scalar, the mean over the batch of weight * loss.
@@ -72,11 +72,11 @@ class Softmax(nn.Module):
             targets = F.one_hot(targets, logits.shape[1]).float()
         targets = targets * (1 - self.o.label_smoothing) + self.o.label_smoothing / logits.shape[1]
         log_p = F.log_softmax(logits, 1)
-        missed = (1 - log_p.exp()).clamp(min=TINY)
+        missed = (1 - log_p.exp()).clamp(min=EPSILON)
         return (-self.o.alpha * missed**self.o.gamma * log_p * targets * self.weight).sum(1).mean()
 
 
-class MultiLabel(nn.Module):
+class SigmoidLoss(nn.Module):
     """BCE, focal loss on BCE, or asymmetric loss (Ridnik et al. 2021; gamma 4 and 1, clip 0.05) of several labels an image.
 
     Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels of t * weight * loss if true +
@@ -99,12 +99,12 @@ class MultiLabel(nn.Module):
             true, false = F.softplus(-logits), F.softplus(logits)
         if self.o.name == "focal":
             p = logits.sigmoid()
-            true = self.o.alpha * (1 - p).clamp(min=TINY) ** self.o.gamma * true
-            false = self.o.alpha * p.clamp(min=TINY) ** self.o.gamma * false
+            true = self.o.alpha * (1 - p).clamp(min=EPSILON) ** self.o.gamma * true
+            false = self.o.alpha * p.clamp(min=EPSILON) ** self.o.gamma * false
         return (targets * self.weight * true + (1 - targets) * false).mean()
 
 
-def make_objective(o: Objective, targets: np.ndarray, classes: tuple[str, ...], multi: bool) -> nn.Module:
+def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], multi: bool) -> nn.Module:
     """The objective of a classifier; class weights and priors come from `targets`, those of the training rows alone.
 
     Raises FlukeError when the objective doesn't fit the labels or a class factor names no class.
@@ -123,9 +123,9 @@ def make_objective(o: Objective, targets: np.ndarray, classes: tuple[str, ...], 
     if multi:
         if o.logit_adjustment or o.label_smoothing:
             raise FlukeError("objective.logit_adjustment and label_smoothing are for one label an image; set them to 0.")
-        return MultiLabel(o, torch.from_numpy(weight))
+        return SigmoidLoss(o, torch.from_numpy(weight))
     share = np.maximum(np.bincount(targets, minlength=n), 1) / len(targets)
-    return Softmax(o, torch.from_numpy(weight), torch.from_numpy(np.log(share).astype(np.float32)))
+    return SoftmaxLoss(o, torch.from_numpy(weight), torch.from_numpy(np.log(share).astype(np.float32)))
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class _SubCenterArcFace(_MarginByClass, losses.SubCenterArcFaceLoss):
     pass
 
 
-class Margin(nn.Module):
+class MarginLoss(nn.Module):
     """ArcFace (Deng et al. 2019), with sub-centres (2020), or CosFace (Wang et al. 2018), whose margin may shrink with class size.
 
     Calls: embeddings (B, D), targets (B,) int64 -> scalar. A class of n images has margin * (n / n of the smallest) ** -power, as
@@ -180,7 +180,7 @@ class Margin(nn.Module):
         return self.loss.W.t()
 
 
-def gathered(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def gather_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The batches (B, D) and (B,) of all processes, one after the other.
 
     This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss times the
@@ -193,7 +193,7 @@ def gathered(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(torch.distributed.nn.all_gather(embeddings)), torch.cat(every)
 
 
-class Pairs(nn.Module):
+class PairLoss(nn.Module):
     """Triplet (batch-hard, Hermans et al. 2017, or semi-hard mining), multi-similarity, contrastive or supervised contrastive loss.
 
     Calls: embeddings (B, D) of this process, targets (B,) int64 -> scalar, the same on every process: it compares the images of all
@@ -220,13 +220,13 @@ class Pairs(nn.Module):
             self.loss = losses.SupConLoss()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        embeddings, targets = gathered(embeddings, targets)
+        embeddings, targets = gather_batch(embeddings, targets)
         alone = -1 - torch.arange(len(targets), device=targets.device)
         targets = torch.where(targets < 0, alone, targets)
         return self.loss(embeddings, targets, self.miner(embeddings, targets) if self.miner is not None else None)
 
 
-class Linear(nn.Module):
+class LinearLoss(nn.Module):
     """Softmax cross-entropy on a linear layer over the embeddings: (B, D), targets (B,) -> scalar."""
 
     def __init__(self, o: Objective, classes: int, width: int):
@@ -238,7 +238,7 @@ class Linear(nn.Module):
         return F.cross_entropy(self.scale * self.layer(embeddings), targets)
 
 
-def _share(named: Tensor) -> Tensor:
+def _labelled_share(named: Tensor) -> Tensor:
     """Named images of this process over the mean of all processes': the weight with which a mean over its own makes the mean over
     all, once DistributedDataParallel has averaged."""
     count = named.sum().float()
@@ -249,7 +249,7 @@ def _share(named: Tensor) -> Tensor:
     return count / mean.clamp(min=1e-12)
 
 
-class Embedding(nn.Module):
+class EmbeddingLoss(nn.Module):
     """The recipe's objective of embeddings and those added to it, weighted.
 
     Calls: embeddings (B, D) of length 1, targets (B,) int64, -1 for an individual without a name (a negative to all others in
@@ -258,19 +258,19 @@ class Embedding(nn.Module):
 
     def __init__(self, o: Objective, counts: np.ndarray, width: int):
         super().__init__()
-        self.parts = nn.ModuleDict({name: _part(name, o, counts, width) for name in (o.name, *o.also)})
+        self.parts = nn.ModuleDict({name: _make_part(name, o, counts, width) for name in (o.name, *o.also)})
         self.weights = {o.name: 1.0, **o.also}
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         # keeps the graph, and DistributedDataParallel content, when a batch has no named image
         total = embeddings.sum() * 0 + sum(parameter.sum() * 0 for parameter in self.parameters())
         named = targets >= 0
-        share = _share(named)
+        share = _labelled_share(named)
         for name, part in self.parts.items():
             if name in PAIRS:
                 total = total + self.weights[name] * part(embeddings, targets)
             elif name == "proxy_anchor":  # compares the batch's images too
-                every, theirs = gathered(embeddings, targets)
+                every, theirs = gather_batch(embeddings, targets)
                 if (theirs >= 0).any():
                     total = total + self.weights[name] * part(every[theirs >= 0], theirs[theirs >= 0])
             elif named.any():
@@ -279,21 +279,21 @@ class Embedding(nn.Module):
 
     def centres(self) -> Tensor | None:
         """Class weight vectors (C * k, D) of an ArcFace or CosFace objective; None without one."""
-        found = [part.centres() for part in self.parts.values() if isinstance(part, Margin)]
+        found = [part.centres() for part in self.parts.values() if isinstance(part, MarginLoss)]
         return found[0].detach() if found else None
 
 
-def _part(name: str, o: Objective, counts: np.ndarray, width: int) -> nn.Module:
+def _make_part(name: str, o: Objective, counts: np.ndarray, width: int) -> nn.Module:
     if name in PAIRS:
-        return Pairs(name, o)
+        return PairLoss(name, o)
     makers: dict[str, Callable[[], nn.Module]] = {
-        "cross_entropy": lambda: Linear(o, len(counts), width),
+        "cross_entropy": lambda: LinearLoss(o, len(counts), width),
         "proxy_anchor": lambda: losses.ProxyAnchorLoss(len(counts), width),
     }
-    return makers.get(name, lambda: Margin(name, o, counts, width))()
+    return makers.get(name, lambda: MarginLoss(name, o, counts, width))()
 
 
-def make_embedding_objective(o: Objective, targets: np.ndarray, classes: int, width: int) -> Embedding:
+def make_embedding_loss(o: Objective, targets: np.ndarray, classes: int, width: int) -> EmbeddingLoss:
     """The objective of train_embedding for targets (n,) int64 (-1: no name) of the training rows and embeddings of `width`.
 
     Raises FlukeError for an objective that isn't for embeddings.
@@ -305,4 +305,4 @@ def make_embedding_objective(o: Objective, targets: np.ndarray, classes: int, wi
         raise FlukeError("objective.mixup and cutmix mix labels, which embeddings can't; set them to 0.")
     if o.label_smoothing or o.class_weights != "none" or o.class_factors or o.logit_adjustment:
         raise FlukeError("objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier.")
-    return Embedding(o, np.bincount(targets[targets >= 0], minlength=classes), width)
+    return EmbeddingLoss(o, np.bincount(targets[targets >= 0], minlength=classes), width)

@@ -19,11 +19,11 @@ from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError, did_you_mean
-from lib.files import atomic
+from lib.files import atomic_write
 
 
 @dataclass(frozen=True)
-class Spec:
+class NetworkSpec:
     """All that is needed to build a network again and to feed it; saved inside its weights file."""
 
     model: Model
@@ -58,7 +58,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: Spec, objective: Objective | None = None):
+    def __init__(self, spec: NetworkSpec, objective: Objective | None = None):
         super().__init__()
         self.spec = spec
         self.backbone = make_backbone(spec.model, pretrained=False)
@@ -69,7 +69,7 @@ class Network(nn.Module):
         self.head, self.width = make_head(self.pooled_width(spec.size), spec)
         """`width`: columns of the output."""
         self.objective: nn.Module | None = None
-        self.mix = make_mix(objective, len(spec.classes)) if objective is not None else None
+        self.mix = make_mixup(objective, len(spec.classes)) if objective is not None else None
         self.frozen: tuple[str, ...] = ()
         """Beginnings of the names of backbone parts that don't learn; "" is all of it."""
 
@@ -115,26 +115,26 @@ class Network(nn.Module):
         """Let only backbone parts learn whose names begin with none of `prefixes` ("" freezes it whole); raises FlukeError for a
         prefix that fits no part. Frozen BatchNorm keeps its statistics: see train()."""
         for prefix in prefixes:
-            if not any(_begins(name, prefix) for name, _ in self.backbone.named_parameters()):
+            if not any(_has_prefix(name, prefix) for name, _ in self.backbone.named_parameters()):
                 parts = [name for name, _ in self.backbone.named_children()]
                 raise FlukeError(
                     f"optim.freeze: {prefix!r} fits no part of {self.spec.model.name}; its parts are {', '.join(parts)}."
                 )
         self.frozen = prefixes
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(not any(_begins(name, prefix) for prefix in prefixes))
+            parameter.requires_grad_(not any(_has_prefix(name, prefix) for prefix in prefixes))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
         """As nn.Module.train, but frozen parts stay in evaluation mode: BatchNorm would go on updating its statistics."""
         super().train(mode)
         for name, module in self.backbone.named_modules():
-            if any(_begins(name, prefix) for prefix in self.frozen):
+            if any(_has_prefix(name, prefix) for prefix in self.frozen):
                 module.eval()
         return self
 
 
-def _begins(name: str, prefix: str) -> bool:
+def _has_prefix(name: str, prefix: str) -> bool:
     return prefix == "" or name == prefix or name.startswith(prefix + ".")
 
 
@@ -160,7 +160,7 @@ def make_backbone(m: Model, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
+def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
     """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the
     neck of Luo et al. 2019); and the width of what comes out."""
     layers: list[nn.Module] = []
@@ -181,7 +181,7 @@ def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), len(spec.classes)
 
 
-def make_mix(o: Objective, classes: int) -> nn.Module | None:
+def make_mixup(o: Objective, classes: int) -> nn.Module | None:
     """torchvision's MixUp and/or CutMix on normalised batches; None when both are off. Draws from torch's default generator."""
     kinds: list[nn.Module] = []
     if o.mixup:
@@ -197,7 +197,7 @@ def make_mix(o: Objective, classes: int) -> nn.Module | None:
 # --- weights ----------------------------------------------------------------------------------------------------------------------
 
 
-def load_start(network: Network, m: Model) -> str:
+def load_initial_weights(network: Network, m: Model) -> str:
     """Fill a new network as `model.pretrained` and `model.weights` say; returns a sentence on what was loaded and left out.
 
     Raises FlukeError for a file of another architecture, or one that isn't weights.
@@ -208,7 +208,7 @@ def load_start(network: Network, m: Model) -> str:
         network.backbone.load_state_dict(make_backbone(m, pretrained=True).state_dict())
         return f"{m.name}: timm's pretrained weights, new head."
     path = Path(m.weights)
-    state = _read_state(path)
+    state = _read_state_dict(path)
     ours = any(key.startswith("backbone.") for key in state)
     wanted = network.state_dict() if ours else network.backbone.state_dict()
     left = []
@@ -233,7 +233,7 @@ def load_start(network: Network, m: Model) -> str:
     )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FlukeError(f"model.weights {path}: no such file.")
     try:
@@ -249,14 +249,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def save_best(path: Path, network: Network) -> None:
-    """Write weights and Spec as one safetensors file, atomically; `load_best` needs nothing else."""
+def save_network(path: Path, network: Network) -> None:
+    """Write weights and Spec as one safetensors file, atomically; `load_network` needs nothing else."""
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"fluke": json.dumps(asdict(network.spec), ensure_ascii=False)})
 
 
-def read_spec(path: Path) -> Spec | None:
+def read_spec(path: Path) -> NetworkSpec | None:
     """The Spec inside a weights file; None if it holds none. Raises FlukeError for a file that isn't safetensors."""
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
@@ -272,18 +272,18 @@ def read_spec(path: Path) -> Spec | None:
     try:
         value: dict[str, Any] = json.loads(text)
         model = Model(**value.pop("model"))
-        return Spec(model=model, classes=tuple(value.pop("classes")), **value)
+        return NetworkSpec(model=model, classes=tuple(value.pop("classes")), **value)
     except (ValueError, TypeError, KeyError) as error:
         raise FlukeError(f"{path}: its description can't be read ({error}).") from None
 
 
-def load_best(path: Path) -> Network:
-    """The network that `save_best` wrote, in evaluation mode, without objective. Raises FlukeError."""
+def load_network(path: Path) -> Network:
+    """The network that `save_network` wrote, in evaluation mode, without objective. Raises FlukeError."""
     spec = read_spec(path)
     if spec is None:
         raise FlukeError(f"{path}: weights without a description; only a run's best/model.safetensors loads without its recipe.")
     network = Network(spec)
-    state = {key: value for key, value in _read_state(path).items() if not key.startswith("objective.")}
+    state = {key: value for key, value in _read_state_dict(path).items() if not key.startswith("objective.")}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

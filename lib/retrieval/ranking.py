@@ -123,13 +123,13 @@ def rank_with_new(
     return lists
 
 
-def finite(scores: NDArray[Any]) -> NDArray[np.float64]:
+def replace_missing(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Best scores (q,) in which -inf, an approximate index having found nobody, stands one below the lowest."""
     there = scores[np.isfinite(scores)]
     return np.where(np.isfinite(scores), scores, (there.min() if len(there) else 0.0) - 1).astype(np.float64)
 
 
-def per_query(
+def metrics_per_query(
     truth: Sequence[str] | NDArray[Any],
     identities: NDArray[Any],
     scores: NDArray[Any],
@@ -158,10 +158,11 @@ def per_query(
     return values
 
 
-def evaluate(each: dict[str, NDArray[np.float64]], scores: NDArray[Any], known: NDArray[np.bool_]) -> dict[str, float]:
-    """Metrics of labelled queries: the means of `per_query`'s values, and auroc, known against new by the best of scores (q, m).
+def mean_metrics(each: dict[str, NDArray[np.float64]], scores: NDArray[Any], known: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics of labelled queries: the means of `metrics_per_query`'s values, and auroc, known against new by the best of scores
+    (q, m).
     What the queries don't define is left out."""
     values = {name: float(np.nanmean(of_each)) for name, of_each in each.items() if not np.isnan(of_each).all()}
     if known.any() and not known.all():
-        values["auroc"] = float(roc_auc_score(known, finite(scores[:, 0])))
+        values["auroc"] = float(roc_auc_score(known, replace_missing(scores[:, 0])))
     return values

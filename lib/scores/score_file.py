@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lib.errors import FlukeError, first_few
-from lib.files import atomic
+from lib.files import atomic_write
 
 FORMAT = "fluke scores 1"
 
@@ -45,8 +45,8 @@ class Scores:
     """n groups (sightings, patients) whose images belong together when rows are resampled or split; None: each row alone."""
 
 
-def save(path: Path, scores: Scores) -> None:
-    """Write `scores` atomically. Raises FlukeError for what `load` would refuse (NaN, a row twice, lengths that differ)."""
+def save_scores(path: Path, scores: Scores) -> None:
+    """Write `scores` atomically. Raises FlukeError for what `load_scores` would refuse (NaN, a row twice, lengths that differ)."""
     _validate(scores, path)
     meta = {
         "format": FORMAT,
@@ -63,19 +63,19 @@ def save(path: Path, scores: Scores) -> None:
         "rows": np.ascontiguousarray(scores.rows),
         scores.kind: np.ascontiguousarray(scores.logits),
     }
-    with atomic(path) as temporary, open(temporary, "wb") as handle:  # a handle, for NumPy appends .npz to a name
+    with atomic_write(path) as temporary, open(temporary, "wb") as handle:  # a handle, for NumPy appends .npz to a name
         np.savez(handle, allow_pickle=False, **arrays)
 
 
-def load(path: Path) -> Scores:
-    """Read and check a file of `save`. Never unpickles, and reads no more than the file's own size into memory.
+def load_scores(path: Path) -> Scores:
+    """Read and check a file of `save_scores`. Never unpickles, and reads no more than the file's own size into memory.
 
     Raises FlukeError: no such file, not such a file, torn, or its content contradicts itself.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        # `save` does not compress: an archive that would unfold to more than the file's size is a bomb.
+        # `save_scores` does not compress: an archive that would unfold to more than the file's size is a bomb.
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise FlukeError(f"{path}: not a scores file (a compressed or forged archive).")
         with np.load(path, allow_pickle=False) as arrays:
@@ -103,12 +103,12 @@ def load(path: Path) -> Scores:
     except FlukeError:
         raise
     except Exception as error:  # NumPy, zipfile and json raise of a stranger's file what it makes them raise
-        raise FlukeError(f"{path}: not a scores file, or torn ({_short(error)}); write it again.") from None
+        raise FlukeError(f"{path}: not a scores file, or torn ({_one_line(error)}); write it again.") from None
     _validate(scores, path)
     return scores
 
 
-def _short(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:80] or type(error).__name__
 
 
@@ -119,7 +119,7 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"row ids are {scores.rows.dtype} {scores.rows.shape}, not int64 ({n},) like the names")
     elif n and scores.rows.min() < 0:
         faults.append(f"{(scores.rows < 0).sum()} negative row ids")
-    elif len(twice := _twice(scores.rows.tolist())):
+    elif len(twice := _repeated(scores.rows.tolist())):
         faults.append(f"{len(twice):,} rows are there more than once: {first_few(twice)}")
     shape = scores.logits.shape
     if scores.logits.dtype != np.float32 or len(shape) != 2 or shape[0] != n:
@@ -128,7 +128,7 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"{len(bad):,} of {n:,} rows hold NaN or infinity: {first_few(scores.names[i] for i in bad)}")
     if scores.kind == "logits" and len(shape) == 2 and shape[1] != len(scores.classes):
         faults.append(f"{shape[1]} columns for {len(scores.classes)} classes")
-    if twice := _twice(scores.classes):
+    if twice := _repeated(scores.classes):
         faults.append(f"classes named more than once: {first_few(twice)}")
     if scores.groups is not None and len(scores.groups) != n:
         faults.append(f"{len(scores.groups)} groups for {n} names")
@@ -142,11 +142,11 @@ def _validate(scores: Scores, path: Path) -> None:
         raise FlukeError(f"{path}: {'; '.join(faults)}.")
 
 
-def _twice(items: Iterable[Any]) -> list[Any]:
+def _repeated(items: Iterable[Any]) -> list[Any]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def targets(scores: Scores, where: str = "scores") -> np.ndarray:
+def encode_targets(scores: Scores, where: str = "scores") -> np.ndarray:
     """The true labels as a metric wants them: (n,) int64 columns of `logits`, or with several labels an image (n, C) int64 0 and 1.
 
     Raises FlukeError when labels aren't known, or not among the classes.
@@ -164,7 +164,7 @@ def targets(scores: Scores, where: str = "scores") -> np.ndarray:
     return out
 
 
-def align(members: Sequence[Scores], where: Sequence[str] = ()) -> list[Scores]:
+def align_scores(members: Sequence[Scores], where: Sequence[str] = ()) -> list[Scores]:
     """The same scores, all in the first one's row order and class order. A member may know fewer classes (a specialist): it keeps
     its own, in the first one's order.
 
@@ -223,7 +223,7 @@ def _compare_classes(classes: tuple[str, ...], known: dict[str, int], here: str,
         )
 
 
-def of_run(folder: Path) -> tuple[Scores | None, Scores | None]:
+def load_run_scores(folder: Path) -> tuple[Scores | None, Scores | None]:
     """A run's out-of-fold scores (oof.npz of a k-fold run, else scores_val.npz) and its test scores, None where there are none.
 
     Raises FlukeError when the folder is no run, or a k-fold run that lacks folds.
@@ -240,15 +240,15 @@ def of_run(folder: Path) -> tuple[Scores | None, Scores | None]:
     test = folder / "scores_test.npz"
     if found is None and not test.exists():
         raise FlukeError(f"{folder}: holds no scores (oof.npz, scores_val.npz or scores_test.npz); is it a finished run?")
-    return load(found) if found else None, load(test) if test.exists() else None
+    return load_scores(found) if found else None, load_scores(test) if test.exists() else None
 
 
-def of_runs(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
+def load_aligned_scores(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
     """Out-of-fold and test scores of several runs, aligned; [] where no run has any.
 
     Raises FlukeError when only some have them, when they don't fit each other, or are embeddings.
     """
-    found = [of_run(Path(folder)) for folder in folders]
+    found = [load_run_scores(Path(folder)) for folder in folders]
     sides: list[list[Scores]] = []
     for side, what in zip(zip(*found), ("out-of-fold scores (oof.npz or scores_val.npz)", "test scores (scores_test.npz)")):
         there = [scores for scores in side if scores is not None]
@@ -256,7 +256,7 @@ def of_runs(folders: Sequence[str]) -> tuple[list[Scores], list[Scores]]:
             raise FlukeError(f"{first_few(lacking)}: no {what}, which other runs have.")
         if embedded := [folder for folder, scores in zip(folders, side) if scores and scores.kind == "embeddings"]:
             raise FlukeError(f"{first_few(embedded)}: holds embeddings, not logits of classes; retrieve.py combines those.")
-        sides.append(align(there, folders) if there else [])
+        sides.append(align_scores(there, folders) if there else [])
     oof, test = sides
     if oof and test and [m.classes for m in oof] != [m.classes for m in test]:
         raise FlukeError(

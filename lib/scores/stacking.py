@@ -18,10 +18,10 @@ from scipy.special import log_softmax
 from lib.errors import FlukeError
 from lib.metrics.classification import METRICS
 from lib.metrics.intervals import bootstrap_interval, gain_interval
-from lib.scores.averaging import POOLS, Blend, Members, pool_probabilities, pool_votes, probabilities, to_logits
-from lib.scores.decisions import Adjust, Score, fit_adjust, fit_temperature, log_likelihood
+from lib.scores.averaging import AVERAGES, Members, WeightedAverage, majority_vote, mean_probabilities, probabilities, to_logits
+from lib.scores.decisions import Adjustment, ScoreFunction, fit_adjustment, fit_temperature, log_likelihood
 
-TINY = 1e-7  # what a fitted combination gives a class at least: one mistake must not cost more than many right answers gain
+EPSILON = 1e-7  # what a fitted combination gives a class at least: one mistake must not cost more than many right answers gain
 _SUM_TO_ONE = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
 
 
@@ -33,7 +33,7 @@ def simplex_weights(members: Members, targets: np.ndarray) -> np.ndarray:
     true = np.exp([log_likelihood(m, targets) for m in members])  # (M, n): all that the loss of a mean depends on
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = weights @ true + TINY
+        mixed = weights @ true + EPSILON
         return float(-np.log(mixed).mean()), -(true / mixed).mean(axis=1)
 
     equal = np.full(len(members), 1 / len(members))
@@ -42,12 +42,12 @@ def simplex_weights(members: Members, targets: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def greedy_weights(members: Members, targets: np.ndarray, score: Score, multi: bool) -> np.ndarray:
+def greedy_weights(members: Members, targets: np.ndarray, score: ScoreFunction, multi: bool) -> np.ndarray:
     """Weights (M,) by selection with replacement (Caruana et al. 2004): from the best member on, the one that helps the mean most.
 
     Two departures, for on 1,500 rows plain selection gave useless members a sixth of the weight: it ends at the first step that
     gains nothing, and only members that `simplex_weights` gives any weight take part. On these rows it never scores below the best
-    member; what it is worth on others, `judge` says.
+    member; what it is worth on others, `evaluate_combination` says.
     """
     alone = [score(m, targets) for m in members]
     best = int(np.argmax(alone))
@@ -70,7 +70,7 @@ def greedy_weights(members: Members, targets: np.ndarray, score: Score, multi: b
 # --- stacking ---------------------------------------------------------------------------------------------------------------------
 
 
-class Stack:
+class StackedClassifier:
     """A scikit-learn classifier on the members' log-odds (Wolpert 1992): members -> logits (n, C) float32.
 
     One label an image: one classifier on all M * C log-probabilities. Several: one a label, on the M log-odds of that label.
@@ -100,7 +100,7 @@ class Stack:
                 p[:, c] = model.predict_proba(self._features(members, c))[:, 1]
             else:
                 p[:, model.classes_] = model.predict_proba(self._features(members, c))
-        return to_logits(np.clip(p, TINY, 1 - TINY), self.multi)
+        return to_logits(np.clip(p, EPSILON, 1 - EPSILON), self.multi)
 
 
 def _logistic_regression() -> Any:
@@ -122,48 +122,52 @@ def _gradient_boosting() -> Any:
 # --- methods ----------------------------------------------------------------------------------------------------------------------
 
 FITTED = ("weighted", "greedy", "optimal", "stack_lr", "stack_gb")
-METHODS = (*POOLS, *FITTED)
+METHODS = (*AVERAGES, *FITTED)
 STACK_CLASSES = 500  # a stack learns classes^2 * members weights
 
 
-def fit_method(method: str, members: Members, targets: np.ndarray | None, multi: bool, score: Score | None) -> Blend | Stack:
+def fit_method(
+    method: str, members: Members, targets: np.ndarray | None, multi: bool, score: ScoreFunction | None
+) -> WeightedAverage | StackedClassifier:
     """Fit one of POOLS or FITTED. A pool needs neither `targets` nor `score`. Raises FlukeError where a method can't be used."""
-    if method in POOLS:
-        return Blend(POOLS[method], np.full(len(members), 1 / len(members)), multi)
+    if method in AVERAGES:
+        return WeightedAverage(AVERAGES[method], np.full(len(members), 1 / len(members)), multi)
     assert targets is not None, method
     assert score is not None, method
     if method in ("stack_lr", "stack_gb"):
         if not multi and members[0].shape[1] > STACK_CLASSES:
             raise FlukeError(f"--method {method}: for at most {STACK_CLASSES} classes, not {members[0].shape[1]:,}; take greedy.")
-        return Stack(_logistic_regression() if method == "stack_lr" else _gradient_boosting(), members, targets, multi)
+        return StackedClassifier(_logistic_regression() if method == "stack_lr" else _gradient_boosting(), members, targets, multi)
     if method == "weighted":
         weights = np.array([score(m, targets) for m in members])
         if (weights < 0).any():
             raise FlukeError("--method weighted: votes are weighted by a metric that is better when higher; set --metric to one.")
         if not weights.sum() > 0:
             raise FlukeError("--method weighted: no run scores above 0 on the out-of-fold rows, so none has a vote.")
-        return Blend(pool_votes, weights / weights.sum(), multi)
+        return WeightedAverage(majority_vote, weights / weights.sum(), multi)
     # Calibrated first: an overconfident member's mistakes cost so much log-loss that noise, mixed in, would lessen it.
     temperatures = np.array([fit_temperature(m, targets) for m in members])
     members = [m / t for m, t in zip(members, temperatures)]
     weights = simplex_weights(members, targets) if method == "optimal" else greedy_weights(members, targets, score, multi)
-    return Blend(pool_probabilities, weights, multi, temperatures)
+    return WeightedAverage(mean_probabilities, weights, multi, temperatures)
 
 
 @dataclass
 class Combination:
     """A fitted method and what was fitted on its scores: members -> logits (n, C) float32."""
 
-    method: Blend | Stack
-    adjust: Adjust | None = None
+    method: WeightedAverage | StackedClassifier
+    adjust: Adjustment | None = None
 
     def __call__(self, members: Members) -> np.ndarray:
         logits = self.method(members)
         return self.adjust(logits) if self.adjust else logits
 
 
-def fit(method: str, members: Members, targets: np.ndarray, score: Score, folds: np.ndarray, **adjust: Any) -> Combination:
-    """Fit `method`, and with any of `fit_adjust`'s arguments an Adjust, on out-of-fold members.
+def fit_combination(
+    method: str, members: Members, targets: np.ndarray, score: ScoreFunction, folds: np.ndarray, **adjust: Any
+) -> Combination:
+    """Fit `method`, and with any of `fit_adjustment`'s arguments an Adjust, on out-of-fold members.
 
     An Adjust is fitted on scores that are out of fold for the method too, for a stack's own training rows look too sure: rows of
     one of `folds` (n,) are left out together.
@@ -173,13 +177,13 @@ def fit(method: str, members: Members, targets: np.ndarray, score: Score, folds:
     if not any(adjust.values()):
         return Combination(fitted)
     logits = fitted(members)
-    if isinstance(fitted, Stack):
+    if isinstance(fitted, StackedClassifier):
 
-        def stack(rows: np.ndarray) -> Blend | Stack:
+        def stack(rows: np.ndarray) -> WeightedAverage | StackedClassifier:
             return fit_method(method, [m[rows] for m in members], targets[rows], multi, score)
 
         logits = crossfit(stack, members, folds)
-    return Combination(fitted, fit_adjust(logits, targets, **adjust))
+    return Combination(fitted, fit_adjustment(logits, targets, **adjust))
 
 
 def inner_folds(targets: np.ndarray, n: int = 5, seed: int = 0, groups: Sequence[str] | None = None) -> np.ndarray:
@@ -213,7 +217,7 @@ def disagreement(members: Members, multi: bool) -> np.ndarray:
     return np.array([[float((a != b).mean()) for b in decided] for a in decided])
 
 
-def judge(
+def evaluate_combination(
     method: str,
     names: Sequence[str],
     members: Members,
@@ -228,7 +232,7 @@ def judge(
     Returns it, its honest logits (n, C) for the rows, and a report: each member's score (F1 with thresholds: at its own) with its
     95% interval and weight, how much they disagree, the ensemble's honest score and its gain over the best member (above 0: better)
     with intervals, and what was fitted. `names` (M,) name the members, `folds` (n,) say which rows are left out together, `groups`
-    (n,) which are drawn together for intervals, `adjust` goes to `fit_adjust`.
+    (n,) which are drawn together for intervals, `adjust` goes to `fit_adjustment`.
     """
     multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
     measure = METRICS[metric].function
@@ -240,7 +244,7 @@ def judge(
         inner = folds[rows]
         if len(np.unique(inner)) < 2:  # the other one of two folds
             inner = inner_folds(targets[rows], groups=None if groups is None else groups[rows])
-        return fit(method, [m[rows] for m in members], targets[rows], score, inner, **adjust)
+        return fit_combination(method, [m[rows] for m in members], targets[rows], score, inner, **adjust)
 
     def honestly(**adjust: Any) -> np.ndarray:
         if method not in FITTED and not any(adjust.values()):
@@ -258,12 +262,12 @@ def judge(
     if adjust.get("thresholds") and metric.endswith("f1"):  # or combining would be credited with what thresholds gain
 
         def own(m: np.ndarray, rows: np.ndarray) -> Combination:
-            return fit("mean", [m[rows]], targets[rows], score, folds[rows], thresholds=True, metric=metric)
+            return fit_combination("mean", [m[rows]], targets[rows], score, folds[rows], thresholds=True, metric=metric)
 
         of_each = [crossfit(partial(own, m), [m], folds) for m in members]
     alone = [measure(m, targets) for m in of_each]
     best = int(np.argmax(sign * np.array(alone)))
-    weights = [None] * len(members) if isinstance(combination.method, Stack) else combination.method.weights.tolist()
+    weights = [None] * len(members) if isinstance(combination.method, StackedClassifier) else combination.method.weights.tolist()
     report: dict[str, Any] = {
         "members": [
             {"run": name, "score": score, "interval": bootstrap_interval((metric, m, targets), groups=groups), "weight": w}
@@ -276,13 +280,13 @@ def judge(
         "gain": sign * (measure(judged, targets) - alone[best]),
         "gain_interval": gain_interval(metric, judged, of_each[best], targets, groups=groups),
     }
-    if fitted and not isinstance(combination.method, Stack):
+    if fitted and not isinstance(combination.method, StackedClassifier):
         report["fitted_score"] = measure(logits, targets)
     return combination, honest, report
 
 
-def describe(result: dict[str, Any]) -> str:
-    """A table for the eye of `judge`'s report, with method, metric and what the test is expected to score."""
+def describe_combination(result: dict[str, Any]) -> str:
+    """A table for the eye of `evaluate_combination`'s report, with method, metric and what the test is expected to score."""
     if "members" not in result:
         return "No out-of-fold scores: the test scores are combined, and what that is worth is not measured."
     members = result["members"]

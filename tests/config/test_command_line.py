@@ -243,7 +243,7 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
     text = command_line.dump(recipe)
     assert command_line.load_yaml(text) == asdict(recipe)
     try:
-        constraints.check(recipe)
+        constraints.check_constraints(recipe)
     except FlukeError:
         return
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"

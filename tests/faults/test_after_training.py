@@ -34,7 +34,7 @@ def made(contest: Path, arguments: Callable[..., list[str]], tmp_path_factory: p
     root = tmp_path_factory.mktemp("made") / "work"
     shutil.copytree(contest, root / "own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.pipelines.train.write_report", lambda *_: None)
+        patch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
         patch.chdir(root)
         train_classifier.main(arguments(Path("single"), **TINY))
         kfold.main(arguments(Path("cv"), **TINY))
@@ -93,10 +93,10 @@ def scored(name: str, change: Callable[[Scores], dict[str, Any]]) -> Change:
     """Other values in a file of scores, which is written unchecked."""
 
     def apply(root: Path) -> None:
-        found = score_file.load(root / name)
+        found = score_file.load_scores(root / name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(score_file, "_validate", lambda *_: None)
-            score_file.save(root / name, dataclasses.replace(found, **change(found)))
+            score_file.save_scores(root / name, dataclasses.replace(found, **change(found)))
 
     return apply
 
@@ -181,7 +181,7 @@ def wide(root: Path) -> None:
     logits = np.zeros((3, 501), np.float32)
     for run in ("w1", "w2"):
         found = Scores(np.arange(3), [*"abc"], names, logits, [("0",), ("1",), ("2",)])
-        score_file.save(root / run / "scores_val.npz", found)
+        score_file.save_scores(root / run / "scores_val.npz", found)
 
 
 def several(root: Path) -> None:

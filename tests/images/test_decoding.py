@@ -405,7 +405,7 @@ def test_a_cache_is_read_from_workers_and_after_pickling(tmp_path: Path, photogr
 
 
 class Lookup:
-    def __init__(self, packed: cache.Cache) -> None:
+    def __init__(self, packed: cache.ImageCache) -> None:
         self.packed = packed
 
     def __call__(self, positions: list[int]) -> list[torch.Tensor]:
@@ -425,7 +425,7 @@ def test_a_cache_is_built_once_and_again_when_something_changed(
 ) -> None:
     built = builds(monkeypatch)
 
-    def fetch(paths: list[Path] = photographs, size: int = 32) -> cache.Cache:
+    def fetch(paths: list[Path] = photographs, size: int = 32) -> cache.ImageCache:
         return open_cache(tmp_path / "cache", paths, size, 0)
 
     fetch(), fetch()
