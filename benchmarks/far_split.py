@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from accelerate import Accelerator
     from sklearn.linear_model import LogisticRegression
 
-    from lib.images.decoding import make_eval_transform
-    from lib.models.network import Network, NetworkSpec, load_initial_weights
+    from lib.images.augmentation import make_eval_transform
+    from lib.models.network import Network, NetworkSpec
+    from lib.models.weights import load_initial_weights
     from lib.pipelines.train import make_dataset
     from lib.tables import loading
     from lib.training.accelerator import keep_memory

@@ -107,9 +107,9 @@ def _resplit(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    from lib.metrics.classification import METRICS
     from lib.metrics.intervals import bootstrap_interval, interval_on_test
-    from lib.scores.stacking import inner_folds
+    from lib.metrics.registry import METRICS
+    from lib.scores.combination import inner_folds
 
     equal = targets if stratify == "both" else None
     own, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)

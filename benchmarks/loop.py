@@ -21,8 +21,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from lib.config.recipe import Data, Model, Optim, Recipe, Train
-from lib.images import decoding
-from lib.images.dataset import ImageDataset, RandomOrder, ShardedBatches
+from lib.images import augmentation
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import RandomOrder, ShardedBatches
 from lib.models.losses import make_classification_loss
 from lib.models.network import Network, NetworkSpec
 from lib.training import loop
@@ -49,7 +50,7 @@ def main() -> None:
     paths = sorted(args.images.iterdir())[: args.rows]
     classes = tuple("abcdefghij")
     targets = np.arange(len(paths)) % len(classes)
-    make = decoding.make_train_transform(recipe.data)
+    make = augmentation.make_train_transform(recipe.data)
     spec = NetworkSpec(recipe.model, classes, False, "classifier", args.size, "squash")
 
     def network() -> Network:
@@ -59,7 +60,7 @@ def main() -> None:
         return made
 
     def data() -> ImageDataset:
-        return ImageDataset(paths, make, targets, 0, decoding.decode_side(make))
+        return ImageDataset(paths, make, targets, 0, augmentation.decode_side(make))
 
     def bare() -> float:
         model = network().to(memory_format=torch.channels_last)
@@ -86,7 +87,7 @@ def main() -> None:
     def ours() -> float:
         accelerator = Accelerator(cpu=True)
         batches = ShardedBatches(RandomOrder(len(paths), 0), len(paths), 32)
-        val = ImageDataset(paths[:2], decoding.make_eval_transform(recipe.data))
+        val = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
         model, seen = network(), data()
         with tempfile.TemporaryDirectory() as folder, StopSignal(accelerator) as stop:
             started = time.perf_counter()

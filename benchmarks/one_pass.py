@@ -19,8 +19,8 @@ import torch
 from accelerate import Accelerator
 
 from lib.config.recipe import Model
+from lib.images.augmentation import ResizeToSquare, decode_side
 from lib.images.dataset import ImageDataset, make_eval_loader
-from lib.images.decoding import ResizeToSquare, decode_side
 from lib.models.network import Network, NetworkSpec
 from lib.training.accelerator import keep_memory
 from lib.training.inference import predict

@@ -49,12 +49,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     args = command_line.parse(parser, argv)
 
-    from lib.scores import score_file  # scikit-learn only later: runs that don't fit each other are answered at once
+    from lib.scores import alignment, score_file  # scikit-learn only later: runs that don't fit each other are answered at once
 
     out = Path(args.out) if args.out else default_run_folder("ensemble")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FlukeError(f"--out {out}: is there already, and not empty; take another name, or remove it first.")
-    oof, test = score_file.load_aligned_scores(args.runs)
+    oof, test = alignment.load_aligned_scores(args.runs)
     first = (oof or test)[0]
     if args.thresholds and not first.multi:
         raise FlukeError("--thresholds are for several labels an image; for one label there is --offsets.")
@@ -64,9 +64,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     import numpy as np
 
-    from lib.metrics import classification, intervals
+    from lib.metrics import intervals, registry
     from lib.pipelines import finished
-    from lib.scores import averaging, stacking
+    from lib.scores import averaging, combination
     from lib.scores.decisions import label_thresholds
     from lib.submission import writing
     from lib.tables.sample import load_sample
@@ -75,43 +75,43 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if recipe is None:
         print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
     sample = load_sample(recipe) if recipe is not None and test else None
-    task: classification.Task = "multi" if first.multi else "single"
-    metric = args.metric or ("macro_f1" if args.thresholds else classification.default_metric(task))
-    classification.check_metric(metric, task)
-    if classification.METRICS[metric].resampled is None:
-        raise FlukeError(f"--metric {metric}: is known in training only; take {classification.default_metric(task)} or another.")
+    task: registry.Task = "multi" if first.multi else "single"
+    metric = args.metric or ("macro_f1" if args.thresholds else registry.default_metric(task))
+    registry.check_metric(metric, task)
+    if registry.METRICS[metric].resampled is None:
+        raise FlukeError(f"--metric {metric}: is known in training only; take {registry.default_metric(task)} or another.")
     result = {"runs": args.runs, "method": args.method, "metric": metric, **{key: value for key, value in adjust.items() if value}}
 
     if oof:
-        targets = score_file.encode_targets(oof[0], args.runs[0])
+        targets = alignment.encode_targets(oof[0], args.runs[0])
         lead = next((i for i, run in enumerate(oof) if run.groups is not None), 0)  # the others weren't told of groups
         folds, result["inner_folds"] = _inner_folds(Path(args.runs[lead]), oof[lead], targets)
         groups = None if oof[lead].groups is None else np.array(oof[lead].groups)
-        combination, honest, report = stacking.evaluate_combination(
+        fitted, honest, report = combination.evaluate_combination(
             args.method, args.runs, averaging.extend_members(oof), targets, metric, folds, groups, **adjust
         )
         result |= report
-    elif args.method in stacking.FITTED or any(adjust.values()):
+    elif args.method in combination.FITTED or any(adjust.values()):
         raise FlukeError(
             f"{', '.join(args.runs)}: test scores alone; {args.method} and what else is fitted needs out-of-fold scores."
         )
     else:
-        combination = stacking.Combination(
-            stacking.fit_method(args.method, averaging.extend_members(test), None, first.multi, None)
+        fitted = combination.Combination(
+            combination.fit_method(args.method, averaging.extend_members(test), None, first.multi, None)
         )
     if oof and test:
         interval = intervals.interval_on_test(metric, result["score"], result["interval"], len(targets), len(test[0].names))
         result |= {"test_rows": len(test[0].names), "test_interval": interval}
-    if combination.adjust is not None:
+    if fitted.adjust is not None:
         result["fitted"] = {
-            "temperature": combination.adjust.temperature,
-            "offsets": dict(zip(first.classes, combination.adjust.offsets.tolist())),
+            "temperature": fitted.adjust.temperature,
+            "offsets": dict(zip(first.classes, fitted.adjust.offsets.tolist())),
         }
-    print(stacking.describe_combination(result))
+    print(combination.describe_combination(result))
 
     source = {"run": out.name, "model": f"{args.method} of {len(args.runs)}", "metric": metric, "runs": args.runs}
     if test:
-        of_test = replace(test[0], logits=combination(averaging.extend_members(test)), source=source)
+        of_test = replace(test[0], logits=fitted(averaging.extend_members(test)), source=source)
         if recipe is not None and sample is not None:
             least = None
             if first.multi and oof and not args.thresholds:  # with --thresholds they are in the logits
@@ -131,12 +131,12 @@ def _inner_folds(folder: Path, oof: Any, targets: Any) -> tuple[Any, str]:
     """Which rows are left out together when a fit is judged: the run's own folds, if any, which keep groups together."""
     import numpy as np
 
-    from lib.scores import stacking
+    from lib.scores import combination
     from lib.tables import readers
 
     if (folder / "folds.csv").exists():
         return np.unique(readers.read_mapping(folder / "folds.csv", oof.names), return_inverse=True)[1], str(folder / "folds.csv")
-    return stacking.inner_folds(targets, groups=oof.groups), "5, random" if oof.groups is None else "5, random, of whole groups"
+    return combination.inner_folds(targets, groups=oof.groups), "5, random" if oof.groups is None else "5, random, of whole groups"
 
 
 if __name__ == "__main__":

@@ -52,12 +52,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from accelerate.utils import broadcast_object_list
 
     from lib.images import decoding
-    from lib.models.network import read_spec
+    from lib.models.weights import read_spec
     from lib.pipelines import kfold
     from lib.scores import score_file
+    from lib.submission.formats import check_sample
     from lib.submission.writing import submit
     from lib.tables import filters, loading
-    from lib.tables.sample import check_sample, load_sample, read_sample, without_extension
+    from lib.tables.sample import load_sample, read_sample, without_extension
     from lib.training.accelerator import make_accelerator
     from lib.training.distributed import broadcast_from_main
 

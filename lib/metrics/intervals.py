@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from lib.metrics.classification import BLOCK, METRICS, Array, check_finite, weighted_mean
+from lib.metrics.registry import METRICS
+from lib.metrics.resampling import BLOCK, Array, check_finite, weighted_mean
 
 
 def bootstrap_interval(

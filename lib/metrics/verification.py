@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 
 from lib.errors import FlukeError
-from lib.metrics.classification import check_finite
+from lib.metrics.resampling import check_finite
 
 
 class Verification(NamedTuple):

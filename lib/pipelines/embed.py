@@ -17,9 +17,10 @@ from safetensors import safe_open
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.files import newest_run
+from lib.images.augmentation import decode_side, make_eval_transform
 from lib.images.dataset import ImageDataset
-from lib.images.decoding import decode_side, find_unreadable, make_eval_transform
-from lib.models.network import load_network, read_spec
+from lib.images.decoding import find_unreadable
+from lib.models.weights import load_network, read_spec
 from lib.pipelines.train import make_dataset
 from lib.retrieval.gallery import check_embeddings
 from lib.retrieval.search import ClassCentres, make_class_centres

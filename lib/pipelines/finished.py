@@ -13,7 +13,7 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.files import read_json
-from lib.metrics import classification
+from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.process import is_main_process
 from lib.tables.table import Table
@@ -75,12 +75,12 @@ def evaluate_predictions(side: Table, logits: np.ndarray, thresholds: dict[str, 
         side, logits = replace(side, labels=labels).take(kept), logits[kept]
     if len(side) == 0:
         return {}
-    task: classification.Task = "multi" if side.multi else "single"
-    targets, metric = side.targets(), classification.default_metric(task)
-    found = classification.compute_metrics(task, logits, targets)
+    task: registry.Task = "multi" if side.multi else "single"
+    targets, metric = side.targets(), registry.default_metric(task)
+    found = registry.compute_metrics(task, logits, targets)
     if thresholds is not None:
         shifted = logits - logit(np.clip([thresholds[label] for label in side.classes], 1e-9, 1 - 1e-9))
-        found |= {key: value for key, value in classification.compute_metrics(task, shifted, targets).items() if key.endswith("f1")}
+        found |= {key: value for key, value in registry.compute_metrics(task, shifted, targets).items() if key.endswith("f1")}
     low, high = bootstrap_interval((metric, logits, targets))
     print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     print(f"{metric}: 95% from {low:.4f} to {high:.4f}")

@@ -25,23 +25,24 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import lock_folder, read_json, write_json, write_text
-from lib.images.decoding import ResizeToSquare
-from lib.metrics import classification, intervals
-from lib.models.network import load_network, read_spec
+from lib.images.augmentation import ResizeToSquare
+from lib.metrics import intervals, registry
+from lib.models.weights import load_network, read_spec
 from lib.pipelines import runs
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.finished import load_recipe
 from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, make_dataset
 from lib.pipelines.train import train_run as train_run
 from lib.reports.run_page import write_folds_page
-from lib.retrieval.search import evaluate_open_set
+from lib.retrieval.evaluation import evaluate_open_set
 from lib.scores import score_file
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores
+from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables import splits
 from lib.tables.readers import read_columns
-from lib.tables.sample import check_sample, load_sample
+from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
@@ -232,10 +233,10 @@ def pooled_metrics(side: Table, logits: np.ndarray, metric: str, test_rows: int)
     """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
     task's usual one where that is no function of logits (loss); groups are drawn whole. `test_interval` is for the score
     of another `test_rows` images of the same kind."""
-    task: classification.Task = "multi" if side.multi else "single"
+    task: registry.Task = "multi" if side.multi else "single"
     targets = side.targets()
-    found = classification.compute_metrics(task, logits, targets)
-    name = metric if classification.METRICS[metric].resampled is not None else classification.default_metric(task)
+    found = registry.compute_metrics(task, logits, targets)
+    name = metric if registry.METRICS[metric].resampled is not None else registry.default_metric(task)
     interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:

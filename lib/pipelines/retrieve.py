@@ -16,12 +16,15 @@ from lib.errors import FlukeError, first_few
 from lib.files import atomic_write, lock_folder, write_text
 from lib.pipelines.embed import combine_embeddings, embed, embed_pair, fingerprint, load_class_centres, load_held_out
 from lib.reports import retrieval_page
+from lib.retrieval import calibration
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries
 from lib.retrieval.gallery import Gallery, build_gallery, open_gallery
 from lib.retrieval.ranking import rank_with_new
-from lib.retrieval.search import OpenSetEvaluation, evaluate_open_set, evaluate_queries, search_identities
+from lib.retrieval.search import search_identities
 from lib.submission import writing
+from lib.submission.formats import Format
 from lib.tables import loading
-from lib.tables.sample import Format, load_sample
+from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.training.distributed import run_on_main
 
@@ -113,7 +116,7 @@ def _answer(
     own = len(set(queries.paths) & set(train.paths)) if job.gallery is None else 0
     if own:
         say(f"note: {own:,} of the queries are images of the gallery: they find themselves, which says nothing of others")
-    fitted = retrieval_page.fit_open_set(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
+    fitted = calibration.fit_open_set(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
     found = search_identities(gallery, vectors, r, job.model, max(5, k), centres)
     below = [v.below for v in fitted.validations if v.below is not None]
     if len(below) > 1 and job.how == "concat" and r.threshold == "auto":
@@ -149,7 +152,7 @@ def _write(
     parts: list[np.ndarray],
     queries: Table,
     gallery: Gallery,
-    fitted: retrieval_page.OpenSet,
+    fitted: calibration.OpenSet,
     found: Any,
     lists: list[list[str]],
     truth: list[str | None],
@@ -222,13 +225,13 @@ def _validate(
     ]
 
 
-def _verify(job: RetrievalJob, train: Table, parts: list[np.ndarray]) -> retrieval_page.PairVerification | None:
+def _verify(job: RetrievalJob, train: Table, parts: list[np.ndarray]) -> calibration.PairVerification | None:
     """On pairs of images that no run was trained on."""
     splits = [load_held_out(run, train) for run in job.runs]
     rows = np.array(sorted(set.intersection(*({at for at, mine in zip(*split) if mine} for split in splits))), dtype=np.int64)
     if len(rows) < 2:
         return None
-    return retrieval_page.verify_held_out_pairs(job.combine(parts)[rows], _labels(train)[rows], _groups(train, rows), job.recipe)
+    return calibration.verify_held_out_pairs(job.combine(parts)[rows], _labels(train)[rows], _groups(train, rows), job.recipe)
 
 
 def compare_pair(job: RetrievalJob, images: list[Path]) -> dict[str, Any]:

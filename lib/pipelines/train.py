@@ -19,19 +19,22 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, did_you_mean
 from lib.files import lock_folder, read_json, write_json, write_text
-from lib.images import decoding
+from lib.images import augmentation, decoding
 from lib.images.cache import open_cache
-from lib.images.dataset import ImageDataset, ShardedBatches, check_batch_size, derive_seed
-from lib.models.network import Network, NetworkSpec, load_initial_weights, read_spec
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import ShardedBatches, check_batch_size, derive_seed
+from lib.models.network import Network, NetworkSpec
+from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.runs import make_log, write_run_start
 from lib.reports.run_page import write_run_page
 from lib.scores import score_file
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores
+from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables import filters, loading
 from lib.tables import splits as folds_of
-from lib.tables.sample import check_sample, load_sample
+from lib.tables.sample import load_sample
 from lib.tables.table import Table, describe_table
 from lib.training.accelerator import keep_memory, make_accelerator
 from lib.training.checkpoint import find_checkpoint, read_state
@@ -183,8 +186,8 @@ def _run(
         run_on_main(accelerator, lambda: write_text(folder / "recipe.yaml", command_line.dump(recipe)))
     accelerator.init_trackers("fluke")
 
-    train_images = make_dataset(recipe, task.train, decoding.make_train_transform(d), task.targets, whole)
-    val_images = make_dataset(recipe, task.shown, decoding.make_eval_transform(d), whole=whole)
+    train_images = make_dataset(recipe, task.train, augmentation.make_train_transform(d), task.targets, whole)
+    val_images = make_dataset(recipe, task.shown, augmentation.make_eval_transform(d), whole=whole)
     n_test = fold.to_predict if fold else len(test) if test is not None else 0
     outcome = fit(
         network,
@@ -229,7 +232,7 @@ def _run(
 
     held_out, outputs = task.shown, val_outputs
     if len(task.beside):
-        others = make_dataset(recipe, task.beside, decoding.make_eval_transform(d), whole=whole)
+        others = make_dataset(recipe, task.beside, augmentation.make_eval_transform(d), whole=whole)
         held_out = held_out.join(task.beside)
         outputs = np.concatenate([outputs, outputs_of(others, "predict other classes")])
     run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_val.npz", scores_of(held_out, outputs)))
@@ -238,7 +241,7 @@ def _run(
         thresholds = label_thresholds(val_outputs, task.val_targets, task.classes, task.metric)
         run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:
-        of_test = scores_of(test, outputs_of(make_dataset(recipe, test, decoding.make_eval_transform(d)), "predict test"))
+        of_test = scores_of(test, outputs_of(make_dataset(recipe, test, augmentation.make_eval_transform(d)), "predict test"))
         run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_test.npz", of_test))
         if sample is not None:
             run_on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, of_test, thresholds, say))
@@ -285,7 +288,7 @@ def count_leaked_rows(weights: str | None, task: Task) -> int:
 
 
 def make_dataset(
-    recipe: Recipe, side: Table, transform: decoding.Transform, targets: np.ndarray | None = None, whole: Table | None = None
+    recipe: Recipe, side: Table, transform: augmentation.Transform, targets: np.ndarray | None = None, whole: Table | None = None
 ) -> ImageDataset:
     """The images of a table, through the cache if the recipe has one: that of `whole`, of which the table is a part, so that all
     splits of it share one."""
@@ -298,5 +301,5 @@ def make_dataset(
         read = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([place[path] for path in side.paths]).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
     return ImageDataset(
-        [*side.paths, *mirrored], transform, targets, recipe.train.seed, decoding.decode_side(transform), read, len(side)
+        [*side.paths, *mirrored], transform, targets, recipe.train.seed, augmentation.decode_side(transform), read, len(side)
     )

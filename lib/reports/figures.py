@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from lib.files import atomic_write
-from lib.metrics.classification import BINS
+from lib.metrics.resampling import BINS
 from lib.metrics.verification import Verification
 
 INK, GREY = "#26292e", "#6b7280"

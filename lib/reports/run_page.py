@@ -14,7 +14,7 @@ from torch import nn
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.files import read_json
-from lib.metrics import classification
+from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
 from lib.retrieval.ranking import replace_missing
@@ -36,7 +36,7 @@ def write_run_page(
 
     `outputs` are the best network's for task.shown, `objective` is its; `result` is what metrics.json holds.
     """
-    greater = classification.metric_direction(task.metric) == "max"
+    greater = registry.metric_direction(task.metric) == "max"
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS
+from lib.metrics.registry import METRICS
 
 ScoreFunction = Callable[[np.ndarray, np.ndarray], float]
 """(logits, targets) -> a number, higher is better."""

@@ -15,7 +15,8 @@ from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
 from lib.scores.score_file import Scores
-from lib.tables.sample import Format, Sample, class_of_columns, column_faults, match_images, read_records, resolve_format
+from lib.submission.formats import Format, class_of_columns, column_faults, resolve_format
+from lib.tables.sample import Sample, match_images, read_records
 
 
 def submit(

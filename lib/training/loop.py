@@ -20,9 +20,11 @@ from tqdm import tqdm
 from lib.config.recipe import Recipe, Train
 from lib.errors import FlukeError, Interrupted
 from lib.files import write_text
-from lib.images.dataset import ImageDataset, ShardedBatches, derive_seed, make_train_loader
-from lib.metrics.classification import metric_direction
-from lib.models.network import Network, save_network
+from lib.images.dataset import ImageDataset, make_train_loader
+from lib.images.samplers import ShardedBatches, derive_seed
+from lib.metrics.registry import metric_direction
+from lib.models.network import Network
+from lib.models.weights import save_network
 from lib.training import checkpoint
 from lib.training.distributed import SIGNALLED, StopSignal, broadcast_buffers, broadcast_from_main, run_on_main
 from lib.training.inference import predict, progress_bar_options

@@ -11,11 +11,13 @@ from torch import nn
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, did_you_mean
-from lib.images.dataset import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights
-from lib.metrics import classification
+from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights
+from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
-from lib.models.losses import EmbeddingLoss, make_classification_loss, make_embedding_loss
-from lib.retrieval.search import ClassCentres, OpenSetEvaluation, evaluate_open_set, make_class_centres
+from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
+from lib.models.losses import make_classification_loss
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
+from lib.retrieval.search import ClassCentres, make_class_centres
 from lib.tables.table import Table
 
 
@@ -24,7 +26,7 @@ class Task(Protocol):
 
     kind: str
     """classifier or embedding"""
-    name: classification.Task
+    name: registry.Task
     metric: str
     """What chooses the best epoch."""
 
@@ -66,9 +68,9 @@ class Classifier:
         self.queries = len(self.shown)
         if not self.queries:
             raise FlukeError(f"{train.source}: no held-out image is of the {len(self.classes)} classes to be learnt.")
-        self.name: classification.Task = "multi" if train.multi else "single"
-        self.metric = classification.default_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
-        classification.check_metric(self.metric, self.name)
+        self.name: registry.Task = "multi" if train.multi else "single"
+        self.metric = registry.default_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
+        registry.check_metric(self.metric, self.name)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
         self.targets, self.val_targets = train.targets(), self.shown.targets()
@@ -87,13 +89,13 @@ class Classifier:
         return RandomOrder(len(self.train), derive_seed(t.seed, 0), sampling_weights(self.targets, t.sampler_power, factors))
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        found = classification.compute_metrics(self.name, outputs, self.val_targets)
+        found = registry.compute_metrics(self.name, outputs, self.val_targets)
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
         return _require_metric(self.metric, found, len(outputs))
 
     def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        if classification.METRICS[self.metric].resampled is None:
+        if registry.METRICS[self.metric].resampled is None:
             return None
         return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.shown.groups)
 
@@ -109,9 +111,9 @@ class Embedder:
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         d, t = recipe.data, recipe.train
         self.recipe, self.queries = recipe, len(val)
-        self.name: classification.Task = "retrieval"
-        self.metric = classification.default_metric("retrieval") if t.metric == "auto" else t.metric
-        classification.check_metric(self.metric, "retrieval")
+        self.name: registry.Task = "retrieval"
+        self.metric = registry.default_metric("retrieval") if t.metric == "auto" else t.metric
+        registry.check_metric(self.metric, "retrieval")
         labels = [label for (label,) in train.labels or []]
         self.train = replace(train, classes=tuple(sorted(set(labels) - {d.new_label})))
         self.classes = self.train.classes

@@ -14,7 +14,8 @@ import pytest
 import safetensors.torch
 
 from lib.config.recipe import Model
-from lib.models import network as networks
+from lib.models.network import make_backbone
+from lib.models.weights import read_spec
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
@@ -116,7 +117,7 @@ def network(name: str, spec: dict[str, Any] | str | None = None, fill: float | N
     """Weights with another description (None: with none), filled with a number, or of other tensors."""
 
     def apply(root: Path) -> None:
-        found = networks.read_spec(root / name)
+        found = read_spec(root / name)
         assert found is not None
         about = spec if isinstance(spec, str) else json.dumps(dataclasses.asdict(found) | (spec or {}))
         state = safetensors.torch.load_file(root / name) | tensors
@@ -159,7 +160,7 @@ def other_state(root: Path) -> None:
 
 
 def model_state() -> dict[str, Any]:
-    return networks.make_backbone(Model("test_convnext"), pretrained=False).state_dict()
+    return make_backbone(Model("test_convnext"), pretrained=False).state_dict()
 
 
 def after(script: Any, argv: str, what: str, says: str, change: Change = lambda _: None) -> tuple[Case, str]:

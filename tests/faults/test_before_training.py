@@ -26,6 +26,7 @@ from lib import files
 from lib.config.recipe import Model, Train
 from lib.errors import FlukeError
 from lib.models import network
+from lib.models.weights import load_network
 from lib.training import loop
 from scripts import train_classifier, train_embedding
 
@@ -645,7 +646,7 @@ def test_full_disk_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypat
         train_classifier.main(argv)
     best = tmp_path / "run" / "best"
     assert os.listdir(best) == ["model.safetensors"]
-    network.load_network(best / "model.safetensors")
+    load_network(best / "model.safetensors")
     train_classifier.main([*argv, "--resume"])
     assert (tmp_path / "run" / "submission.csv").exists()
 

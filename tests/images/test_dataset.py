@@ -15,19 +15,17 @@ from scipy.stats import chisquare
 
 from lib.config.recipe import Data, Model, Train
 from lib.errors import FlukeError
-from lib.images.dataset import (
+from lib.images.augmentation import make_eval_transform, make_train_transform
+from lib.images.dataset import ImageDataset, make_eval_loader, make_train_loader
+from lib.images.samplers import (
     ClassGroupOrder,
-    ImageDataset,
     RandomOrder,
     ShardedBatches,
     check_batch_size,
     count_earlier,
     derive_seed,
-    make_eval_loader,
-    make_train_loader,
     sampling_weights,
 )
-from lib.images.decoding import make_eval_transform, make_train_transform
 from lib.models.network import Network, NetworkSpec
 from lib.training.inference import predict
 

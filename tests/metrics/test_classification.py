@@ -5,15 +5,8 @@ import pytest
 from sklearn import metrics as sk
 
 from lib.errors import FlukeError
-from lib.metrics.classification import (
-    METRICS,
-    check_metric,
-    compute_metrics,
-    default_metric,
-    map_at_r,
-    metric_direction,
-    reciprocal_ranks,
-)
+from lib.metrics.registry import METRICS, check_metric, compute_metrics, default_metric, metric_direction
+from lib.metrics.retrieval import map_at_r, reciprocal_ranks
 from lib.metrics.verification import verify_pairs
 
 

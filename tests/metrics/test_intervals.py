@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS
 from lib.metrics.intervals import bootstrap_interval, gain_interval, interval_on_test
+from lib.metrics.registry import METRICS
 from tests.metrics.test_classification import single
 
 

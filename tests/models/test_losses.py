@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from lib.config.recipe import Objective
 from lib.errors import FlukeError
-from lib.models.losses import class_weights, make_classification_loss, make_embedding_loss
+from lib.models.embedding_losses import make_embedding_loss
+from lib.models.losses import class_weights, make_classification_loss
 
 CLASSES = ("a", "b", "c", "d")
 TARGETS = np.array([0] * 12 + [1] * 6 + [2] * 5 + [3])

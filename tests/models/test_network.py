@@ -13,9 +13,11 @@ from torch import nn
 
 from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError
-from lib.images.dataset import derive_seed
-from lib.models.losses import make_classification_loss, make_embedding_loss
-from lib.models.network import GeM, Network, NetworkSpec, load_initial_weights, load_network, make_mixup, read_spec, save_network
+from lib.images.samplers import derive_seed
+from lib.models.embedding_losses import make_embedding_loss
+from lib.models.losses import make_classification_loss
+from lib.models.network import GeM, Network, NetworkSpec, make_mixup
+from lib.models.weights import load_initial_weights, load_network, read_spec, save_network
 
 CLASSES = ("ant", "bee", "cat")
 

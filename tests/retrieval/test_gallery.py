@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lib.errors import FlukeError
-from lib.metrics.classification import reciprocal_ranks
+from lib.metrics.retrieval import reciprocal_ranks
 from lib.metrics.verification import verify_pairs
+from lib.retrieval.evaluation import mean_metrics, metrics_per_query
 from lib.retrieval.gallery import build_gallery, open_gallery
 from lib.retrieval.open_set import (
     crossfit_thresholds,
@@ -21,15 +22,7 @@ from lib.retrieval.open_set import (
     pair_scores,
     threshold_curve,
 )
-from lib.retrieval.ranking import (
-    Ranking,
-    add_centres,
-    expand_queries,
-    mean_metrics,
-    metrics_per_query,
-    rank_identities,
-    rank_with_new,
-)
+from lib.retrieval.ranking import Ranking, add_centres, expand_queries, rank_identities, rank_with_new
 
 FACTORIES = ["Flat", "SQ8", "IVF8,Flat", "HNSW16", "PCA12,IVF8,SQ8", "PCA12,Flat", "IVF8,Flat,RFlat"]
 

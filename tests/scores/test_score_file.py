@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lib.errors import FlukeError
-from lib.scores import score_file
-from lib.scores.score_file import Scores, align_scores, load_aligned_scores, load_run_scores, load_scores, save_scores
+from lib.scores import alignment, score_file
+from lib.scores.alignment import align_scores, load_aligned_scores, load_run_scores
+from lib.scores.score_file import Scores, load_scores, save_scores
 
 TEXT = st.text(max_size=8) | st.sampled_from(["", " ", "a ", "NA", "01", "x\0", "\0", "naïve", "=1+1", "\ud800", "a\nb,\"c'"])
 
@@ -168,13 +169,13 @@ def test_other_files_are_refused_and_a_refused_save_keeps_what_was_there(tmp_pat
 
 
 def test_targets():
-    assert score_file.encode_targets(make()).tolist() == [0, 1, 2, 0, 1, 2]
+    assert alignment.encode_targets(make()).tolist() == [0, 1, 2, 0, 1, 2]
     several = replace(make(n=3, multi=True), labels=[(), ("cat", "ant"), ("bee",)])
-    assert score_file.encode_targets(several).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
+    assert alignment.encode_targets(several).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
     with pytest.raises(FlukeError, match=r"here: 1 labels are none of the 3 classes: dog"):
-        score_file.encode_targets(replace(make(n=1), labels=[("dog",)]), "here")
+        alignment.encode_targets(replace(make(n=1), labels=[("dog",)]), "here")
     with pytest.raises(FlukeError, match="no labels"):
-        score_file.encode_targets(replace(make(), labels=None))
+        alignment.encode_targets(replace(make(), labels=None))
 
 
 # --- alignment --------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from lib.config.recipe import Objective, Train
 from lib.files import write_json
-from lib.models.losses import make_embedding_loss
+from lib.models.embedding_losses import make_embedding_loss
 from lib.process import run_script
 from lib.training import loop
 from lib.training.accelerator import make_accelerator

@@ -15,9 +15,10 @@ from scipy.special import expit, softmax
 from sklearn.metrics import f1_score, log_loss
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS
-from lib.scores import averaging, decisions, stacking
-from lib.scores.score_file import Scores, align_scores, load_scores, save_scores
+from lib.metrics.registry import METRICS
+from lib.scores import averaging, combination, decisions, stacking
+from lib.scores.alignment import align_scores
+from lib.scores.score_file import Scores, load_scores, save_scores
 from scripts import ensemble
 
 accuracy = METRICS["accuracy"].function
@@ -106,7 +107,7 @@ def test_useless_and_harmful_members_get_no_weight(method, sharpness):
         useless = rng.normal(size=z[0].shape).astype(np.float32)
         harmful = z[0][rng.permutation(len(targets))] * 2  # sure of itself, and of another row
         everyone = [sharpness * m for m in [useless, *z, harmful]]
-        weights = stacking.fit_method(method, everyone, targets, False, accuracy).weights
+        weights = combination.fit_method(method, everyone, targets, False, accuracy).weights
         assert weights.sum() == pytest.approx(1)
         assert weights[[0, 4]].tolist() == [0, 0]
         assert (weights > 0).sum() >= 2
@@ -117,12 +118,12 @@ def test_greedy_never_scores_below_the_best_member(metric):
     score = METRICS[metric].function
     for seed in range(10):
         z, targets = members(n=200, skills=(1.4, 0.3, 1.0, 0.1), seed=seed)
-        combination = stacking.fit_combination("greedy", z, targets, score, stacking.inner_folds(targets))
-        assert score(combination(z), targets) >= max(score(m, targets) for m in z)
+        fitted = combination.fit_combination("greedy", z, targets, score, combination.inner_folds(targets))
+        assert score(fitted(z), targets) >= max(score(m, targets) for m in z)
     z, targets = labels()
     score = METRICS["macro_map"].function
-    combination = stacking.fit_combination("greedy", z, targets, score, stacking.inner_folds(targets))
-    assert score(combination(z), targets) >= max(score(m, targets) for m in z)
+    fitted = combination.fit_combination("greedy", z, targets, score, combination.inner_folds(targets))
+    assert score(fitted(z), targets) >= max(score(m, targets) for m in z)
 
 
 def test_greedy_takes_the_steps_of_a_plain_search():
@@ -163,9 +164,9 @@ def test_optimal_weights_are_the_best_of_a_grid():
 def test_votes_are_weighted_by_score_and_a_loss_can_be_no_weight():
     z, targets = members()
     scores = np.array([accuracy(m, targets) for m in z])
-    np.testing.assert_allclose(stacking.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
+    np.testing.assert_allclose(combination.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
     with pytest.raises(FlukeError, match="better when higher"):
-        stacking.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
+        combination.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
 
 
 # --- honesty ----------------------------------------------------------------------------------------------------------------------
@@ -176,28 +177,28 @@ def test_on_pure_noise_the_honest_score_is_chance(method):
     """Members that know nothing: fitted, they look better than 1/4; judged, they don't."""
     rng = np.random.default_rng(1)
     noise, targets = [rng.normal(size=(600, 4)).astype(np.float32) for _ in range(4)], np.arange(600) % 4
-    combination, honest, report = stacking.evaluate_combination(
+    fitted, honest, report = combination.evaluate_combination(
         method,
         list("abcd"),
         noise,
         targets,
         "accuracy",
-        stacking.inner_folds(targets),
+        combination.inner_folds(targets),
         offsets="accuracy" if method == "greedy" else None,
     )
     assert report["score"] == accuracy(honest, targets)
     assert report["score"] < 0.25 + 1.96 * np.sqrt(0.25 * 0.75 / 600)
     if method != "weighted":
-        assert accuracy(combination(noise), targets) > report["score"] + 0.02
+        assert accuracy(fitted(noise), targets) > report["score"] + 0.02
 
 
 def test_stacks_learn_what_no_weights_can():
     """One member mixes two classes up, the other way round: a stack sees it."""
     z, targets = members(n=600, skills=(1.5,))
     swapped = [z[0][:, [1, 0, 2, 3, 4, 5]]]
-    folds = stacking.inner_folds(targets)
+    folds = combination.inner_folds(targets)
     for method in ("stack_lr", "stack_gb"):
-        report = stacking.evaluate_combination(method, ["a"], swapped, targets, "accuracy", folds)[2]
+        report = combination.evaluate_combination(method, ["a"], swapped, targets, "accuracy", folds)[2]
         assert report["gain_interval"][0] > 0
         assert "fitted_score" not in report  # a stack's score on its own training rows says nothing
 
@@ -206,7 +207,7 @@ def test_what_is_fitted_on_a_stack_is_fitted_on_rows_it_has_not_seen():
     """On noise a stack is sure of its own training rows; on others it ought to be told to be unsure."""
     rng = np.random.default_rng(2)
     noise, targets = [rng.normal(size=(300, 3)).astype(np.float32)], np.arange(300) % 3
-    fitted = stacking.fit_combination("stack_gb", noise, targets, accuracy, stacking.inner_folds(targets), temperature=True)
+    fitted = combination.fit_combination("stack_gb", noise, targets, accuracy, combination.inner_folds(targets), temperature=True)
     assert fitted.adjust.temperature > 3
 
 
@@ -216,13 +217,13 @@ def test_what_is_fitted_on_a_stack_is_fitted_on_other_groups():
     groups = np.repeat(np.arange(60), 6)
     targets = rng.integers(0, 4, 60)[groups]
     z = [(rng.normal(size=(60, 4))[groups] + 0.1 * rng.normal(size=(360, 4))).astype(np.float32) for _ in range(3)]
-    folds = stacking.inner_folds(targets, groups=groups)
+    folds = combination.inner_folds(targets, groups=groups)
     temperature = {}
-    for how, own in (("rows", stacking.inner_folds(targets)), ("groups", folds)):
-        temperature[how] = stacking.fit_combination("stack_gb", z, targets, accuracy, own, temperature=True).adjust.temperature
+    for how, own in (("rows", combination.inner_folds(targets)), ("groups", folds)):
+        temperature[how] = combination.fit_combination("stack_gb", z, targets, accuracy, own, temperature=True).adjust.temperature
     assert temperature["rows"] < 1.5 < 4 < temperature["groups"]
     judged = [
-        stacking.evaluate_combination("stack_gb", list("abc"), z, targets, "log_loss", of, groups, temperature=True)[2]["score"]
+        combination.evaluate_combination("stack_gb", list("abc"), z, targets, "log_loss", of, groups, temperature=True)[2]["score"]
         for of in (folds, folds % 2)  # of two folds one is left to fit on: it is cut anew, by groups
     ]
     assert max(judged) < np.log(4) + 0.1
@@ -233,14 +234,14 @@ def test_one_group_alone_can_not_judge_a_fit():
     alone = np.zeros(20, int)
     for method, also in (("greedy", {}), ("stack_lr", {}), ("mean", {"temperature": True})):
         with pytest.raises(FlukeError, match="judged on other rows: two of them"):
-            stacking.evaluate_combination(
-                method, list("abc"), z, targets, "accuracy", stacking.inner_folds(targets, groups=alone), alone, **also
+            combination.evaluate_combination(
+                method, list("abc"), z, targets, "accuracy", combination.inner_folds(targets, groups=alone), alone, **also
             )
 
 
 def test_a_gain_in_log_loss_is_a_gain():
     z, targets = members()
-    report = stacking.evaluate_combination("optimal", list("abc"), z, targets, "log_loss", stacking.inner_folds(targets))[2]
+    report = combination.evaluate_combination("optimal", list("abc"), z, targets, "log_loss", combination.inner_folds(targets))[2]
     least = min(member["score"] for member in report["members"])
     assert report["gain"] == pytest.approx(least - report["score"])
     assert 0 < report["gain_interval"][0] < report["gain"] < report["gain_interval"][1]
@@ -251,27 +252,27 @@ def test_a_class_with_one_row_and_a_label_without_any_are_no_obstacle():
     targets[targets == 0] = 1
     targets[7] = 0
     for method, offsets in (("stack_lr", "macro_f1"), ("stack_gb", None), ("greedy", "macro_f1")):
-        report = stacking.evaluate_combination(
-            method, list("abc"), z, targets, "macro_f1", stacking.inner_folds(targets), offsets=offsets
+        report = combination.evaluate_combination(
+            method, list("abc"), z, targets, "macro_f1", combination.inner_folds(targets), offsets=offsets
         )[2]
         assert np.isfinite(report["score"])
     many, several = labels(n=200)
     several[:, 2] = 0
     for method in ("stack_lr", "optimal"):
-        report = stacking.evaluate_combination(
-            method, list("ab"), many, several, "macro_map", stacking.inner_folds(several), thresholds=True
+        report = combination.evaluate_combination(
+            method, list("ab"), many, several, "macro_map", combination.inner_folds(several), thresholds=True
         )[2]
         assert np.isfinite(report["score"])
 
 
 def test_inner_folds_share_out_every_class():
     targets = np.repeat(np.arange(4), [2, 5, 10, 103])
-    folds = stacking.inner_folds(targets)
+    folds = combination.inner_folds(targets)
     for c in range(4):
         counts = np.bincount(folds[targets == c], minlength=5)
         assert counts.max() - counts.min() <= 1
-    assert (stacking.inner_folds(targets) == folds).all()
-    assert not (stacking.inner_folds(targets, seed=1) == folds).all()
+    assert (combination.inner_folds(targets) == folds).all()
+    assert not (combination.inner_folds(targets, seed=1) == folds).all()
 
 
 def test_crossfit_never_shows_a_row_to_its_own_fit():
@@ -283,7 +284,7 @@ def test_crossfit_never_shows_a_row_to_its_own_fit():
         seen.append(set(rows))
         return lambda held: held[0] * 0 + len(seen)
 
-    out = stacking.crossfit(fit_on, z, folds)
+    out = combination.crossfit(fit_on, z, folds)
     for k in range(3):
         assert seen[k] == set(np.flatnonzero(folds != k))
         assert (out[folds == k] == k + 1).all()
@@ -297,7 +298,7 @@ def test_too_many_classes_for_offsets_are_refused():
 def test_too_many_classes_for_a_stack_are_refused():
     z = [np.zeros((4, 501), np.float32)]
     with pytest.raises(FlukeError, match="at most 500 classes, not 501"):
-        stacking.fit_method("stack_lr", z, np.arange(4), False, accuracy)
+        combination.fit_method("stack_lr", z, np.arange(4), False, accuracy)
 
 
 # --- temperature, offsets, thresholds ---------------------------------------------------------------------------------------------
@@ -514,7 +515,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_methods_of_the_command_line_are_those_there_are():
-    assert get_args(ensemble.Method) == stacking.METHODS
+    assert get_args(ensemble.Method) == combination.METHODS
 
 
 @pytest.mark.parametrize("options", [["--help"], ["--runs", "nowhere"], ["--runs", "a", "--metod", "mean"]])
@@ -572,7 +573,9 @@ def test_thresholds_for_the_contests_metric(metric):
     of_each = measure(z - decisions.fit_thresholds(z, targets), targets)
     together = measure(z - decisions.fit_thresholds(z, targets, metric), targets)
     assert together > of_each + 0.05
-    report = stacking.evaluate_combination("mean", ["a"], [z], targets, metric, stacking.inner_folds(targets), thresholds=True)[2]
+    report = combination.evaluate_combination(
+        "mean", ["a"], [z], targets, metric, combination.inner_folds(targets), thresholds=True
+    )[2]
     assert report["fitted_score"] == pytest.approx(together, abs=1e-6)
     assert report["score"] > of_each
 

@@ -24,7 +24,7 @@ from lib.models.network import Network
 from lib.pipelines import kfold as pipeline
 from lib.pipelines import train
 from lib.reports import run_page
-from lib.scores import score_file
+from lib.scores import alignment, score_file
 from lib.training import loop
 from scripts import kfold, predict, train_classifier
 
@@ -45,7 +45,7 @@ def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "write_run_page", lambda *_: None)
-        patch.setattr(pipeline, "write_folds_page", lambda *_: None)
+        patch.setattr(kfold, "write_folds_page", lambda *_: None)
         yield
 
 
@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
     """A finished run of three folds. Its last folder name is always `run`, for files tell the name."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "write_folds_page", run_page.write_folds_page)
+        patch.setattr(kfold, "write_folds_page", run_page.write_folds_page)
         kfold.main(make_argv(arguments, out))
     return out
 
@@ -75,7 +75,7 @@ def test_page_shows_every_out_of_fold_row(whole: Path) -> None:
     assert f"accuracy over 3 folds: mean {cv['mean']:.4f}, spread {cv['spread']:.4f}" in page
     assert all(f"{value:.3f}" in page for value in cv["per_fold"])
     oof = score_file.load_scores(whole / "oof.npz")
-    right = oof.logits.argmax(1) == score_file.encode_targets(oof)
+    right = oof.logits.argmax(1) == alignment.encode_targets(oof)
     shown = [name in page for name in oof.names]
     assert shown == (~right).tolist()  # every mistake, from whichever fold
 
@@ -174,7 +174,7 @@ def test_time_left_is_shared_among_the_folds_to_come(
     now = [1000.0]
     monkeypatch.setattr("lib.pipelines.kfold.time.monotonic", lambda: now[0])
 
-    monkeypatch.setattr(pipeline, "train_run", lambda *a: _record(seen, now, a[3]))
+    monkeypatch.setattr(kfold, "train_run", lambda *a: _record(seen, now, a[3]))
     with pytest.raises(FlukeError):  # there are no scores to sum up
         kfold.main([*make_argv(arguments, tmp_path / "run"), "--train.max_minutes", "10"])
     assert seen == [(1000 + 600 / 3, 13), (1060 + 540 / 2, 20), (1120 + 480, 39)]
@@ -290,7 +290,7 @@ def test_groups_stay_together_in_folds_and_interval(arguments: Callable, contest
     folds = pd.read_csv(tmp_path / "run" / "folds.csv")["fold"].to_numpy()
     assert all(len(set(folds[start : start + 6])) == 1 for start in range(0, len(names), 6))
     oof = score_file.load_scores(tmp_path / "run" / "oof.npz")
-    answers = "accuracy", oof.logits, score_file.encode_targets(oof)
+    answers = "accuracy", oof.logits, alignment.encode_targets(oof)
     assert result["interval"] == bootstrap_interval(answers, groups=np.arange(len(names)) // 6)
     assert result["interval"] != bootstrap_interval(answers)
 
@@ -348,7 +348,7 @@ def test_folds_leave_no_network_in_memory_and_share_one_cache(
         alive.append(count())
         return real(*args)
 
-    monkeypatch.setattr(pipeline, "train_run", counting)
+    monkeypatch.setattr(kfold, "train_run", counting)
     gc.collect()
     before = count()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # whose wrappers make cycles

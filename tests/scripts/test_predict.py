@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import accuracy_score, f1_score
 
 from lib.errors import FlukeError
-from lib.scores import decisions, score_file
+from lib.scores import alignment, decisions, score_file
 from scripts import kfold, predict, train_classifier, train_embedding
 from tests.conftest import paint
 
@@ -106,7 +106,7 @@ def test_a_kfold_run_answers_with_the_mean_of_its_folds(arguments: Callable, tmp
 def test_labels_are_given_by_thresholds_fitted_on_validation(multi: Path, tmp_path: Path, capsys) -> None:
     thresholds = json.loads((multi / "thresholds.json").read_text())
     val = score_file.load_scores(multi / "scores_val.npz")
-    fitted = expit(decisions.fit_thresholds(val.logits, score_file.encode_targets(val)))
+    fitted = expit(decisions.fit_thresholds(val.logits, alignment.encode_targets(val)))
     assert [thresholds[label] for label in val.classes] == pytest.approx(fitted)
     predict.main(["--run", str(multi), "--out", str(tmp_path / "out")])
     assert "best F1 of each on validation rows" in capsys.readouterr().out

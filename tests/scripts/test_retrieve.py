@@ -14,9 +14,9 @@ from lib.config import command_line
 from lib.config.recipe import Recipe, Retrieval
 from lib.errors import FlukeError
 from lib.pipelines import embed
+from lib.retrieval.evaluation import evaluate_open_set, mean_metrics, metrics_per_query
 from lib.retrieval.gallery import build_gallery, open_gallery
-from lib.retrieval.ranking import mean_metrics, metrics_per_query
-from lib.retrieval.search import ClassCentres, evaluate_open_set, search_identities
+from lib.retrieval.search import ClassCentres, search_identities
 from lib.scores import score_file
 from lib.tables.loading import load_train
 from scripts import retrieve, train_embedding

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from lib.config import command_line
 from lib.config.recipe import Folds, Model, Recipe
 from lib.errors import FlukeError
-from lib.images.dataset import ClassGroupOrder, ImageDataset
-from lib.images.decoding import ResizeToSquare, make_eval_transform
-from lib.models.losses import make_embedding_loss
+from lib.images.augmentation import ResizeToSquare, make_eval_transform
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import ClassGroupOrder
+from lib.models.embedding_losses import make_embedding_loss
 from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.train import make_dataset

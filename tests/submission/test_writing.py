@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from lib.config.recipe import Predict
 from lib.errors import FlukeError
+from lib.submission.formats import check_sample, infer_format
 from lib.submission.writing import check, write
-from lib.tables.sample import check_sample, infer_format, read_sample
+from lib.tables.sample import read_sample
 
 
 def rows_of(path: Path, **fmt: str) -> list[list[str]]:
