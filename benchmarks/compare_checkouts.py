@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ JOBS = {
     "triplet": (
         "train_embedding",
         "--cfg recipes/digits_identity.yaml --data.root {identities} --train.epochs 2 --objective.name triplet "
-        "--objective.also {{cosface:0.5}} --retrieval.metric l2",
+        "--objective.also '{{cosface: 0.5}}' --retrieval.metric l2",
     ),
     "two_processes": ("train_classifier", f"--cfg recipes/digits.yaml --data.root {{digits}} {SMALL}"),
 }
@@ -95,7 +96,7 @@ def run(python: str, checkout: Path, script: str, arguments: str, processes: int
     if processes > 1:
         start = [python, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu_2proc.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [*start, f"scripts/{script}.py", *arguments.split()]
+    command = [*start, f"scripts/{script}.py", *shlex.split(arguments)]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
     if done.returncode:
         print(" ".join(command), done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr)

@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from torchvision.transforms.v2 import functional as F
 
     from lib.config.recipe import Data
+    from lib.images.augmentation import decode_side, make_eval_transform
     from lib.images.cache import open_cache
-    from lib.images.decoding import decode, decode_side, make_eval_transform
+    from lib.images.decoding import decode
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision")

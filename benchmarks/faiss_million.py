@@ -31,7 +31,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from lib.retrieval.gallery import build, open_gallery
+from lib.retrieval.gallery import build_gallery, open_gallery
 
 D, LATENT, LOOKS = 512, 64, 200
 
@@ -117,7 +117,7 @@ def main() -> None:
         reports = {}
         for factory, search in (("Flat", {}), (args.factory, args.search)):
             start = time.perf_counter()
-            made = build(gallery, np.arange(args.n), np.full(args.n, "x.jpg"), who.astype(str), "made", factory=factory)
+            made = build_gallery(gallery, np.arange(args.n), np.full(args.n, "x.jpg"), who.astype(str), "made", factory=factory)
             built = time.perf_counter()
             made.save(folder / factory)
             saved = time.perf_counter()

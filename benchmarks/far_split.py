@@ -32,9 +32,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from accelerate import Accelerator
     from sklearn.linear_model import LogisticRegression
 
-    from lib.images.decoding import make_eval_transform
-    from lib.models.network import Network, Spec, load_start
-    from lib.pipelines.train import open_images
+    from lib.images.augmentation import make_eval_transform
+    from lib.models.network import Network, NetworkSpec
+    from lib.models.weights import load_initial_weights
+    from lib.pipelines.train import make_dataset
     from lib.tables import loading
     from lib.training.accelerator import keep_memory
     from lib.training.inference import predict
@@ -42,9 +43,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     recipe, d = args.recipe, args.recipe.data
     keep_memory()
     table = loading.load_train(d, recipe.folds)
-    network = Network(Spec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
-    print(load_start(network, recipe.model))
-    images = open_images(recipe, table, make_eval_transform(d, d.size))
+    network = Network(NetworkSpec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
+    print(load_initial_weights(network, recipe.model))
+    images = make_dataset(recipe, table, make_eval_transform(d, d.size))
     features = predict([network], images, Accelerator(), 64, d.workers, title="features")[0]
     targets = table.targets()
     held = np.zeros(len(table), bool)

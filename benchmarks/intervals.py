@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from lib.scores import score_file
 
-    file = score_file.load(path)
+    file = score_file.load_scores(path)
     if file.kind != "embeddings" or file.labels is None or file.multi:
         raise FlukeError(f"{path}: expected embeddings with one label an image.")
     return file.logits, np.unique([row[0] for row in file.labels], return_inverse=True)[1]
@@ -107,9 +107,9 @@ def _resplit(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    from lib.metrics.classification import METRICS
-    from lib.metrics.intervals import bootstrap_interval, widen
-    from lib.scores.stacking import inner_folds
+    from lib.metrics.intervals import bootstrap_interval, interval_on_test
+    from lib.metrics.registry import METRICS
+    from lib.scores.combination import inner_folds
 
     equal = targets if stratify == "both" else None
     own, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)
@@ -146,7 +146,7 @@ def _resplit(
             methods["normal, Bayle et al."] = _around(pooled, norm.ppf(0.975) * np.sqrt(pooled * (1 - pooled) / rows))
         result[name] = {method: (*interval, truth) for method, interval in methods.items()}
         result[name][f"test {n_test}, as it is"] = (low, high, on_test)
-        result[name][f"test {n_test}, widened"] = (*widen(name, pooled, (low, high), rows, n_test), on_test)
+        result[name][f"test {n_test}, widened"] = (*interval_on_test(name, pooled, (low, high), rows, n_test), on_test)
     return result
 
 

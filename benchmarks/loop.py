@@ -21,13 +21,14 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from lib.config.recipe import Data, Model, Optim, Recipe, Train
-from lib.images import decoding
-from lib.images.dataset import Batches, Images, Order
-from lib.models.losses import make_objective
-from lib.models.network import Network, Spec
+from lib.images import augmentation
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import RandomOrder, ShardedBatches
+from lib.models.losses import make_classification_loss
+from lib.models.network import Network, NetworkSpec
 from lib.training import loop
 from lib.training.accelerator import keep_memory
-from lib.training.distributed import Stop
+from lib.training.distributed import StopSignal
 from lib.training.loop import fit
 
 
@@ -49,22 +50,24 @@ def main() -> None:
     paths = sorted(args.images.iterdir())[: args.rows]
     classes = tuple("abcdefghij")
     targets = np.arange(len(paths)) % len(classes)
-    make = decoding.make_train_transform(recipe.data)
-    spec = Spec(recipe.model, classes, False, "classifier", args.size, "squash")
+    make = augmentation.make_train_transform(recipe.data)
+    spec = NetworkSpec(recipe.model, classes, False, "classifier", args.size, "squash")
 
     def network() -> Network:
         torch.manual_seed(0)
         made = Network(spec, recipe.objective)
-        made.objective = make_objective(recipe.objective, targets, classes, False)
+        made.objective = make_classification_loss(recipe.objective, targets, classes, False)
         return made
 
-    def data() -> Images:
-        return Images(paths, make, targets, 0, decoding.decode_side(make))
+    def data() -> ImageDataset:
+        return ImageDataset(paths, make, targets, 0, augmentation.decode_side(make))
 
     def bare() -> float:
         model = network().to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-        order = [[(0, int(row), 0) for row in rows] for rows in Order(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)]
+        order = [
+            [(0, int(row), 0) for row in rows] for rows in RandomOrder(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)
+        ]
         loader = DataLoader(data(), batch_sampler=order, num_workers=1)
         model.train()
         started = time.perf_counter()
@@ -83,10 +86,10 @@ def main() -> None:
 
     def ours() -> float:
         accelerator = Accelerator(cpu=True)
-        batches = Batches(Order(len(paths), 0), len(paths), 32)
-        val = Images(paths[:2], decoding.make_eval_transform(recipe.data))
+        batches = ShardedBatches(RandomOrder(len(paths), 0), len(paths), 32)
+        val = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
         model, seen = network(), data()
-        with tempfile.TemporaryDirectory() as folder, Stop(accelerator) as stop:
+        with tempfile.TemporaryDirectory() as folder, StopSignal(accelerator) as stop:
             started = time.perf_counter()
             fit(model, seen, batches, val, NoValidation(), recipe, accelerator, Path(folder), stop, lambda line: None)
             return time.perf_counter() - started

@@ -19,9 +19,9 @@ import torch
 from accelerate import Accelerator
 
 from lib.config.recipe import Model
-from lib.images.dataset import Images, ordered_loader
-from lib.images.decoding import Fit, decode_side
-from lib.models.network import Network, Spec
+from lib.images.augmentation import ResizeToSquare, decode_side
+from lib.images.dataset import ImageDataset, make_eval_loader
+from lib.models.network import Network, NetworkSpec
 from lib.training.accelerator import keep_memory
 from lib.training.inference import predict
 
@@ -38,11 +38,11 @@ def main() -> None:
     keep_memory()
     accelerator = Accelerator(cpu=True)
     paths = sorted(args.images.iterdir())[: args.rows]
-    transform = Fit(args.size, "squash")
-    images = Images(paths, transform, short_side=decode_side(transform))
-    spec = Spec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
+    transform = ResizeToSquare(args.size, "squash")
+    images = ImageDataset(paths, transform, short_side=decode_side(transform))
+    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
     networks = [Network(spec).eval().to(memory_format=torch.channels_last) for _ in range(args.networks)]
-    batches = [pictures.contiguous(memory_format=torch.channels_last) for pictures, *_ in ordered_loader(images, 64, workers=0)]
+    batches = [pictures.contiguous(memory_format=torch.channels_last) for pictures, *_ in make_eval_loader(images, 64, workers=0)]
 
     @torch.inference_mode()
     def forward() -> None:

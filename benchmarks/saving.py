@@ -18,8 +18,8 @@ import torch
 from timm.utils import ModelEmaV3
 
 from lib.config.recipe import Model, Objective, Optim
-from lib.models.losses import make_objective
-from lib.models.network import Network, Spec
+from lib.models.losses import make_classification_loss
+from lib.models.network import Network, NetworkSpec
 from lib.training import checkpoint
 from lib.training.accelerator import keep_memory
 from lib.training.optimizer import make_optimizer
@@ -37,9 +37,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     targets = torch.arange(args.batch) % 10
-    spec = Spec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
+    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
     network = Network(spec).to(memory_format=torch.channels_last)
-    network.objective = make_objective(Objective(), targets.numpy(), spec.classes, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), spec.classes, False)
     optimizer = make_optimizer(Optim(), network.backbone, torch.nn.ModuleList([network.pool, network.head, network.objective]))
     average = ModelEmaV3(network, decay=0.99)
     images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)
@@ -62,7 +62,7 @@ def main() -> None:
             state = dict.fromkeys(checkpoint.STATE, 0) | {"epoch": epoch}
             started = time.perf_counter()
             modules = {"model": network, "ema": average.module}
-            checkpoint.save(Path(folder), state, modules, {"optimizer": optimizer.state_dict()}, keep=2)
+            checkpoint.save_checkpoint(Path(folder), state, modules, {"optimizer": optimizer.state_dict()}, keep=2)
             seconds = time.perf_counter() - started
             shares.append(seconds / an_epoch)
             print(f"an epoch's steps {an_epoch:7.1f} s   its state {seconds:6.3f} s   {shares[-1]:.2%}")

@@ -35,25 +35,25 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
 
     import numpy as np
 
-    from lib.pipelines.embed import centres_of_run, find_runs
-    from lib.retrieval.gallery import build
-    from lib.retrieval.open_set import estimate_share, fit_threshold, threshold_curve
-    from lib.retrieval.search import answer
+    from lib.pipelines.embed import find_embedding_runs, load_class_centres
+    from lib.retrieval.gallery import build_gallery
+    from lib.retrieval.open_set import estimate_new_share, fit_threshold, threshold_curve
+    from lib.retrieval.search import search_identities
     from lib.scores import score_file
 
-    (run,) = find_runs([args.run] if args.run else None)
+    (run,) = find_embedding_runs([args.run] if args.run else None)
     recipe = command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv]).recipe
     r, k, new_label = recipe.retrieval, recipe.predict.topk, recipe.data.new_label
     if new_label is None:
         raise FlukeError(f"{run}: its recipe has no data.new_label, so there is no threshold to examine.")
-    val = score_file.load(run / "scores_val.npz")
+    val = score_file.load_scores(run / "scores_val.npz")
     labels = np.array([label for (label,) in val.labels or []])
     queries = np.arange(len(labels)) >= len(labels) - val.source["queries"]
-    gallery = build(
+    gallery = build_gallery(
         val.logits[~queries], val.rows[~queries], np.array(val.names)[~queries], labels[~queries], "", r.metric, r.factory
     )
-    centres = centres_of_run(run, recipe) if r.centre_weight > 0 else None
-    found = answer(gallery, val.logits[queries], r, "", k, centres)
+    centres = load_class_centres(run, recipe) if r.centre_weight > 0 else None
+    found = search_identities(gallery, val.logits[queries], r, "", k, centres)
     truth = labels[queries]
     right, known = found.names == truth[:, None], np.isin(truth, gallery.labels)
     print(f"{run}: {known.sum():,} held-out images of known individuals, {(~known).sum():,} of strangers; {args.repeats} re-splits")
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
             drawn = np.concatenate([rows[:count] for rows, count in zip(kinds, counts)])
             guess = r.new_share
             if guess == "estimate":
-                guess = estimate_share(found.scores[fitting, 0], known[fitting], found.scores[drawn, 0])
+                guess = estimate_new_share(found.scores[fitting, 0], known[fitting], found.scores[drawn, 0])
             there = threshold_curve(found.scores[drawn], right[drawn], known[drawn], k)
             values = there.map_at_k(float((~known[drawn]).mean()))
             steps = (there.thresholds[1:] + there.thresholds[:-1]) / 2

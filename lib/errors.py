@@ -30,3 +30,8 @@ def first_few(items: Iterable[Any], n: int = 5) -> str:
     """The first n items and how many more there are, for a sentence."""
     items = list(items)
     return ", ".join(map(str, items[:n])) + (f" and {len(items) - n:,} more" if len(items) > n else "")
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return an exception's message on one line without its last full stop, at most `most` characters; its type if it has none."""
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__

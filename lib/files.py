@@ -20,7 +20,7 @@ from lib.errors import FlukeError
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there becomes `path` in one step, or not at all.
 
     The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when it can't be written, as when
@@ -63,7 +63,7 @@ def fsync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
         raise FlukeError(f"{path}: not readable as JSON ({error}).") from None
 
 
-def inside(folder: Path, name: str) -> Path:
+def safe_join(folder: Path, name: str) -> Path:
     """`folder / name`, refusing whatever leads out of `folder`: absolute names, `..`, links that point elsewhere.
 
     Raises FlukeError. The file need not exist.
@@ -108,21 +108,21 @@ def require_free(folder: Path, megabytes: float) -> None:
         )
 
 
-def newest(runs: Path, wanted: Callable[[Path], bool]) -> Path | None:
+def newest_run(runs: Path, wanted: Callable[[Path], bool]) -> Path | None:
     """The folder below `runs`, most recently started, that `wanted` accepts; None if there is none."""
     folders = [path.parent for path in runs.glob("*/environment.json")]
     folders.sort(key=lambda folder: (folder / "environment.json").stat().st_mtime, reverse=True)
     return next((folder for folder in folders if wanted(folder)), None)
 
 
-def default_run(recipe_file: str | None) -> Path:
+def default_run_folder(recipe_file: str | None) -> Path:
     """runs/<recipe>-<time>, the name a run gets without --out."""
     stem = Path(recipe_file).stem if recipe_file else "run"
     return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the kernel lets go of it when the process ends, however it ends.
 
     What a process that was killed had half written is removed. Raises FlukeError when another process holds the folder, or when it

@@ -23,7 +23,7 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
     code, sentence = 0, ""
     try:
         main(None)
-        _end_talk()
+        _destroy_process_group()
     except FlukeError as error:
         code, sentence = 2, f"error: {error}"
         if not is_main_process():
@@ -32,7 +32,7 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
             print(sentence, file=sys.stderr, flush=True)
     except Interrupted as stop:
         code, sentence = INTERRUPTED, str(stop)
-        _end_talk()
+        _destroy_process_group()
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted"
     if sentence and is_main_process():
@@ -41,7 +41,7 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
     sys.exit(code)
 
 
-def _end_talk() -> None:
+def _destroy_process_group() -> None:
     """End what processes talk by, if they do: left to the interpreter's end, its threads now and then abort a job that is done."""
     distributed = sys.modules.get("torch.distributed")  # torch isn't imported for this
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

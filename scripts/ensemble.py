@@ -20,7 +20,7 @@ from typing import Any
 
 from lib.config import command_line
 from lib.errors import FlukeError
-from lib.files import default_run, write_json, write_text
+from lib.files import default_run_folder, write_json, write_text
 from lib.process import run_script
 
 METHODS = ("mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb")
@@ -42,12 +42,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--offsets", choices=("accuracy", "macro_f1"), help="One label per image: the best offset per class.")
     args = command_line.parse(parser, argv)
 
-    from lib.scores import score_file  # scikit-learn only later: runs that don't fit each other are answered at once
+    from lib.scores import alignment, score_file  # scikit-learn only later: runs that don't fit each other are answered at once
 
-    out = Path(args.out) if args.out else default_run("ensemble")
+    out = Path(args.out) if args.out else default_run_folder("ensemble")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FlukeError(f"--out {out}: is there already, and not empty; take another name, or remove it first.")
-    oof, test = score_file.of_runs(args.runs)
+    oof, test = alignment.load_aligned_scores(args.runs)
     first = (oof or test)[0]
     if args.thresholds and not first.multi:
         raise FlukeError("--thresholds are for several labels an image; for one label there is --offsets.")
@@ -57,60 +57,62 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     import numpy as np
 
-    from lib.metrics import classification, intervals
+    from lib.metrics import intervals, registry
     from lib.pipelines import finished
-    from lib.scores import averaging, stacking
+    from lib.scores import averaging, combination
     from lib.scores.decisions import label_thresholds
     from lib.submission import writing
-    from lib.tables.sample import sample_of
+    from lib.tables.sample import load_sample
 
-    recipe = finished.find_recipe(Path(args.runs[0]))
+    recipe = finished.load_recipe(Path(args.runs[0]))
     if recipe is None:
         print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
-    sample = sample_of(recipe) if recipe is not None and test else None
-    task: classification.Task = "multi" if first.multi else "single"
-    metric = args.metric or ("macro_f1" if args.thresholds else classification.auto_metric(task))
-    classification.check_metric(metric, task)
-    if classification.METRICS[metric].resampled is None:
-        raise FlukeError(f"--metric {metric}: is known in training only; take {classification.auto_metric(task)} or another.")
+    sample = load_sample(recipe) if recipe is not None and test else None
+    task: registry.Task = "multi" if first.multi else "single"
+    metric = args.metric or ("macro_f1" if args.thresholds else registry.default_metric(task))
+    registry.check_metric(metric, task)
+    if registry.METRICS[metric].resampled is None:
+        raise FlukeError(f"--metric {metric}: is known in training only; take {registry.default_metric(task)} or another.")
     result = {"runs": args.runs, "method": args.method, "metric": metric, **{key: value for key, value in adjust.items() if value}}
 
     if oof:
-        targets = score_file.targets(oof[0], args.runs[0])
+        targets = alignment.encode_targets(oof[0], args.runs[0])
         lead = next((i for i, run in enumerate(oof) if run.groups is not None), 0)  # the others weren't told of groups
         folds, result["inner_folds"] = _inner_folds(Path(args.runs[lead]), oof[lead], targets)
         groups = None if oof[lead].groups is None else np.array(oof[lead].groups)
-        combination, honest, report = stacking.judge(
-            args.method, args.runs, averaging.whole(oof), targets, metric, folds, groups, **adjust
+        fitted, honest, report = combination.evaluate_combination(
+            args.method, args.runs, averaging.extend_members(oof), targets, metric, folds, groups, **adjust
         )
         result |= report
-    elif args.method in stacking.FITTED or any(adjust.values()):
+    elif args.method in combination.FITTED or any(adjust.values()):
         raise FlukeError(
             f"{', '.join(args.runs)}: test scores alone; {args.method} and what else is fitted needs out-of-fold scores."
         )
     else:
-        combination = stacking.Combination(stacking.fit_method(args.method, averaging.whole(test), None, first.multi, None))
+        fitted = combination.Combination(
+            combination.fit_method(args.method, averaging.extend_members(test), None, first.multi, None)
+        )
     if oof and test:
-        interval = intervals.widen(metric, result["score"], result["interval"], len(targets), len(test[0].names))
+        interval = intervals.interval_on_test(metric, result["score"], result["interval"], len(targets), len(test[0].names))
         result |= {"test_rows": len(test[0].names), "test_interval": interval}
-    if combination.adjust is not None:
+    if fitted.adjust is not None:
         result["fitted"] = {
-            "temperature": combination.adjust.temperature,
-            "offsets": dict(zip(first.classes, combination.adjust.offsets.tolist())),
+            "temperature": fitted.adjust.temperature,
+            "offsets": dict(zip(first.classes, fitted.adjust.offsets.tolist())),
         }
-    print(stacking.describe(result))
+    print(combination.describe_combination(result))
 
     source = {"run": out.name, "model": f"{args.method} of {len(args.runs)}", "metric": metric, "runs": args.runs}
     if test:
-        of_test = replace(test[0], logits=combination(averaging.whole(test)), source=source)
+        of_test = replace(test[0], logits=fitted(averaging.extend_members(test)), source=source)
         if recipe is not None and sample is not None:
             least = None
             if first.multi and oof and not args.thresholds:  # with --thresholds they are in the logits
                 least = label_thresholds(honest, targets, first.classes, metric)
             writing.submit(recipe.predict, out / "submission.csv", sample, of_test, least)
-        score_file.save(out / "scores_test.npz", of_test)
+        score_file.save_scores(out / "scores_test.npz", of_test)
     if oof:
-        score_file.save(out / "oof.npz", replace(oof[0], logits=honest, source=source, groups=oof[lead].groups))
+        score_file.save_scores(out / "oof.npz", replace(oof[0], logits=honest, source=source, groups=oof[lead].groups))
     if recipe is not None:
         write_text(out / "recipe.yaml", command_line.dump(recipe))
     write_json(out / "ensemble.json", result)
@@ -122,12 +124,12 @@ def _inner_folds(folder: Path, oof: Any, targets: Any) -> tuple[Any, str]:
     """Which rows are left out together when a fit is judged: the run's own folds, if any, which keep groups together."""
     import numpy as np
 
-    from lib.scores import stacking
+    from lib.scores import combination
     from lib.tables import readers
 
     if (folder / "folds.csv").exists():
-        return np.unique(readers.read_pairs(folder / "folds.csv", oof.names), return_inverse=True)[1], str(folder / "folds.csv")
-    return stacking.inner_folds(targets, groups=oof.groups), "5, random" if oof.groups is None else "5, random, of whole groups"
+        return np.unique(readers.read_mapping(folder / "folds.csv", oof.names), return_inverse=True)[1], str(folder / "folds.csv")
+    return combination.inner_folds(targets, groups=oof.groups), "5, random" if oof.groups is None else "5, random, of whole groups"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from lib.config import command_line
 from lib.config.recipe import Data, Recipe, Train
 from lib.errors import FlukeError
-from lib.files import default_run, write_json
+from lib.files import default_run_folder, write_json
 from lib.process import is_main_process, run_script
 
 
@@ -40,26 +40,27 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from lib.pipelines import finished
 
-    files, recipe = finished.find_run(Path(args.run))
+    files, recipe = finished.find_networks(Path(args.run))
     if recipe is None and args.table is None:
         raise FlukeError(
             f"--run {args.run}: has no recipe that says which the test images are; name a table or a folder with --table."
         )
-    folder = Path(args.out) if args.out else default_run("predict")
+    folder = Path(args.out) if args.out else default_run_folder("predict")
     if taken := [name for name in ("recipe.yaml", "scores_test.npz", "submission.csv") if (folder / name).exists()]:
         raise FlukeError(f"--out {folder}: holds {' and '.join(taken)} already; take another name, or remove it first.")
 
     from accelerate.utils import broadcast_object_list
 
     from lib.images import decoding
-    from lib.models.network import read_spec
+    from lib.models.weights import read_spec
     from lib.pipelines import kfold
     from lib.scores import score_file
+    from lib.submission.formats import check_sample
     from lib.submission.writing import submit
     from lib.tables import filters, loading
-    from lib.tables.sample import check_fits, read_sample, sample_of, without_extension
+    from lib.tables.sample import load_sample, read_sample, without_extension
     from lib.training.accelerator import make_accelerator
-    from lib.training.distributed import from_main
+    from lib.training.distributed import broadcast_from_main
 
     spec = read_spec(files[0])
     if spec is None:
@@ -77,26 +78,26 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     else:
         path = Path(args.table)
         home = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
-        side = loading.load_any(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
+        side = loading.load_images(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
     recipe = replace(recipe or Recipe(), data=data)
     sample = None
     if args.sample:
         sample = read_sample(Path(args.sample), data.image_column)
-    elif spec.kind == "classifier" and (sample := sample_of(recipe)) is not None and args.table is not None:
+    elif spec.kind == "classifier" and (sample := load_sample(recipe)) is not None and args.table is not None:
         if not set(map(without_extension, sample.ids)) <= set(map(without_extension, side.names)):
             if is_main_process():
                 print(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
-        check_fits(sample, recipe.predict, side.names, spec.classes, spec.multi)
+        check_sample(sample, recipe.predict, side.names, spec.classes, spec.multi)
     thresholds = finished.read_thresholds(Path(args.run), spec.classes) if spec.multi else None
 
     accelerator = make_accelerator(Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
-    bad = from_main(accelerator, lambda: decoding.find_unreadable(paths, data.workers, data.check))
-    side = filters.without_unreadable(side, bad, "error", what="test")
-    outputs = kfold.predict_mean(files, recipe, side, accelerator)
+    bad = broadcast_from_main(accelerator, lambda: decoding.find_unreadable(paths, data.workers, data.check))
+    side = filters.drop_unreadable(side, bad, "error", what="test")
+    outputs = kfold.predict_average(files, recipe, side, accelerator)
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"
     classes = () if kind == "embeddings" else spec.classes
     source = {"run": args.run, "model": spec.model.name, "networks": len(files), "table": str(side.source)}
@@ -105,14 +106,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     def write() -> dict[str, Any]:
         if sample is not None:
             submit(recipe.predict, folder / "submission.csv", sample, found, thresholds)
-        score_file.save(folder / "scores_test.npz", found)
-        result = finished.measure(side, outputs, thresholds) if side.labels is not None and kind == "logits" else {}
+        score_file.save_scores(folder / "scores_test.npz", found)
+        result = finished.evaluate_predictions(side, outputs, thresholds) if side.labels is not None and kind == "logits" else {}
         if result:
             write_json(folder / "metrics.json", result)
         print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
         return result
 
-    return from_main(accelerator, write)
+    return broadcast_from_main(accelerator, write)
 
 
 if __name__ == "__main__":

@@ -56,26 +56,26 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"--topk {args.topk}: a query is answered with at least 1 name.")
 
     from lib.pipelines import retrieve  # torch only now: --help and a typo are answered before
-    from lib.pipelines.embed import find_runs
+    from lib.pipelines.embed import find_embedding_runs
     from lib.training.accelerator import keep_memory, make_accelerator
 
-    runs = find_runs(args.run)
+    runs = find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
     keep_memory()
     folder = Path(args.out) if args.out else runs[0] / "retrieval"
     accelerator = make_accelerator(Train(log_with=[]), folder)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
-    job = retrieve.Job(runs, recipes, args.combine, accelerator, folder, Path(args.gallery) if args.gallery else None)
+    job = retrieve.RetrievalJob(runs, recipes, args.combine, accelerator, folder, Path(args.gallery) if args.gallery else None)
     image_dir = Path(args.image_dir) if args.image_dir else None
     if args.pair:
-        return retrieve.compare(job, [Path(path) for path in args.pair])
+        return retrieve.compare_pair(job, [Path(path) for path in args.pair])
     if args.add:
-        return retrieve.add(job, Path(args.add), image_dir)
+        return retrieve.add_to_gallery(job, Path(args.add), image_dir)
     if args.remove:
-        return retrieve.remove(job, args.remove)
+        return retrieve.remove_from_gallery(job, args.remove)
     queries = args.queries or args.evaluate
-    return retrieve.answer_all(job, Path(queries) if queries else None, image_dir, metrics_alone=args.evaluate is not None)
+    return retrieve.answer_queries(job, Path(queries) if queries else None, image_dir, metrics_alone=args.evaluate is not None)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib.pipelines import runs, train  # torch only now: --help and a typo are answered before
 
     folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
-    return train.run(args.recipe, folder, "embedding")
+    return train.train_run(args.recipe, folder, "embedding")
 
 
 if __name__ == "__main__":

@@ -80,4 +80,4 @@ def arguments(contest: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no figures, which cost more than the training of the tiny contest."""
-    monkeypatch.setattr("lib.pipelines.train.write_report", lambda *_: None)
+    monkeypatch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)

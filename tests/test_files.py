@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lib import files
 from lib.errors import FlukeError, Interrupted
-from lib.files import atomic, inside, locked, read_json, require_free, write_json, write_text
+from lib.files import atomic_write, lock_folder, read_json, require_free, safe_join, write_json, write_text
 from lib.process import run_script
 from lib.training import checkpoint
 
@@ -27,7 +27,7 @@ from lib.training import checkpoint
 def test_old_file_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(ValueError, match="mine"), atomic(path) as temporary:
+    with pytest.raises(ValueError, match="mine"), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise ValueError("mine")
     assert path.read_text() == "old"
@@ -53,7 +53,7 @@ def test_full_disk_is_one_sentence_whoever_writes(how: str, tmp_path: Path) -> N
     value = {"w": torch.zeros(300_000)}
     with (
         pytest.raises(FlukeError, match=r"best.bin: the disk is full; what was saved before is intact\.$"),
-        atomic(path) as temporary,
+        atomic_write(path) as temporary,
     ):
         if how == "text":
             temporary.write_text("x" * 10**6)
@@ -112,7 +112,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name", ["a.png", "good", "sub/up", "sub/none.png", "none", "x" * 300, "..a.png", "a..png", "sub/./a", "é", "a\nb"]
 )
 def test_names_that_stay_inside(name: str, tree: Path) -> None:
-    assert inside(tree / "images", name) == tree / "images" / name
+    assert safe_join(tree / "images", name) == tree / "images" / name
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_names_that_stay_inside(name: str, tree: Path) -> None:
 )
 def test_names_that_lead_out(name: str, tree: Path) -> None:
     with pytest.raises(FlukeError, match="stay inside their folder|leads out of"):
-        inside(tree / "images", name)
+        safe_join(tree / "images", name)
 
 
 @given(
@@ -143,7 +143,7 @@ def test_names_that_lead_out(name: str, tree: Path) -> None:
 )
 def test_no_name_leads_out(tree: Path, parts: list[str]) -> None:
     try:
-        path = inside(tree / "images", "/".join(parts))
+        path = safe_join(tree / "images", "/".join(parts))
     except FlukeError:
         return
     assert os.path.realpath(path).startswith(os.path.realpath(tree / "images"))
@@ -160,8 +160,8 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
 HOLD = """
 import sys, time, multiprocessing as mp
 from pathlib import Path
-from lib.files import locked
-with locked(Path(sys.argv[1])):
+from lib.files import lock_folder
+with lock_folder(Path(sys.argv[1])):
     if len(sys.argv) > 2:
         mp.get_context("fork").Process(target=time.sleep, args=(60,)).start()  # as a DataLoader's worker
     print("held", flush=True)
@@ -177,13 +177,13 @@ def test_second_writer_is_refused_and_a_killed_one_forgotten(tmp_path: Path) -> 
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FlukeError, match=rf"run: another process writes this run \(pid {holder.pid} on "), locked(run):
+        with pytest.raises(FlukeError, match=rf"run: another process writes this run \(pid {holder.pid} on "), lock_folder(run):
             pass
         for name in (".a.json.1.tmp", "best/.model.safetensors.1.tmp", "last/.e0001-b000000.tmp/x"):
             write_text(run / name, "half")
         holder.kill()
         holder.wait()
-        with locked(run):  # at once, although the worker lives on
+        with lock_folder(run):  # at once, although the worker lives on
             assert not list(run.rglob("*.tmp"))
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
@@ -192,7 +192,7 @@ def test_second_writer_is_refused_and_a_killed_one_forgotten(tmp_path: Path) -> 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FlukeError, match="can't be written .*name another folder with --out"), locked(tmp_path / "file"):
+    with pytest.raises(FlukeError, match="can't be written .*name another folder with --out"), lock_folder(tmp_path / "file"):
         pass
 
 
@@ -255,14 +255,14 @@ def state(epoch: int, batch: int) -> dict[str, object]:
 
 
 def save(last: Path, epoch: int, batch: int, keep: int = 2) -> Path:
-    return checkpoint.save(last, state(epoch, batch), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {}}, keep)
+    return checkpoint.save_checkpoint(last, state(epoch, batch), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {}}, keep)
 
 
 def test_newest_states_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
     for epoch, batch in [(1, 0), (1, 999_999), (1, 1_000_000), (2, 0), (9999, 5), (10_000, 0)]:
         save(tmp_path, epoch, batch)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e10000-b000000", "e9999-b000005"]
-    assert checkpoint.find(tmp_path) == (tmp_path / "e10000-b000000", [])
+    assert checkpoint.find_checkpoint(tmp_path) == (tmp_path / "e10000-b000000", [])
 
 
 def test_state_that_is_there_already_is_not_taken_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_torn_or_foreign_states_are_passed_over(name: str, how: str, tmp_path: P
         (newest / name).unlink()
     else:
         (newest / name).write_bytes({"cut": raw[:-3], "flipped": flipped, "foreign": b"[]"}[how])
-    found, skipped = checkpoint.find(tmp_path)
+    found, skipped = checkpoint.find_checkpoint(tmp_path)
     assert found == good
     assert len(skipped) == 1
     assert skipped[0].startswith(f"{newest}: ")
@@ -294,7 +294,7 @@ def test_what_is_torn_takes_no_good_states_place(tmp_path: Path) -> None:
     (newest / "manifest.json").unlink()
     for batch in (50, 100):
         target = save(tmp_path, 4, batch, keep=1)
-        assert checkpoint.find(tmp_path)[0] == target
+        assert checkpoint.find_checkpoint(tmp_path)[0] == target
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, newest.name]
 
 
@@ -304,7 +304,7 @@ def test_state_of_another_program_is_passed_over(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["state.json"] = [(folder / "state.json").stat().st_size, checkpoint._hash(folder / "state.json")]
     write_json(folder / "manifest.json", manifest)
-    assert checkpoint.find(tmp_path) == (None, [f"{folder}: not a state of this program; taking the state before it."])
+    assert checkpoint.find_checkpoint(tmp_path) == (None, [f"{folder}: not a state of this program; taking the state before it."])
 
 
 def test_pickle_in_a_state_is_not_run(tmp_path: Path) -> None:
@@ -312,9 +312,11 @@ def test_pickle_in_a_state_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "owned"),)
 
-    folder = checkpoint.save(tmp_path / "last", state(1, 0), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {"x": Evil()}}, 2)
+    folder = checkpoint.save_checkpoint(
+        tmp_path / "last", state(1, 0), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {"x": Evil()}}, 2
+    )
     with pytest.raises(FlukeError, match="state of another network or recipe"):
-        checkpoint.load(folder, {"model": torch.nn.Linear(2, 2)})
+        checkpoint.load_checkpoint(folder, {"model": torch.nn.Linear(2, 2)})
     assert not (tmp_path / "owned").exists()
 
 
@@ -334,4 +336,4 @@ def test_full_disk_leaves_the_states_before(writer: str, tmp_path: Path, monkeyp
         patch.setattr(where, name, full)
         save(tmp_path, 2, 0)
     assert [p.name for p in tmp_path.iterdir()] == [before.name]
-    assert checkpoint.find(tmp_path) == (before, [])
+    assert checkpoint.find_checkpoint(tmp_path) == (before, [])

@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from lib.errors import FlukeError
-from lib.files import atomic, require_free
+from lib.files import atomic_write, require_free
 from lib.images.decoding import decode
 from lib.process import is_main_process
 
@@ -34,7 +34,7 @@ HEADER = 128  # bytes before the first picture
 VERSION = f"fluke-cache 1, Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
 
 
-class Cache:
+class ImageCache:
     """A cache on disk, opened by `open_cache`. Pickles as its path, so that DataLoader workers map the file themselves."""
 
     def __init__(self, path: Path, key: str, rows: np.ndarray | None = None) -> None:
@@ -52,14 +52,14 @@ class Cache:
         self.rows = np.arange(len(self.sizes)) if rows is None else rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cache, (self.path, self.key, self.rows)
+        return ImageCache, (self.path, self.key, self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, rows: Sequence[int]) -> Cache:
+    def take(self, rows: Sequence[int]) -> ImageCache:
         """These of the pictures, in this order."""
-        return Cache(self.path, self.key, self.rows[np.asarray(rows, dtype=np.int64)])
+        return ImageCache(self.path, self.key, self.rows[np.asarray(rows, dtype=np.int64)])
 
     def get(self, i: int) -> torch.Tensor:
         """Picture i as `lib.images.decode` gives it: uint8 (3, height, width), a copy."""
@@ -69,7 +69,7 @@ class Cache:
         return torch.from_numpy(rows).permute(2, 0, 1)
 
 
-def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int) -> Cache:
+def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int) -> ImageCache:
     """The cache of `paths`, in that order, their short side at most `short_side` pixels (never enlarged); built by `workers`
     processes if it isn't there, or if an image, `short_side` or the decoder has changed since, or if the file is damaged.
 
@@ -87,9 +87,9 @@ def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it ends
         # Not there, stale, cut off, foreign: np.load raises whatever a stranger's file makes it raise.
         with contextlib.suppress(Exception):
-            return Cache(path, key)
+            return ImageCache(path, key)
         _build(path, key, paths, short_side, workers)
-        return Cache(path, key)
+        return ImageCache(path, key)
 
 
 def _key(paths: Sequence[Path], short_side: int) -> tuple[str, str]:
@@ -124,13 +124,13 @@ def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers
         paths,  # type: ignore[arg-type]
         batch_size=8,
         num_workers=workers,
-        collate_fn=partial(_pack, short_side=short_side),
+        collate_fn=partial(_decode_batch, short_side=short_side),
         generator=torch.Generator(),  # a DataLoader draws a seed, which must not move the job's random numbers
     )
     sizes: list[tuple[int, int]] = []
     faults: list[str] = []
     bar = tqdm(total=len(paths), desc=f"caching images at {short_side} px", unit="", leave=False, disable=not is_main_process())
-    with atomic(path) as temporary, temporary.open("wb") as file, bar:
+    with atomic_write(path) as temporary, temporary.open("wb") as file, bar:
         file.write(_header(key))
         for pixels, some_sizes, some_faults in loader:
             file.write(pixels.numpy().data)
@@ -139,11 +139,11 @@ def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers
             bar.update(len(some_sizes) + len(some_faults))
         if faults:
             raise FlukeError(f"{len(faults)} of {len(paths)} images can't be cached: {' '.join(faults[:3])}")
-    with atomic(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+    with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
         np.savez(file, key=np.array(key), sizes=np.array(sizes, dtype=np.int32).reshape(-1, 2))
 
 
-def _pack(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
+def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
     """Pictures of a batch as one flat tensor (one hand-over between processes), their (height, width), and what was unreadable."""
     flat, sizes, faults = [torch.empty(0, dtype=torch.uint8)], [], []
     for path in paths:

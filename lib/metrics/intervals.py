@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from lib.metrics.classification import BLOCK, METRICS, Array, check_scores, mean
+from lib.metrics.registry import METRICS
+from lib.metrics.resampling import BLOCK, Array, check_finite, weighted_mean
 
 
 def bootstrap_interval(
@@ -31,27 +32,27 @@ def bootstrap_interval(
         name, logits, targets = what
         metric = METRICS[name].resampled
         assert metric is not None, f"{name} isn't computed from logits; pass its values, one a row"
-        check_scores(logits, targets)
+        check_finite(logits, targets)
         resampled, n_rows, size = partial(metric, logits, targets), len(logits), targets.size
     else:
-        check_scores(np.reshape(what, (-1, 1)))
-        resampled, n_rows, size = partial(mean, what), len(what), len(what)
-    values = np.concatenate([resampled(weights) for weights in _draws(n_rows, n or _affordable(size), seed, groups)])
+        check_finite(np.reshape(what, (-1, 1)))
+        resampled, n_rows, size = partial(weighted_mean, what), len(what), len(what)
+    values = np.concatenate([resampled(weights) for weights in _resample_counts(n_rows, n or _num_resamples(size), seed, groups)])
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return np.nan, np.nan
     interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     if isinstance(what, tuple):
-        interval = _possible(name, interval + METRICS[name].function(logits, targets) - values.mean())
+        interval = _clip_to_range(name, interval + METRICS[name].function(logits, targets) - values.mean())
     return float(interval[0]), float(interval[1])
 
 
-def _affordable(numbers: int) -> int:
+def _num_resamples(numbers: int) -> int:
     """Resamples for so many targets: of several labels, the average precision takes work for each of them in each."""
     return int(np.clip(4e9 / max(numbers, 1), 200, 2000))
 
 
-def _draws(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Array]:
+def _resample_counts(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Array]:
     """How often each row, or group of rows, is drawn in each of `n` resamples: blocks (n_rows, b) float64."""
     unit = np.arange(n_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     rng, units = np.random.default_rng(seed), int(unit.max()) + 1
@@ -69,22 +70,22 @@ def gain_interval(
     resampled rows (or whole `groups`): does combining pay?"""
     resampled, sign = METRICS[metric].resampled, 1 if METRICS[metric].higher_is_better else -1
     assert resampled is not None, metric
-    draws = _draws(len(targets), n or _affordable(targets.size), seed, groups)
+    draws = _resample_counts(len(targets), n or _num_resamples(targets.size), seed, groups)
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
 
 
-def widen(metric: str, score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
+def interval_on_test(metric: str, score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
     """An interval of a metric's score that `rows` images gave, made to hold that on another `test_rows` images of the same kind.
 
     Those are a sample too: the variance of the difference is (1 + rows / test_rows) times that of the score alone.
     """
     factor = float(np.sqrt(1 + rows / test_rows))
-    low, high = _possible(metric, score + factor * (np.array(interval) - score))
+    low, high = _clip_to_range(metric, score + factor * (np.array(interval) - score))
     return float(low), float(high)
 
 
-def _possible(metric: str, values: Array) -> Array:
+def _clip_to_range(metric: str, values: Array) -> Array:
     """Values of a metric kept within its range."""
     return np.clip(values, 0, None if metric == "log_loss" else 1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 
 from lib.errors import FlukeError
-from lib.metrics.classification import check_scores
+from lib.metrics.resampling import check_finite
 
 
 class Verification(NamedTuple):
@@ -27,12 +27,12 @@ class Verification(NamedTuple):
     """Highest threshold at which false acceptances are at least as frequent as false rejections."""
 
 
-def verification(same: NDArray[Any], scores: NDArray[Any]) -> Verification:
+def verify_pairs(same: NDArray[Any], scores: NDArray[Any]) -> Verification:
     """ROC and equal error rate of pairs: `same` (n,) bool, `scores` (n,) higher for more alike.
 
     Raises FlukeError without both kinds of pairs or when scores aren't finite.
     """
-    check_scores(np.reshape(scores, (-1, 1)))
+    check_finite(np.reshape(scores, (-1, 1)))
     if np.all(same) or not np.any(same):
         raise FlukeError("Verification needs pairs of the same and of different individuals; these are all of one kind.")
     false_accept, true_accept, thresholds = roc_curve(same, scores, drop_intermediate=False)

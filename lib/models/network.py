@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError, did_you_mean
-from lib.files import atomic
 
 
 @dataclass(frozen=True)
-class Spec:
+class NetworkSpec:
     """All that is needed to build a network again and to feed it; saved inside its weights file."""
 
     model: Model
@@ -58,7 +52,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: Spec, objective: Objective | None = None):
+    def __init__(self, spec: NetworkSpec, objective: Objective | None = None):
         super().__init__()
         self.spec = spec
         self.backbone = make_backbone(spec.model, pretrained=False)
@@ -69,7 +63,7 @@ class Network(nn.Module):
         self.head, self.width = make_head(self.pooled_width(spec.size), spec)
         """`width`: columns of the output."""
         self.objective: nn.Module | None = None
-        self.mix = make_mix(objective, len(spec.classes)) if objective is not None else None
+        self.mix = make_mixup(objective, len(spec.classes)) if objective is not None else None
         self.frozen: tuple[str, ...] = ()
         """Beginnings of the names of backbone parts that don't learn; "" is all of it."""
 
@@ -115,26 +109,26 @@ class Network(nn.Module):
         """Let only backbone parts learn whose names begin with none of `prefixes` ("" freezes it whole); raises FlukeError for a
         prefix that fits no part. Frozen BatchNorm keeps its statistics: see train()."""
         for prefix in prefixes:
-            if not any(_begins(name, prefix) for name, _ in self.backbone.named_parameters()):
+            if not any(_has_prefix(name, prefix) for name, _ in self.backbone.named_parameters()):
                 parts = [name for name, _ in self.backbone.named_children()]
                 raise FlukeError(
                     f"optim.freeze: {prefix!r} fits no part of {self.spec.model.name}; its parts are {', '.join(parts)}."
                 )
         self.frozen = prefixes
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(not any(_begins(name, prefix) for prefix in prefixes))
+            parameter.requires_grad_(not any(_has_prefix(name, prefix) for prefix in prefixes))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
         """As nn.Module.train, but frozen parts stay in evaluation mode: BatchNorm would go on updating its statistics."""
         super().train(mode)
         for name, module in self.backbone.named_modules():
-            if any(_begins(name, prefix) for prefix in self.frozen):
+            if any(_has_prefix(name, prefix) for prefix in self.frozen):
                 module.eval()
         return self
 
 
-def _begins(name: str, prefix: str) -> bool:
+def _has_prefix(name: str, prefix: str) -> bool:
     return prefix == "" or name == prefix or name.startswith(prefix + ".")
 
 
@@ -160,7 +154,7 @@ def make_backbone(m: Model, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
+def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
     """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the
     neck of Luo et al. 2019); and the width of what comes out."""
     layers: list[nn.Module] = []
@@ -181,7 +175,7 @@ def make_head(width: int, spec: Spec) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), len(spec.classes)
 
 
-def make_mix(o: Objective, classes: int) -> nn.Module | None:
+def make_mixup(o: Objective, classes: int) -> nn.Module | None:
     """torchvision's MixUp and/or CutMix on normalised batches; None when both are off. Draws from torch's default generator."""
     kinds: list[nn.Module] = []
     if o.mixup:
@@ -192,100 +186,3 @@ def make_mix(o: Objective, classes: int) -> nn.Module | None:
         return None
     mix = v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0]
     return mix if o.mix_prob == 1 else v2.RandomApply([mix], p=o.mix_prob)
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------------------
-
-
-def load_start(network: Network, m: Model) -> str:
-    """Fill a new network as `model.pretrained` and `model.weights` say; returns a sentence on what was loaded and left out.
-
-    Raises FlukeError for a file of another architecture, or one that isn't weights.
-    """
-    if m.weights is None:
-        if not m.pretrained:
-            return f"{m.name}: new weights."
-        network.backbone.load_state_dict(make_backbone(m, pretrained=True).state_dict())
-        return f"{m.name}: timm's pretrained weights, new head."
-    path = Path(m.weights)
-    state = _read_state(path)
-    ours = any(key.startswith("backbone.") for key in state)
-    wanted = network.state_dict() if ours else network.backbone.state_dict()
-    left = []
-    if ours and (saved := read_spec(path)) is not None and (saved.classes, saved.kind) != (network.spec.classes, network.spec.kind):
-        state = {key: value for key, value in state.items() if not key.startswith(("head.", "objective."))}
-        left = ["head (its classes are others)" if saved.kind == network.spec.kind else f"head (of a run of kind {saved.kind})"]
-    fits = {key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape}
-    left += sorted(set(state) - set(fits))
-    body = [key for key in wanted if key.startswith("backbone.") or not ours]
-    missing = [key for key in body if key not in fits and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise FlukeError(
-            f"model.weights {path}: not weights of {m.name}: {len(missing)} of its {len(body)} backbone tensors are missing or "
-            f"of another shape, first {missing[0]}."
-        )
-    (network if ours else network.backbone).load_state_dict(fits, strict=False)
-    new_head = not any(key.startswith("head.") for key in fits) and len(list(network.head.parameters())) > 0
-    return (
-        f"{m.name}: {len(fits)} tensors from {path}"
-        + (", new head" if new_head else "")
-        + (f"; left out {len(left)}: {', '.join(left[:6])}{' ...' if len(left) > 6 else ''}." if left else ".")
-    )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FlukeError(f"model.weights {path}: no such file.")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-        if "model_state_dict" in state:  # as PyTorch's tutorial saves it; timm knows the other names
-            state = clean_state_dict(state["model_state_dict"])
-    except Exception as error:
-        pickled = "weights_only" in str(error).lower()
-        reason = "a pickle with more than tensors" if pickled else type(error).__name__
-        raise FlukeError(f"model.weights {path}: not a weights file that can be read safely ({reason}).") from None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise FlukeError(f"model.weights {path}: holds no tensors by name (a state_dict is expected).")
-    return state
-
-
-def save_best(path: Path, network: Network) -> None:
-    """Write weights and Spec as one safetensors file, atomically; `load_best` needs nothing else."""
-    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    with atomic(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata={"fluke": json.dumps(asdict(network.spec), ensure_ascii=False)})
-
-
-def read_spec(path: Path) -> Spec | None:
-    """The Spec inside a weights file; None if it holds none. Raises FlukeError for a file that isn't safetensors."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            text = (handle.metadata() or {}).get("fluke")
-    except FileNotFoundError:
-        raise FlukeError(f"{path}: no such file.") from None
-    except Exception as error:
-        if path.suffix != ".safetensors":
-            return None
-        raise FlukeError(f"{path}: not a safetensors file, or cut short ({type(error).__name__}).") from None
-    if text is None:
-        return None
-    try:
-        value: dict[str, Any] = json.loads(text)
-        model = Model(**value.pop("model"))
-        return Spec(model=model, classes=tuple(value.pop("classes")), **value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise FlukeError(f"{path}: its description can't be read ({error}).") from None
-
-
-def load_best(path: Path) -> Network:
-    """The network that `save_best` wrote, in evaluation mode, without objective. Raises FlukeError."""
-    spec = read_spec(path)
-    if spec is None:
-        raise FlukeError(f"{path}: weights without a description; only a run's best/model.safetensors loads without its recipe.")
-    network = Network(spec)
-    state = {key: value for key, value in _read_state(path).items() if not key.startswith("objective.")}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise FlukeError(f"{path}: tensors don't fit its own description ({str(error).splitlines()[-1].strip()}).") from None
-    return network.eval()

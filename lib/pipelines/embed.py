@@ -16,30 +16,31 @@ from safetensors import safe_open
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
-from lib.files import newest
-from lib.images.dataset import Images
-from lib.images.decoding import decode_side, find_unreadable, make_eval_transform
-from lib.models.network import load_best, read_spec
-from lib.pipelines.train import open_images
-from lib.retrieval.gallery import checked_embeddings
-from lib.retrieval.search import Centres, make_centres
+from lib.files import newest_run
+from lib.images.augmentation import decode_side, make_eval_transform
+from lib.images.dataset import ImageDataset
+from lib.images.decoding import find_unreadable
+from lib.models.weights import load_network, read_spec
+from lib.pipelines.train import make_dataset
+from lib.retrieval.gallery import check_embeddings
+from lib.retrieval.search import ClassCentres, make_class_centres
 from lib.scores import score_file
 from lib.scores.score_file import Scores
-from lib.tables.filters import without_unreadable
+from lib.tables.filters import drop_unreadable
 from lib.tables.table import Table
-from lib.training.distributed import from_main, on_main
+from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import predict
 
 WEIGHTS = Path("best") / "model.safetensors"
 
 
-def find_runs(named: Sequence[str] | None) -> list[Path]:
+def find_embedding_runs(named: Sequence[str] | None) -> list[Path]:
     """The embedding runs with these names, a k-fold run being its folds; the newest one below runs/ without names.
 
     Raises FlukeError for what isn't an embedding run with weights, validation scores and recipe.
     """
     if not named:
-        found = newest(Path("runs"), lambda run: (run / WEIGHTS).exists() and _is_embedding(run))
+        found = newest_run(Path("runs"), lambda run: (run / WEIGHTS).exists() and _is_embedding(run))
         if found is None:
             raise FlukeError("runs: no embedding run there; train one with scripts/train_embedding.py, or name one with --run.")
         named = [str(found)]
@@ -86,20 +87,20 @@ def embed(
 
     def kept() -> Scores | None:
         with contextlib.suppress(FlukeError):  # not there, or torn
-            return score_file.load(path)
+            return score_file.load_scores(path)
         return None
 
-    found: Scores | None = from_main(accelerator, kept)
+    found: Scores | None = broadcast_from_main(accelerator, kept)
     if found is not None:
         return table.take(np.isin(table.rows, found.rows)), found.logits
-    bad = from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
-    table = without_unreadable(table, bad, d.on_unreadable, what)
-    network = load_best(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
-    pictures = open_images(recipe, table, make_eval_transform(d))
+    bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
+    table = drop_unreadable(table, bad, d.on_unreadable, what)
+    network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
+    pictures = make_dataset(recipe, table, make_eval_transform(d))
     batch_size, flips = recipe.predict.batch_size or 64, sorted(set(recipe.predict.tta))
     vectors = predict([network], pictures, accelerator, batch_size, d.workers, flips, title=f"embed {table.source.name}")[0]
     entry = Scores(table.rows, table.names, (), vectors, source={"run": run.name, "model": mark}, kind="embeddings")
-    on_main(accelerator, lambda: score_file.save(path, entry))
+    run_on_main(accelerator, lambda: score_file.save_scores(path, entry))
     return table, vectors
 
 
@@ -107,13 +108,13 @@ def embed_pair(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Ac
     """Embeddings (n, d) of a few images that no table names. Raises FlukeError for unreadable ones."""
     if bad := find_unreadable(paths, 0, "decode"):
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")
-    network = load_best(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
+    network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
     transform = make_eval_transform(recipe.data)
-    pictures = Images(paths, transform, short_side=decode_side(transform))
+    pictures = ImageDataset(paths, transform, short_side=decode_side(transform))
     return predict([network], pictures, accelerator, len(paths), 0, sorted(set(recipe.predict.tta)))[0]
 
 
-def combine(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: Sequence[Path]) -> np.ndarray:
+def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: Sequence[Path]) -> np.ndarray:
     """Embeddings (n, d_i) of several runs as one, each run's of length 1 before: side by side, so that a cosine is the mean of the
     runs' cosines, or averaged, which makes sense only for runs whose spaces are the same (begun from the same trained weights).
 
@@ -121,7 +122,7 @@ def combine(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: S
     """
     if len(parts) == 1:
         return parts[0]
-    unit = [checked_embeddings(part, str(run), "cosine", None) for part, run in zip(parts, runs)]
+    unit = [check_embeddings(part, str(run), "cosine", None) for part, run in zip(parts, runs)]
     if how == "concat":
         return np.concatenate(unit, axis=1) / np.float32(np.sqrt(len(unit)))
     if len({part.shape[1] for part in unit}) > 1:
@@ -130,13 +131,13 @@ def combine(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: S
     return np.asarray(np.mean(unit, axis=0, dtype=np.float32))
 
 
-def held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
+def load_held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Positions (n,) in `table` of the rows of a run's validation, gallery first, and which of them (n,) bool it asked about.
 
     Raises FlukeError when the table is no longer the one that the run was trained on.
     """
     path = run / "scores_val.npz"
-    val = score_file.load(path)
+    val = score_file.load_scores(path)
     queries = val.source.get("queries")
     if val.kind != "embeddings" or not isinstance(queries, int) or not 0 < queries < len(val.rows):
         raise FlukeError(f"{path}: doesn't say which rows were held out; train again, with another --out.")
@@ -156,7 +157,7 @@ def held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
     return np.array(now, dtype=np.int64), np.arange(len(now)) >= len(now) - queries
 
 
-def centres_of_run(run: Path, recipe: Recipe) -> Centres | None:
+def load_class_centres(run: Path, recipe: Recipe) -> ClassCentres | None:
     """Class centres of an ArcFace or CosFace run, None if it has none."""
     spec, o = read_spec(run / WEIGHTS), recipe.objective
     with safe_open(run / WEIGHTS, framework="np") as weights:
@@ -164,4 +165,4 @@ def centres_of_run(run: Path, recipe: Recipe) -> Centres | None:
         if spec is None or not names:
             return None
         vectors = weights.get_tensor(names[0]).T.astype(np.float32)
-    return make_centres(vectors, spec.classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
+    return make_class_centres(vectors, spec.classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)

@@ -13,24 +13,24 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.files import read_json
-from lib.metrics import classification
+from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.process import is_main_process
 from lib.tables.table import Table
 
 
-def find_recipe(run: Path) -> Recipe | None:
+def load_recipe(run: Path) -> Recipe | None:
     """A run's recipe, None where its folder has none. Raises FlukeError."""
     if not (run / "recipe.yaml").exists():
         return None
     return command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
 
 
-def find_run(run: Path) -> tuple[list[Path], Recipe | None]:
+def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
     """The weights files of a run (of a k-fold run, a file a fold) and its recipe, if it has one. Raises FlukeError."""
     if run.is_file():
         return [run], None
-    recipe = find_recipe(run)
+    recipe = load_recipe(run)
     parts = [run]
     if (run / "folds.csv").exists() and recipe is not None:
         parts = [run / f"fold{k}" for k in range(recipe.folds.n)]
@@ -62,7 +62,7 @@ def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | N
     return found
 
 
-def measure(side: Table, logits: np.ndarray, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
+def evaluate_predictions(side: Table, logits: np.ndarray, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
     """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the usual one. Labels that the network
     does not know are counted and left out, with their image if it has no other; {} if nothing is left. `thresholds`: the
     probability from which on each label is given, for the F1 of several labels; None: 1/2."""
@@ -75,12 +75,12 @@ def measure(side: Table, logits: np.ndarray, thresholds: dict[str, float] | None
         side, logits = replace(side, labels=labels).take(kept), logits[kept]
     if len(side) == 0:
         return {}
-    task: classification.Task = "multi" if side.multi else "single"
-    targets, metric = side.targets(), classification.auto_metric(task)
-    found = classification.evaluate(task, logits, targets)
+    task: registry.Task = "multi" if side.multi else "single"
+    targets, metric = side.targets(), registry.default_metric(task)
+    found = registry.compute_metrics(task, logits, targets)
     if thresholds is not None:
         shifted = logits - logit(np.clip([thresholds[label] for label in side.classes], 1e-9, 1 - 1e-9))
-        found |= {key: value for key, value in classification.evaluate(task, shifted, targets).items() if key.endswith("f1")}
+        found |= {key: value for key, value in registry.compute_metrics(task, shifted, targets).items() if key.endswith("f1")}
     low, high = bootstrap_interval((metric, logits, targets))
     print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     print(f"{metric}: 95% from {low:.4f} to {high:.4f}")

@@ -24,29 +24,30 @@ from accelerate.utils import broadcast_object_list
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
-from lib.files import locked, read_json, write_json, write_text
-from lib.images.decoding import Fit
-from lib.metrics import classification, intervals
-from lib.models.network import load_best, read_spec
+from lib.files import lock_folder, read_json, write_json, write_text
+from lib.images.augmentation import ResizeToSquare
+from lib.metrics import intervals, registry
+from lib.models.weights import load_network, read_spec
 from lib.pipelines import runs
-from lib.pipelines.embed import centres_of_run
-from lib.pipelines.finished import find_recipe
-from lib.pipelines.train import Fold, groups_of, load_tables, open_images, spaced
-from lib.pipelines.train import run as train_run
-from lib.reports.run_page import write_folds_report
-from lib.retrieval.search import validate
+from lib.pipelines.embed import load_class_centres
+from lib.pipelines.finished import load_recipe
+from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, make_dataset
+from lib.pipelines.train import train_run as train_run
+from lib.reports.run_page import write_folds_page
+from lib.retrieval.evaluation import evaluate_open_set
 from lib.scores import score_file
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores
+from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables import splits
 from lib.tables.readers import read_columns
-from lib.tables.sample import check_fits, sample_of
+from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.training.accelerator import make_accelerator
-from lib.training.distributed import Stop, from_main, on_main
+from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
 from lib.training.inference import predict
-from lib.training.tasks import interval_of_queries
+from lib.training.tasks import query_interval
 
 Say = Callable[[str], None]
 
@@ -64,16 +65,16 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     files = [folder / f"fold{k}" / "best" / "model.safetensors" for k in range(n)]
     with ExitStack() as stack:
-        on_main(accelerator, lambda: stack.enter_context(locked(folder)))
-        say = runs.make_say(accelerator, folder)
-        stop = stack.enter_context(Stop(accelerator))
+        run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
+        say = runs.make_log(accelerator, folder)
+        stop = stack.enter_context(StopSignal(accelerator))
         if (folder / "cv.json").exists():
             say(f"{folder}: finished already")
             return read_json(folder / "cv.json")
         train, test = load_tables(recipe, kind, accelerator, say)
         if rows := recipe.train.limit_rows:  # a dry run: so many in each fold, and each of them out of fold once
-            train = train.take(spaced(np.arange(len(train)), n * rows))
-            test = None if test is None else test.take(spaced(np.arange(len(test)), rows))
+            train = train.take(evenly_spaced(np.arange(len(train)), n * rows))
+            test = None if test is None else test.take(evenly_spaced(np.arange(len(test)), rows))
         of_row = splits.assign_folds(train, recipe.folds)
         say(splits.describe_folds(train, of_row))
         sample = None
@@ -82,8 +83,8 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
         elif recipe.data.only_classes:
             say("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
-        elif test is not None and (sample := sample_of(recipe)) is not None:  # its faults now, not after the training
-            check_fits(sample, recipe.predict, test.names, train.classes, train.multi)
+        elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults now, not after the training
+            check_sample(sample, recipe.predict, test.names, train.classes, train.multi)
         _check_folds(train, of_row)
         done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
         for k in done:
@@ -98,9 +99,9 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             if (folder / "recipe.yaml").exists():  # with epochs, say, that no finished fold has trained yet
                 write_text(folder / "recipe.yaml", command_line.dump(recipe))
             else:
-                runs.start(folder, recipe, accelerator, train.classes, 0)
+                runs.write_run_start(folder, recipe, accelerator, train.classes, 0)
 
-        on_main(accelerator, begin)  # the only one to look: what it writes, another might find there already
+        run_on_main(accelerator, begin)  # the only one to look: what it writes, another might find there already
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
         whole = len(done) + len(to_do) == n
         finished = whole
@@ -124,33 +125,33 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         result = {"keep": recipe.train.keep, **summarise([done[k] for k in range(n)])}
         thresholds = None
         if kind == "classifier":
-            oof = out_of_fold(folder, train, n)
+            oof = join_folds(folder, train, n)
             known = train.known()  # not all of them with data.only_classes, and then not all test images either
             side, logits = train.take(known), oof.logits[known]
             n_test = 0 if test is None or not known.all() else len(test)
-            result |= from_main(accelerator, lambda: pooled(side, logits, result["metric"], n_test))
-            on_main(accelerator, lambda: score_file.save(folder / "oof.npz", oof))
+            result |= broadcast_from_main(accelerator, lambda: pooled_metrics(side, logits, result["metric"], n_test))
+            run_on_main(accelerator, lambda: score_file.save_scores(folder / "oof.npz", oof))
             if train.multi:
                 thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
-                on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
+                run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
         else:
-            result |= from_main(accelerator, lambda: pooled_queries(folder, recipe, result["metric"]))
-        say(describe(result))
+            result |= broadcast_from_main(accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
+        say(describe_folds_result(result))
         if test is not None:
             try:
-                outputs = predict_mean(files, recipe, test, accelerator, stop.check)
+                outputs = predict_average(files, recipe, test, accelerator, stop.check)
             except Interrupted:
                 raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
             source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
             of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.multi, source)
-            on_main(accelerator, lambda: score_file.save(folder / "scores_test.npz", of_test))
+            run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_test.npz", of_test))
             if sample is not None:
                 path = folder / "submission.csv"
-                on_main(accelerator, lambda: submit(recipe.predict, path, sample, of_test, thresholds, say))
+                run_on_main(accelerator, lambda: submit(recipe.predict, path, sample, of_test, thresholds, say))
         if kind == "classifier":
-            on_main(accelerator, lambda: write_folds_report(recipe, folder, side, logits, result))
+            run_on_main(accelerator, lambda: write_folds_page(recipe, folder, side, logits, result))
         if finished:
-            on_main(accelerator, lambda: write_json(folder / "cv.json", result))
+            run_on_main(accelerator, lambda: write_json(folder / "cv.json", result))
             say(f"done: {folder}")
         else:
             say(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
@@ -181,7 +182,7 @@ def _check_folds(train: Table, of_row: np.ndarray) -> None:
 
 def _compare_recipes(fold: Path, recipe: Recipe) -> None:
     """Raise FlukeError when a finished fold's model was trained or asked in another way than the others would be."""
-    if (theirs := find_recipe(fold)) is None:
+    if (theirs := load_recipe(fold)) is None:
         return
     for section, name in (("train", "epochs"), ("train", "patience"), ("predict", "tta")):
         before, now = (getattr(getattr(r, section), name) for r in (theirs, recipe))
@@ -210,9 +211,9 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
+def join_folds(folder: Path, train: Table, n: int) -> Scores:
     """The folds' scores_val.npz as one, in the order of `train`. Raises FlukeError unless each of its rows is there just once."""
-    parts = [score_file.load(folder / f"fold{k}" / "scores_val.npz") for k in range(n)]
+    parts = [score_file.load_scores(folder / f"fold{k}" / "scores_val.npz") for k in range(n)]
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(rows, kind="stable")
     own = np.argsort(train.rows, kind="stable")
@@ -224,46 +225,50 @@ def out_of_fold(folder: Path, train: Table, n: int) -> Scores:
     logits = np.concatenate([part.logits for part in parts])[back]
     source = {**parts[0].source, "run": folder.name, "folds": n}
     del source["best_epoch"], source["queries"]
-    groups = groups_of(train)
+    groups = group_list(train)
     return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source, groups=groups)
 
 
-def pooled(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
+def pooled_metrics(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
     """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
     task's usual one where that is no function of logits (loss); groups are drawn whole. `test_interval` is for the score
     of another `test_rows` images of the same kind."""
-    task: classification.Task = "multi" if side.multi else "single"
+    task: registry.Task = "multi" if side.multi else "single"
     targets = side.targets()
-    found = classification.evaluate(task, logits, targets)
-    name = metric if classification.METRICS[metric].resampled is not None else classification.auto_metric(task)
+    found = registry.compute_metrics(task, logits, targets)
+    name = metric if registry.METRICS[metric].resampled is not None else registry.default_metric(task)
     interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:
-        result |= {"test_rows": test_rows, "test_interval": intervals.widen(name, found[name], interval, len(targets), test_rows)}
+        result |= {
+            "test_rows": test_rows,
+            "test_interval": intervals.interval_on_test(name, found[name], interval, len(targets), test_rows),
+        }
     return result
 
 
-def pooled_queries(folder: Path, recipe: Recipe, metric: str) -> dict[str, Any]:
-    """`pooled`, for embeddings: the mean of what all folds' queries add to `metric`, each asked of its own fold's gallery, and its
+def pooled_query_metrics(folder: Path, recipe: Recipe, metric: str) -> dict[str, Any]:
+    """`pooled_metrics`, for embeddings: the mean of what all folds' queries add to `metric`, each asked of its own fold's
+    gallery, and its
     interval; {} for a metric that is no such mean."""
     each: list[np.ndarray] = []
     groups: list[str] | None = []
     for fold in (folder / f"fold{k}" for k in range(recipe.folds.n)):
-        val = score_file.load(fold / "scores_val.npz")
+        val = score_file.load_scores(fold / "scores_val.npz")
         asked = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        of_queries = validate(val.logits, labels, asked, recipe, centres_of_run(fold, recipe), groups=of_row).each
+        of_queries = evaluate_open_set(val.logits, labels, asked, recipe, load_class_centres(fold, recipe), groups=of_row).each
         if metric not in of_queries:
             return {}
         each.append(of_queries[metric])
         groups = None if groups is None or of_row is None else [*groups, *of_row[asked].tolist()]
     values = np.concatenate(each)
     found = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(values))}
-    return found | {"interval": interval_of_queries(values, None if groups is None else np.array(groups))}
+    return found | {"interval": query_interval(values, None if groups is None else np.array(groups))}
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe_folds_result(result: dict[str, Any]) -> str:
     """What is printed of cv.json."""
     each = first_few((f"{value:.4f}" for value in result["per_fold"]), 20)
     lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({each})"]
@@ -280,19 +285,19 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def predict_mean(
+def predict_average(
     files: Sequence[Path], recipe: Recipe, side: Table, accelerator: Accelerator, check: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """Mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once.
 
     Of `recipe` only data (workers, cache) and predict are used. Raises FlukeError when the networks differ in more than weights.
     """
-    networks = [load_best(path).to(accelerator.device).to(memory_format=torch.channels_last) for path in files]
+    networks = [load_network(path).to(accelerator.device).to(memory_format=torch.channels_last) for path in files]
     spec = networks[0].spec
     for path, network in zip(files, networks):
         if replace(network.spec, model=spec.model) != spec:
             raise FlukeError(f"{path}: its classes or image size are not those of {files[0]}; they can't be averaged.")
-    images = open_images(recipe, side, Fit(spec.size, spec.fit))
+    images = make_dataset(recipe, side, ResizeToSquare(spec.size, spec.fit))
     batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // accelerator.num_processes)
     outputs = predict(
         networks, images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=check, title="predict test"

@@ -13,23 +13,26 @@ from accelerate import Accelerator
 from lib.config.command_line import dump
 from lib.config.recipe import Recipe, Retrieval
 from lib.errors import FlukeError, first_few
-from lib.files import atomic, locked, write_text
-from lib.pipelines.embed import centres_of_run, combine, embed, embed_pair, fingerprint, held_out
+from lib.files import atomic_write, lock_folder, write_text
+from lib.pipelines.embed import combine_embeddings, embed, embed_pair, fingerprint, load_class_centres, load_held_out
 from lib.reports import retrieval_page
-from lib.retrieval.gallery import Gallery, build, open_gallery
+from lib.retrieval import calibration
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries
+from lib.retrieval.gallery import Gallery, build_gallery, open_gallery
 from lib.retrieval.ranking import rank_with_new
-from lib.retrieval.search import Validation, answer, measure, validate
+from lib.retrieval.search import search_identities
 from lib.submission import writing
+from lib.submission.formats import Format
 from lib.tables import loading
-from lib.tables.sample import Kind, sample_of
+from lib.tables.sample import load_sample
 from lib.tables.table import Table
-from lib.training.distributed import on_main
+from lib.training.distributed import run_on_main
 
 CENTRES = ("arcface", "subcenter_arcface", "cosface")  # objectives whose weights stand for the individuals
 
 
 @dataclass
-class Job:
+class RetrievalJob:
     """What is asked with what."""
 
     runs: list[Path]
@@ -57,10 +60,10 @@ class Job:
         return found[0][0], [vectors for _, vectors in found]
 
     def combine(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return combine(parts, self.how, self.runs)
+        return combine_embeddings(parts, self.how, self.runs)
 
 
-def answer_all(job: Job, path: Path | None, image_dir: Path | None, metrics_alone: bool = False) -> dict[str, Any]:
+def answer_queries(job: RetrievalJob, path: Path | None, image_dir: Path | None, metrics_alone: bool = False) -> dict[str, Any]:
     """Answer the images of `path` (a table or folder; None: the recipe's test images) and write what the script's docstring says;
     or measure the answers to labelled ones and write nothing. Returns the metrics, of validation where labels aren't known."""
     d = job.recipe.data
@@ -74,15 +77,15 @@ def answer_all(job: Job, path: Path | None, image_dir: Path | None, metrics_alon
     queries, query_parts = job.embed(queries, "test")
 
     def finish() -> dict[str, Any]:
-        return _finish(job, train, parts, queries, query_parts, path is None, metrics_alone)
+        return _answer(job, train, parts, queries, query_parts, path is None, metrics_alone)
 
-    return on_main(job.accelerator, finish) or {}
+    return run_on_main(job.accelerator, finish) or {}
 
 
-def _queries(job: Job, path: Path | None, image_dir: Path | None, classes: tuple[str, ...]) -> Table:
+def _queries(job: RetrievalJob, path: Path | None, image_dir: Path | None, classes: tuple[str, ...]) -> Table:
     d = job.recipe.data
     if path is not None:
-        return loading.load_any(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, False)
+        return loading.load_images(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, False)
     found = loading.load_test(d, classes, False)
     if found is None:
         raise FlukeError(
@@ -91,8 +94,8 @@ def _queries(job: Job, path: Path | None, image_dir: Path | None, classes: tuple
     return found
 
 
-def _finish(
-    job: Job,
+def _answer(
+    job: RetrievalJob,
     train: Table,
     parts: list[np.ndarray],
     queries: Table,
@@ -108,13 +111,13 @@ def _finish(
         if gallery.metric != r.metric:
             raise FlukeError(f"{job.gallery}: was built for {gallery.metric}, not for retrieval.metric {r.metric}; build it again.")
     else:
-        gallery = build(job.combine(parts), train.rows, train.names, labels, job.model, r.metric, r.factory, new_label)
-    centres = centres_of_run(job.runs[0], recipe) if r.centre_weight > 0 and len(job.runs) == 1 else None
+        gallery = build_gallery(job.combine(parts), train.rows, train.names, labels, job.model, r.metric, r.factory, new_label)
+    centres = load_class_centres(job.runs[0], recipe) if r.centre_weight > 0 and len(job.runs) == 1 else None
     own = len(set(queries.paths) & set(train.paths)) if job.gallery is None else 0
     if own:
         say(f"note: {own:,} of the queries are images of the gallery: they find themselves, which says nothing of others")
-    fitted = retrieval_page.fit(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
-    found = answer(gallery, vectors, r, job.model, max(5, k), centres)
+    fitted = calibration.fit_open_set(_validate(job, train, parts, query_parts, replace(r, factory=gallery.factory)), k)
+    found = search_identities(gallery, vectors, r, job.model, max(5, k), centres)
     below = [v.below for v in fitted.validations if v.below is not None]
     if len(below) > 1 and job.how == "concat" and r.threshold == "auto":
         # The mean of the runs' cosines reaches less high than each: not a threshold carries over, but whom it parts.
@@ -125,31 +128,31 @@ def _finish(
         say(f"threshold for {new_label}: {fitted.threshold:.4f} ({r.threshold_by if r.threshold == 'auto' else 'given'}){share}")
     elif new_label is not None:
         say(f"no threshold for {new_label}: no stranger was held out, so it comes last; set retrieval.threshold to change that")
-    say("validation: " + _line(fitted.metrics))
+    say("validation: " + _describe_metrics(fitted.metrics))
     measured: dict[str, float] = {}
     truth: list[str | None] = [None] * len(queries)
     if queries.labels is not None:
         names = _labels(queries)
-        measured, _ = measure(gallery, vectors, names, found, fitted.threshold, job.model, new_label)
+        measured, _ = evaluate_queries(gallery, vectors, names, found, fitted.threshold, job.model, new_label)
         truth = np.where(np.isin(names, gallery.labels), names, new_label or names).tolist()
-        say("these queries: " + _line(measured))
+        say("these queries: " + _describe_metrics(measured))
     if metrics_alone:
         return measured
     lowest = -np.inf if fitted.threshold is None else fitted.threshold
     lists = rank_with_new(found.names, found.scores, lowest, new_label, k)
     if new_label is not None:
         say(f"{np.mean([names[0] == new_label for names in lists]):.1%} of the queries are answered {new_label} first")
-    with locked(job.folder):
+    with lock_folder(job.folder):
         return _write(job, train, parts, queries, gallery, fitted, found, lists, truth, measured, is_test)
 
 
 def _write(
-    job: Job,
+    job: RetrievalJob,
     train: Table,
     parts: list[np.ndarray],
     queries: Table,
     gallery: Gallery,
-    fitted: retrieval_page.Fitted,
+    fitted: calibration.OpenSet,
     found: Any,
     lists: list[list[str]],
     truth: list[str | None],
@@ -163,21 +166,21 @@ def _write(
                 f"{job.saved}: was changed by --add or --remove, which building it again would undo; ask it with --gallery "
                 f"{job.saved}, or name another --out, or delete it."
             )
-        with locked(job.saved):
+        with lock_folder(job.saved):
             gallery.save(job.saved)
-    if is_test and (sample := sample_of(recipe)) is not None:
+    if is_test and (sample := load_sample(recipe)) is not None:
         may = [*np.unique(gallery.labels).tolist(), *([new_label] if new_label is not None else [])]
-        kind: Kind = "label" if p.submission == "label" else "topk"
+        kind: Format = "label" if p.submission == "label" else "topk"
         writing.write(job.folder / "submission.csv", sample, queries.names, kind, lists, may, k=p.topk, separator=p.separator)
-    frame = retrieval_page.to_frame(queries, found, lists, gallery, fitted, new_label)
-    with atomic(job.folder / "ranks.parquet") as temporary:
+    frame = retrieval_page.ranking_table(queries, found, lists, gallery, fitted, new_label)
+    with atomic_write(job.folder / "ranks.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
-    verified = _verified(job, train, parts)
+    verified = _verify(job, train, parts)
     retrieval_page.write_threshold(job.folder, fitted, verified, recipe, job.model)
     asked = {"runs": ", ".join(map(str, job.runs)), "network": job.model, "gallery": f"{len(gallery.ids):,} images"}
     facts: dict[str, dict[str, Any]] = {"Asked": asked | {"queries": len(queries)}, "Recipe": {"recipe.yaml": dump(recipe)}}
     paths = dict(zip(train.names, train.paths))
-    retrieval_page.write_page(
+    retrieval_page.write_search_page(
         job.folder / "retrieval.html", frame, queries, truth, paths, fitted, verified, recipe, measured, facts
     )
     job.say(f"{job.folder}: {', '.join(sorted(path.name for path in job.folder.iterdir() if not path.name.startswith('.')))}")
@@ -198,36 +201,40 @@ def _groups(train: Table, at: np.ndarray) -> np.ndarray | None:
     return None if train.groups is None else train.groups[at]
 
 
-def _line(metrics: dict[str, float]) -> str:
+def _describe_metrics(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _validate(job: Job, train: Table, parts: list[np.ndarray], query_parts: list[np.ndarray], r: Retrieval) -> list[Validation]:
+def _validate(
+    job: RetrievalJob, train: Table, parts: list[np.ndarray], query_parts: list[np.ndarray], r: Retrieval
+) -> list[OpenSetEvaluation]:
     """One validation of the combined embeddings if the runs held out the same rows; else one of each run, on its own."""
     recipe, labels = replace(job.recipe, retrieval=r), _labels(train)
-    splits = [held_out(run, train) for run in job.runs]
+    splits = [load_held_out(run, train) for run in job.runs]
     held = [{at for at, mine in zip(*split) if mine} for split in splits]
     if any(other != held[0] for other in held):
         job.say("note: these runs held out different rows, so the threshold says new as often as each run alone does, in the mean")
         return [
-            validate(part[at], labels[at], mine, recipe, None, q, _groups(train, at))
+            evaluate_open_set(part[at], labels[at], mine, recipe, None, q, _groups(train, at))
             for part, (at, mine), q in zip(parts, splits, query_parts)
         ]
     at, mine = splits[0]
-    centres = centres_of_run(job.runs[0], recipe) if recipe.retrieval.centre_weight > 0 and len(job.runs) == 1 else None
-    return [validate(job.combine(parts)[at], labels[at], mine, recipe, centres, job.combine(query_parts), _groups(train, at))]
+    centres = load_class_centres(job.runs[0], recipe) if recipe.retrieval.centre_weight > 0 and len(job.runs) == 1 else None
+    return [
+        evaluate_open_set(job.combine(parts)[at], labels[at], mine, recipe, centres, job.combine(query_parts), _groups(train, at))
+    ]
 
 
-def _verified(job: Job, train: Table, parts: list[np.ndarray]) -> retrieval_page.Verified | None:
+def _verify(job: RetrievalJob, train: Table, parts: list[np.ndarray]) -> calibration.PairVerification | None:
     """On pairs of images that no run was trained on."""
-    splits = [held_out(run, train) for run in job.runs]
+    splits = [load_held_out(run, train) for run in job.runs]
     rows = np.array(sorted(set.intersection(*({at for at, mine in zip(*split) if mine} for split in splits))), dtype=np.int64)
     if len(rows) < 2:
         return None
-    return retrieval_page.verify(job.combine(parts)[rows], _labels(train)[rows], _groups(train, rows), job.recipe)
+    return calibration.verify_held_out_pairs(job.combine(parts)[rows], _labels(train)[rows], _groups(train, rows), job.recipe)
 
 
-def compare(job: Job, images: list[Path]) -> dict[str, Any]:
+def compare_pair(job: RetrievalJob, images: list[Path]) -> dict[str, Any]:
     """Are two images of the same individual? Score, probability (same and different being equally probable beforehand), and the
     decision at the threshold where both errors are equally frequent on held-out pairs."""
     train, parts = job.embed(loading.load_train(job.recipe.data, job.recipe.folds), "train")
@@ -239,8 +246,8 @@ def compare(job: Job, images: list[Path]) -> dict[str, Any]:
         metric = job.recipe.retrieval.metric
         a, b = pair / np.linalg.norm(pair, axis=1, keepdims=True) if metric == "cosine" else pair
         score = float(a @ b) if metric == "cosine" else -float(np.square(a - b).sum())
-        said = f"{images[0]} and {images[1]}: {retrieval_page.UNIT[metric]} {score:.4f}"
-        if (verified := _verified(job, train, parts)) is None:
+        said = f"{images[0]} and {images[1]}: {retrieval_page.SCORE_NAMES[metric]} {score:.4f}"
+        if (verified := _verify(job, train, parts)) is None:
             job.say(f"{said}; the held-out images make no pairs to judge it by.")
             return {"score": score}
         threshold, rate = verified.roc.equal_error_threshold, verified.roc.equal_error_rate
@@ -250,16 +257,16 @@ def compare(job: Job, images: list[Path]) -> dict[str, Any]:
         job.say(f"  threshold {threshold:.4f}: there {rate:.1%} of held-out pairs are mistaken, in both directions")
         return {"score": score, "probability": probability, "same": same, "threshold": threshold, "equal_error_rate": rate}
 
-    return on_main(job.accelerator, judge) or {}
+    return run_on_main(job.accelerator, judge) or {}
 
 
 # --- changes to a saved gallery ---------------------------------------------------------------------------------------------------
 
 
-def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
+def add_to_gallery(job: RetrievalJob, path: Path, image_dir: Path | None) -> dict[str, Any]:
     """Embed the images of a labelled table into the saved gallery; rows of data.new_label are left out."""
     d = job.recipe.data
-    rows = loading.load_any(path, image_dir or Path(d.root) / d.image_dir, d, (), False)
+    rows = loading.load_images(path, image_dir or Path(d.root) / d.image_dir, d, (), False)
     if rows.labels is None:
         raise FlukeError(f"--add {path}: has no column {d.label_column!r} (data.label_column) of names.")
     rows = rows.take(_labels(rows) != (d.new_label or ""))
@@ -269,7 +276,7 @@ def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
     rows, parts = job.embed(rows, "test")
 
     def change() -> dict[str, Any]:
-        with locked(job.saved):
+        with lock_folder(job.saved):
             gallery = open_gallery(job.saved)
             if there := sorted(set(rows.names) & set(gallery.names.tolist())):
                 raise FlukeError(f"--add {path}: {len(there):,} of its images are in the gallery already: {first_few(there)}.")
@@ -277,15 +284,15 @@ def add(job: Job, path: Path, image_dir: Path | None) -> dict[str, Any]:
             gallery.add(job.combine(parts), ids, rows.names, _labels(rows), job.model)
             return _save(job, gallery, f"added {len(rows):,} images of {path}")
 
-    return on_main(job.accelerator, change) or {}
+    return run_on_main(job.accelerator, change) or {}
 
 
-def remove(job: Job, names: list[str]) -> dict[str, Any]:
+def remove_from_gallery(job: RetrievalJob, names: list[str]) -> dict[str, Any]:
     """Take individuals or images, by name, out of the saved gallery."""
     open_gallery(job.saved)
 
     def change() -> dict[str, Any]:
-        with locked(job.saved):
+        with lock_folder(job.saved):
             gallery = open_gallery(job.saved)
             if unknown := sorted(set(names) - set(gallery.labels.tolist()) - set(gallery.names.tolist())):
                 raise FlukeError(
@@ -295,10 +302,10 @@ def remove(job: Job, names: list[str]) -> dict[str, Any]:
             gallery.remove(gallery.ids[gone])
             return _save(job, gallery, f"removed {gone.sum():,} images: {' '.join(names)}")
 
-    return on_main(job.accelerator, change) or {}
+    return run_on_main(job.accelerator, change) or {}
 
 
-def _save(job: Job, gallery: Gallery, what: str) -> dict[str, Any]:
+def _save(job: RetrievalJob, gallery: Gallery, what: str) -> dict[str, Any]:
     notes = job.saved / "changes.txt"
     write_text(notes, (notes.read_text(encoding="utf-8") if notes.exists() else "") + what + "\n")
     gallery.save(job.saved)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lib.config import command_line
 from lib.config.recipe import ADDED, Recipe
 from lib.errors import FlukeError
-from lib.files import default_run, newest, require_free, write_json, write_text
+from lib.files import default_run_folder, newest_run, require_free, write_json, write_text
 from lib.process import is_main_process
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
@@ -42,13 +42,13 @@ def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | N
         def unfinished(f: Path) -> bool:
             return f.name.startswith(stem + "-") and (f / "folds.csv").exists() == kfold and not (f / last).exists()
 
-        folder = newest(Path("runs"), unfinished)
+        folder = newest_run(Path("runs"), unfinished)
         if folder is None:
             raise FlukeError(f"--resume: no unfinished {what} runs/{stem}-*; name one with --out.")
         if is_main_process():
             print(f"--resume takes the newest unfinished run: {folder}")
     else:
-        folder = Path(out) if out else default_run(recipe_file)
+        folder = Path(out) if out else default_run_folder(recipe_file)
     if (folder / "recipe.yaml").exists():
         if not resume:
             raise FlukeError(f"{folder}: holds a run already; --resume goes on with it, another --out starts one.")
@@ -57,12 +57,12 @@ def open_run(out: str | None, resume: bool, recipe: Recipe, recipe_file: str | N
                 raise FlukeError(f"{folder} belongs to a k-fold run; kfold.py --out {whole} --resume goes on with that.")
         if kfold and not (folder / "folds.csv").exists():
             raise FlukeError(f"{folder}: a run, but no k-fold run; the script that made it goes on with it.")
-        if found := differences(command_line.read_tree(str(folder / "recipe.yaml")), asdict(recipe)):
+        if found := recipe_differences(command_line.read_tree(str(folder / "recipe.yaml")), asdict(recipe)):
             raise FlukeError(f"{folder} is a run of another recipe; these may not change: {'; '.join(found)}.")
     return folder
 
 
-def describe(accelerator: Accelerator) -> dict[str, Any]:
+def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the run ran on: command line, versions, git commit, processes, threads, device."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     return {
@@ -79,7 +79,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def make_say(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
+def make_log(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
     """A function that prints a line past the progress bar and appends it to log.txt, on the main process only."""
 
     def say(line: str) -> None:
@@ -91,17 +91,17 @@ def make_say(accelerator: Accelerator, folder: Path) -> Callable[[str], None]:
     return say
 
 
-def start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple[str, ...], megabytes: float) -> None:
+def write_run_start(folder: Path, recipe: Recipe, accelerator: Accelerator, classes: tuple[str, ...], megabytes: float) -> None:
     """Write what names a run: recipe.yaml, classes.json, environment.json. Raises FlukeError when the disk has no room for the
     rest."""
     # each resumable state: weights and Adam's two moments, and the average; two more than kept while one is replaced; the best
     require_free(folder, megabytes * (4 * (recipe.train.keep_last + 1) + 2) + 20)
     write_text(folder / "recipe.yaml", command_line.dump(recipe))
     write_json(folder / "classes.json", list(classes))
-    write_json(folder / "environment.json", describe(accelerator))
+    write_json(folder / "environment.json", describe_environment(accelerator))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the fields, as "section.field (now X, was Y)", in which recipe `new` differs from `old` although it may not. A field
     that `old` lacks had ADDED's value, or else the default."""
     found, defaults = [], asdict(Recipe())

@@ -18,26 +18,29 @@ from safetensors.torch import load_file
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, did_you_mean
-from lib.files import locked, read_json, write_json, write_text
-from lib.images import decoding
+from lib.files import lock_folder, read_json, write_json, write_text
+from lib.images import augmentation, decoding
 from lib.images.cache import open_cache
-from lib.images.dataset import Batches, Images, check_batch, seed_of
-from lib.models.network import Network, Spec, load_start, read_spec
-from lib.pipelines.runs import make_say, start
-from lib.reports.run_page import write_report
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import ShardedBatches, check_batch_size, derive_seed
+from lib.models.network import Network, NetworkSpec
+from lib.models.weights import load_initial_weights, read_spec
+from lib.pipelines.runs import make_log, write_run_start
+from lib.reports.run_page import write_run_page
 from lib.scores import score_file
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores
+from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables import filters, loading
 from lib.tables import splits as folds_of
-from lib.tables.sample import check_fits, sample_of
-from lib.tables.table import Table, summary
+from lib.tables.sample import load_sample
+from lib.tables.table import Table, describe_table
 from lib.training.accelerator import keep_memory, make_accelerator
-from lib.training.checkpoint import find, read_state
-from lib.training.distributed import Stop, from_main, on_main
+from lib.training.checkpoint import find_checkpoint, read_state
+from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
 from lib.training.inference import predict
-from lib.training.loop import fit, numerics
+from lib.training.loop import describe_numerics, fit
 from lib.training.tasks import Classifier, Embedder, Task
 
 
@@ -54,11 +57,11 @@ def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callab
     def unreadable() -> list[dict[int, str]]:
         return [decoding.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
 
-    bad = from_main(accelerator, unreadable)
-    train = filters.without_unreadable(train, bad[0], d.on_unreadable)
+    bad = broadcast_from_main(accelerator, unreadable)
+    train = filters.drop_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
-        test = filters.without_unreadable(test, bad[1], "error", what="test")
-    say(summary(train.take(train.known())))
+        test = filters.drop_unreadable(test, bad[1], "error", what="test")
+    say(describe_table(train.take(train.known())))
     say(f"  {decoding.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")
@@ -75,14 +78,14 @@ class Fold:
     """(n,) fold of each."""
     number: int
     """The fold to hold out."""
-    stop: Stop
+    stop: StopSignal
     deadline: float | None
     """time.monotonic() by which this fold must be done."""
     to_predict: int
     """Test images whose time it must leave to the whole before that."""
 
 
-def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | None = None) -> dict[str, Any]:
+def train_run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | None = None) -> dict[str, Any]:
     """Train, validate, predict and report one run in `folder`, going on where a killed one left off.
 
     `kind` is classifier or embedding. `fold` is held out, or else the recipe's hold-out. Returns the contents of metrics.json.
@@ -94,9 +97,9 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
     accelerator = make_accelerator(recipe.train, folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     with ExitStack() as stack:
-        on_main(accelerator, lambda: stack.enter_context(locked(folder)))
-        say = make_say(accelerator, folder)
-        stop = fold.stop if fold else stack.enter_context(Stop(accelerator))
+        run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
+        say = make_log(accelerator, folder)
+        stop = fold.stop if fold else stack.enter_context(StopSignal(accelerator))
         if (folder / "metrics.json").exists():
             say(f"{folder}: finished already")
             return read_json(folder / "metrics.json")
@@ -105,19 +108,19 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
             if (new := recipe.data.new_label) is not None and new not in (counts := train.counts()):
                 say(f"note: no training image has the label {new!r} (data.new_label){did_you_mean(new, counts)}")
             d, folds, number = recipe.data, fold.of_row if fold else None, fold.number if fold else 0
-            train_rows, val_rows = folds_of.split_individuals(
+            train_rows, val_rows = folds_of.split_identities(
                 train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, number
             )
         elif fold is None:
-            train_rows, val_rows = folds_of.split(train, recipe.folds)
+            train_rows, val_rows = folds_of.split_holdout(train, recipe.folds)
         else:
             train_rows, val_rows = np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
         if kind == "classifier":
             train_rows = train_rows[train.known()[train_rows]]
         if limit := recipe.train.limit_rows:
-            train_rows = spaced(train_rows, limit)
-            val_rows = val_rows if fold else spaced(val_rows, limit)  # the table of all folds was cut before
-            test = test.take(spaced(np.arange(len(test)), limit)) if test is not None else None
+            train_rows = evenly_spaced(train_rows, limit)
+            val_rows = val_rows if fold else evenly_spaced(val_rows, limit)  # the table of all folds was cut before
+            test = test.take(evenly_spaced(np.arange(len(test)), limit)) if test is not None else None
         sides = train.take(train_rows), train.take(val_rows)
         say(folds_of.describe_split(train, train_rows, val_rows))
         task: Task = Embedder(recipe, *sides) if kind == "embedding" else Classifier(recipe, *sides)
@@ -126,7 +129,7 @@ def run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold | Non
         return _run(recipe, folder, accelerator, say, stop, task, test, deadline, fold, whole)
 
 
-def spaced(rows: np.ndarray, n: int) -> np.ndarray:
+def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
     """`n` of `rows`, evenly spaced: a dry run meets every part of the table."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))]
 
@@ -136,7 +139,7 @@ def _run(
     folder: Path,
     accelerator: Accelerator,
     say: Callable[[str], None],
-    stop: Stop,
+    stop: StopSignal,
     task: Task,
     test: Table | None,
     deadline: float | None,
@@ -145,46 +148,46 @@ def _run(
 ) -> dict[str, Any]:
     d, t, world = recipe.data, recipe.train, accelerator.num_processes
     order = task.order()
-    check_batch(t, order.n, world)
+    check_batch_size(t, order.n, world)
     specialist = task.kind == "classifier" and bool(d.only_classes)
     if test is not None and test.labels is not None and task.kind == "classifier" and not specialist:
         test.targets()  # raises for labels in the test only
-    batches = Batches(order, order.n, t.batch_size, accelerator.process_index, world)
-    sample = sample_of(recipe) if task.kind == "classifier" and fold is None and not specialist else None
+    batches = ShardedBatches(order, order.n, t.batch_size, accelerator.process_index, world)
+    sample = load_sample(recipe) if task.kind == "classifier" and fold is None and not specialist else None
     if sample is not None and test is not None:  # its faults now, not after the training
-        check_fits(sample, recipe.predict, test.names, task.classes, task.train.multi)
-    set_seed(seed_of(t.seed, 2) % 2**32)
-    spec = Spec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
+        check_sample(sample, recipe.predict, test.names, task.classes, task.train.multi)
+    set_seed(derive_seed(t.seed, 2) % 2**32)
+    spec = NetworkSpec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
     network = Network(spec, recipe.objective)
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.objective(network.width)
-    say(load_start(network, recipe.model))
-    if learnt := learnt_before(recipe.model.weights, task):
+    say(load_initial_weights(network, recipe.model))
+    if learnt := count_leaked_rows(recipe.model.weights, task):
         say(
             f"note: model.weights is a run that has learnt {learnt:,} of the images held out here: their score flatters; take the "
             "same split (folds.seed, folds.holdout, the same rows), or weights that never saw this contest"
         )
     megabytes = 4e-6 * sum(p.numel() for p in network.parameters())
-    state, _ = find(folder / "last")
+    state, _ = find_checkpoint(folder / "last")
     if state is None:
-        on_main(accelerator, lambda: start(folder, recipe, accelerator, task.classes, megabytes))
+        run_on_main(accelerator, lambda: write_run_start(folder, recipe, accelerator, task.classes, megabytes))
     else:
         before = read_state(state)
         if before["world"] != world:
             raise FlukeError(
                 f"{folder}: begun on {before['world']} processes, now there are {world}; go on with as many as before."
             )
-        for name, now in numerics(accelerator).items():
+        for name, now in describe_numerics(accelerator).items():
             if (then := before.get(name, now)) != now:
                 say(f"note: {name} {now} now, {then} before: the numbers will differ a little")
         if (epochs := before["recipe"]["train"]["epochs"]) != t.epochs:
             say(f"note: train.epochs was {epochs} and is {t.epochs}: the learning rate goes on as if it had been so from the start")
-        on_main(accelerator, lambda: write_text(folder / "recipe.yaml", command_line.dump(recipe)))
+        run_on_main(accelerator, lambda: write_text(folder / "recipe.yaml", command_line.dump(recipe)))
     accelerator.init_trackers("fluke")
 
-    train_images = open_images(recipe, task.train, decoding.make_train_transform(d), task.targets, whole)
-    val_images = open_images(recipe, task.shown, decoding.make_eval_transform(d), whole=whole)
+    train_images = make_dataset(recipe, task.train, augmentation.make_train_transform(d), task.targets, whole)
+    val_images = make_dataset(recipe, task.shown, augmentation.make_eval_transform(d), whole=whole)
     n_test = fold.to_predict if fold else len(test) if test is not None else 0
     outcome = fit(
         network,
@@ -207,7 +210,7 @@ def _run(
     network.load_state_dict(load_file(folder / "best" / "model.safetensors"))
     batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
 
-    def outputs_of(side: Images, title: str) -> np.ndarray:
+    def outputs_of(side: ImageDataset, title: str) -> np.ndarray:
         try:
             return predict([network], side, accelerator, batch_size, d.workers, recipe.predict.tta, check=stop.check, title=title)[
                 0
@@ -218,30 +221,30 @@ def _run(
     source = {"run": folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
     source |= {"queries": task.queries}  # the last rows of scores_val.npz, the ones that validation asks about
     val_outputs = outputs_of(val_images, "predict validation")
-    found = from_main(accelerator, lambda: task.evaluate(val_outputs, network.objective))
+    found = broadcast_from_main(accelerator, lambda: task.evaluate(val_outputs, network.objective))
     which = f"{t.keep} epoch {outcome.best_epoch}" if outcome.best_epoch else "of an unfinished first epoch"
     say(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
     def scores_of(side: Table, outputs: np.ndarray) -> Scores:
         classes = () if kept == "embeddings" else side.classes
-        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept, groups_of(side))
+        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept, group_list(side))
 
     held_out, outputs = task.shown, val_outputs
     if len(task.beside):
-        others = open_images(recipe, task.beside, decoding.make_eval_transform(d), whole=whole)
+        others = make_dataset(recipe, task.beside, augmentation.make_eval_transform(d), whole=whole)
         held_out = held_out.join(task.beside)
         outputs = np.concatenate([outputs, outputs_of(others, "predict other classes")])
-    on_main(accelerator, lambda: score_file.save(folder / "scores_val.npz", scores_of(held_out, outputs)))
+    run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_val.npz", scores_of(held_out, outputs)))
     thresholds: dict[str, float] | None = None
     if isinstance(task, Classifier) and task.train.multi:
         thresholds = label_thresholds(val_outputs, task.val_targets, task.classes, task.metric)
-        on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
+        run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:
-        of_test = scores_of(test, outputs_of(open_images(recipe, test, decoding.make_eval_transform(d)), "predict test"))
-        on_main(accelerator, lambda: score_file.save(folder / "scores_test.npz", of_test))
+        of_test = scores_of(test, outputs_of(make_dataset(recipe, test, augmentation.make_eval_transform(d)), "predict test"))
+        run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_test.npz", of_test))
         if sample is not None:
-            on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, of_test, thresholds, say))
+            run_on_main(accelerator, lambda: submit(recipe.predict, folder / "submission.csv", sample, of_test, thresholds, say))
     result: dict[str, Any] = {
         "metric": task.metric,
         "best_epoch": outcome.best_epoch,
@@ -249,11 +252,11 @@ def _run(
         "rows": task.queries,
         **found,
     }
-    if (interval := from_main(accelerator, lambda: task.interval(val_outputs, network.objective))) is not None:
+    if (interval := broadcast_from_main(accelerator, lambda: task.interval(val_outputs, network.objective))) is not None:
         result["interval"] = interval
-    on_main(accelerator, lambda: write_report(recipe, folder, task, val_outputs, network.objective, outcome.history, result))
+    run_on_main(accelerator, lambda: write_run_page(recipe, folder, task, val_outputs, network.objective, outcome.history, result))
     if outcome.finished:
-        on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
+        run_on_main(accelerator, lambda: write_json(folder / "metrics.json", result))
         say(f"done: {folder}")
     else:
         again = folder.parent if fold else folder
@@ -265,28 +268,28 @@ def _run(
     return result
 
 
-def groups_of(side: Table) -> list[str] | None:
+def group_list(side: Table) -> list[str] | None:
     """The groups of a table's rows as a scores file holds them."""
     return None if side.groups is None else [str(group) for group in side.groups]
 
 
-def learnt_before(weights: str | None, task: Task) -> int:
+def count_leaked_rows(weights: str | None, task: Task) -> int:
     """How many images of classes that it knows, held out here, another run has learnt if `weights` is its best/model.safetensors
     and it is a classifier of the same images; 0 where that can't be told."""
     path = Path(weights or "")
     theirs = path.parent.parent / "scores_val.npz"
     if task.kind != "classifier" or path.parent.name != "best" or not theirs.exists() or (spec := read_spec(path)) is None:
         return 0
-    held_out, classes = set(score_file.load(theirs).names), set(spec.classes)
+    held_out, classes = set(score_file.load_scores(theirs).names), set(spec.classes)
     if held_out.isdisjoint([*task.train.names, *task.shown.names, *task.beside.names]):  # other images
         return 0
     known = [set(labels) <= classes for labels in task.shown.labels or []]
     return sum(each and name not in held_out for each, name in zip(known, task.shown.names))
 
 
-def open_images(
-    recipe: Recipe, side: Table, transform: decoding.Transform, targets: np.ndarray | None = None, whole: Table | None = None
-) -> Images:
+def make_dataset(
+    recipe: Recipe, side: Table, transform: augmentation.Transform, targets: np.ndarray | None = None, whole: Table | None = None
+) -> ImageDataset:
     """The images of a table, through the cache if the recipe has one: that of `whole`, of which the table is a part, so that all
     splits of it share one."""
     d = recipe.data
@@ -297,4 +300,6 @@ def open_images(
         place = {path: i for i, path in enumerate(paths)}
         read = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([place[path] for path in side.paths]).get
     mirrored = side.paths if targets is not None and len(targets) > len(side) else []
-    return Images([*side.paths, *mirrored], transform, targets, recipe.train.seed, decoding.decode_side(transform), read, len(side))
+    return ImageDataset(
+        [*side.paths, *mirrored], transform, targets, recipe.train.seed, augmentation.decode_side(transform), read, len(side)
+    )

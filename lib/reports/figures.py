@@ -23,21 +23,21 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from lib.files import atomic
-from lib.metrics.classification import BINS
+from lib.files import atomic_write
+from lib.metrics.resampling import BINS
 from lib.metrics.verification import Verification
 
 INK, GREY = "#26292e", "#6b7280"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito 2008
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG on white, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(png(figure))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png_bytes(figure))
 
 
-def png(figure: Figure, transparent: bool = False) -> bytes:
+def png_bytes(figure: Figure, transparent: bool = False) -> bytes:
     """A figure as PNG bytes, without date or version in them."""
     buffer, ground = io.BytesIO(), "none" if transparent else "white"
     figure.savefig(buffer, format="png", dpi=150, transparent=transparent, facecolor=ground, metadata={"Software": None})
@@ -76,7 +76,7 @@ def curves(
         for i in drops:
             label = "learning-rate drop" if title == "learning rate" and i == drops[0] else "_repeated"
             ax.axvline((data["epoch"][i - 1] + data["epoch"][i]) / 2, color=GREY, linestyle="--", linewidth=1, label=label)
-        _dress(ax, "", title)
+        _style_axes(ax, "", title)
     said = f"{', '.join(panels)} over {len(history)} epochs"
     if np.isfinite(chosen).any():
         best = int(np.nanargmax(chosen) if greater else np.nanargmin(chosen))
@@ -141,7 +141,7 @@ def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: S
         for i, j in zip(*np.nonzero(counts)):
             text = f"{share[i, j]:.0%}\n{counts[i, j]:,}" if n <= 12 else f"{counts[i, j]:,}"
             ax.text(j, i, text, ha="center", va="center", fontsize=size - 1, color="white" if norm(share[i, j]) > 0.6 else INK)
-    _dress(ax, "predicted", "true class (images)")
+    _style_axes(ax, "predicted", "true class (images)")
     ax.grid(False)
     names = [drawable(classes[c], c) for c in map(int, shown)]
     ax.set_xticks(range(n), names, rotation=90 if n > 8 else 40, ha="center" if n > 8 else "right", rotation_mode="default" if n > 8
@@ -180,8 +180,8 @@ def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bi
     ax.errorbar(stated, observed, np.maximum(spread, 0).reshape(2, -1), fmt="o", color=BLUE, markersize=5, linewidth=1.2, capsize=3,
                 label=f"observed, 95% interval (calibration error {error:.3f})")  # fmt: skip
     below.bar((np.arange(bins) + 0.5) / bins, count, width=0.92 / bins, color=BLUE)
-    _dress(ax, "", "share that is right")
-    _dress(below, "stated probability of the answer", "images")
+    _style_axes(ax, "", "share that is right")
+    _style_axes(below, "stated probability of the answer", "images")
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.02, 1.02)
     for axis in (ax.xaxis, ax.yaxis):
@@ -211,7 +211,7 @@ def average_precisions(
         ax.hlines(y, chance[part], values[part], color="#b9cfdf", linewidth=2)
         ax.plot(chance[part], y, "|", color=ORANGE, markersize=7, markeredgewidth=1.6, label="guessing")
         ax.plot(values[part], y, "o", color=BLUE, markersize=4.5, label="average precision")
-        _dress(ax, "average precision", "")
+        _style_axes(ax, "average precision", "")
         ax.set_yticks(y, [drawable(labels[i], i) for i in part], fontsize=8, parse_math=False)
         ax.set_ylim(tall - 0.5, -0.5)
         ax.set_xlim(-0.02, 1.02)
@@ -237,7 +237,7 @@ def threshold_curve(
     if len(order) > 3:  # the curve's ends stand for "below all scores" and "above all": flat, and far out
         low, high = thresholds[order][[1, -2]]
         ax.set_xlim(min(low, chosen) - 0.03 * (high - low), max(high, chosen) + 0.03 * (high - low))
-    _dress(ax, f"threshold on {score}", metric)
+    _style_axes(ax, f"threshold on {score}", metric)
     _legend(ax)
     figure.set_label(f"{metric} for each threshold on {score}; the chosen threshold {chosen:.4g} reaches {reached:.4g}.")
     return figure
@@ -255,7 +255,7 @@ def score_histograms(known: NDArray[np.floating], new: NDArray[np.floating], thr
             look: dict[str, Any] = {"facecolor": (color, 0.3), "edgecolor": color, "hatch": hatch, "linewidth": 1.4}
             ax.hist(values, list(edges), weights=weights, histtype="stepfilled", label=named, **look)
     ax.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.4g}")
-    _dress(ax, score, "share of queries")
+    _style_axes(ax, score, "share of queries")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(ax, columns=2)
     figure.set_label(f"Histograms of {score} for {len(known):,} known and {len(new):,} new queries; threshold {threshold:.4g}.")
@@ -270,7 +270,7 @@ def roc(curve: Verification, what: str) -> Figure:
     ax.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="guessing")
     ax.plot(false, true, color=BLUE, linewidth=1.8, label=f"{what} (area {area:.3f})")
     ax.plot([error], [1 - error], "o", color=ORANGE, markersize=7, label=f"equal error rate {error:.1%}")
-    _dress(ax, "false acceptance rate", "true acceptance rate")
+    _style_axes(ax, "false acceptance rate", "true acceptance rate")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     _legend(ax, "lower right")
@@ -292,7 +292,7 @@ def drawable(label: str, index: int, width: int = 28) -> str:
     return drawn if len(drawn) <= width else drawn[: width - 1] + "…"
 
 
-def _dress(ax: Axes, x: str, y: str) -> None:
+def _style_axes(ax: Axes, x: str, y: str) -> None:
     ax.set_xlabel(x, fontsize=10, color=INK, parse_math=False)
     ax.set_ylabel(y, fontsize=10, color=INK, parse_math=False)
     ax.tick_params(labelsize=9, colors=INK)

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from lib.files import write_text
-from lib.reports.figures import png
+from lib.reports.figures import png_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # never EPS or the like, which start other programs
@@ -125,7 +125,7 @@ def confused_pairs(
     return pd.DataFrame({**columns, "share of the class": wrong["images"] / total[wrong["true"]]})
 
 
-def mistakes(
+def confident_mistakes(
     images: Sequence[Path], truth: NDArray[Any], probabilities: NDArray[np.floating], classes: Sequence[str], most: int = 48
 ) -> list[Example]:
     """The most confident mistakes, most confident first.
@@ -151,7 +151,7 @@ def mistakes(
 # --- pages ------------------------------------------------------------------------------------------------------------------------
 
 
-def page(
+def write_page(
     path: Path,
     title: str,
     headline: Headline | None = None,
@@ -172,15 +172,15 @@ def page(
         title=title,
         headline=headline,
         others=others or {},
-        figures=_pictures(figures or {}),
-        tables={name: _cells(table, most) for name, table in (tables or {}).items()},
+        figures=_figure_values(figures or {}),
+        tables={name: _table_values(table, most) for name, table in (tables or {}).items()},
         examples=[(example, thumbnail(example.image, 144)) for example in examples],
         facts=facts or {},
     )
     write_text(path, html)
 
 
-def retrieval_page(
+def write_retrieval_page(
     path: Path,
     title: str,
     queries: Sequence[Query],
@@ -200,7 +200,7 @@ def retrieval_page(
     images: dict[Path, str] = {}
     shown: list[Query] = []
     size = 0
-    for query in sorted(queries, key=_urgency)[:most]:
+    for query in sorted(queries, key=_sort_key)[:most]:
         for image in [query.image, *(answer.image for answer in query.answers if answer.image is not None)]:
             if image not in images:
                 images[image] = thumbnail(image, 112)
@@ -215,7 +215,7 @@ def retrieval_page(
         title=title,
         headline=headline,
         others=others or {},
-        figures=_pictures(figures or {}),
+        figures=_figure_values(figures or {}),
         facts=facts or {},
         queries=shown,
         total=len(queries),
@@ -227,7 +227,7 @@ def retrieval_page(
     write_text(path, html)
 
 
-def _urgency(query: Query) -> tuple[int, float]:
+def _sort_key(query: Query) -> tuple[int, float]:
     """Sort key: known and wrong (surest first), unknown truth (least sure first), right."""
     best = query.answers[0] if query.answers else Answer("", -math.inf)
     sure = best.score if best.probability is None else best.probability
@@ -264,20 +264,20 @@ def thumbnail(path: Path, side: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _pictures(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
+def _figure_values(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
     """Figures as the template wants them; on transparent ground, so that dark pages can invert them."""
     return [
         {
             "title": title,
             "alt": figure.get_label(),
-            "uri": f"data:image/png;base64,{base64.b64encode(png(figure, transparent=True)).decode()}",
+            "uri": f"data:image/png;base64,{base64.b64encode(png_bytes(figure, transparent=True)).decode()}",
             "width": round(figure.get_figwidth() * 96),
         }
         for title, figure in figures.items()
     ]
 
 
-def _cells(table: pd.DataFrame, most: int) -> dict[str, Any]:
+def _table_values(table: pd.DataFrame, most: int) -> dict[str, Any]:
     """A table as the template wants it: cells of (text, share for the bar or None), and which columns are numbers."""
     columns = []
     for name in table.columns:

@@ -4,79 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib.config.recipe import Recipe
-from lib.files import atomic, write_json
-from lib.metrics.verification import Verification, verification
+from lib.files import atomic_write, write_json
+from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
+from lib.retrieval.calibration import OpenSet, PairVerification
 from lib.retrieval.gallery import Gallery
-from lib.retrieval.open_set import Logistic, fit_probability, pairs, share_costs
-from lib.retrieval.ranking import finite
-from lib.retrieval.search import Answers, Validation
+from lib.retrieval.open_set import new_share_costs
+from lib.retrieval.ranking import replace_missing
+from lib.retrieval.search import SearchResult
 from lib.tables.table import Table
 
-UNIT = {"cosine": "cosine similarity", "l2": "minus squared distance"}
+SCORE_NAMES = {"cosine": "cosine similarity", "l2": "minus squared distance"}
 
 
-class Fitted(NamedTuple):
-    """What validation teaches about answers to other queries."""
-
-    threshold: float | None
-    share: float | None
-    right: Logistic
-    """Probability that a name is right, from its score."""
-    new: Logistic | None
-    """Probability that a query's individual is new, from minus the best score."""
-    metrics: dict[str, float]
-    validations: Sequence[Validation]
-
-
-class Verified(NamedTuple):
-    """Is A the same as B?"""
-
-    roc: Verification
-    same: Logistic
-    """Probability of the same individual from a score, if it was even before."""
-
-
-def fit(validations: Sequence[Validation], k: int) -> Fitted:
-    """Threshold and probabilities from one validation, or from those of several runs that held out different rows, whose thresholds
-    and metrics are averaged. Probabilities are for queries of which the estimated or assumed share is new, not validation's."""
-    thresholds = [v.threshold for v in validations if v.threshold is not None]
-    shares = [v.share for v in validations if v.share is not None]
-    share = float(np.mean(shares)) if shares else None
-    scores = np.concatenate([v.answers.scores[:, :k] for v in validations])
-    right, known = np.concatenate([v.right[:, :k] for v in validations]), np.concatenate([v.known for v in validations])
-    there = np.isfinite(scores)
-    prior = None if share is None else (1 - share) * float(right[known][there[known]].mean())
-    new = None if share is None else fit_probability(-finite(scores[:, 0]), ~known, share)
-    return Fitted(
-        float(np.mean(thresholds)) if thresholds else None,
-        share,
-        fit_probability(scores[there], right[there], prior),
-        new,
-        {str(name): float(value) for name, value in pd.DataFrame([v.metrics for v in validations]).mean().items()},
-        validations,
-    )
-
-
-def verify(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, recipe: Recipe) -> Verified | None:
-    """Is A the same as B, for pairs of held-out images (n, d), which the network hasn't seen; those of one sighting don't count.
-
-    None where they make no pair of the same individual, or none of different ones.
-    """
-    same, scores = pairs(embeddings, labels, recipe.retrieval.metric, groups, recipe.data.new_label)
-    if not len(same) or same.all() or not same.any():
-        return None
-    return Verified(verification(same, scores), fit_probability(scores, same, 0.5))
-
-
-def to_frame(
-    queries: Table, answers: Answers, lists: list[list[str]], gallery: Gallery, fitted: Fitted, new_label: str | None
+def ranking_table(
+    queries: Table, answers: SearchResult, lists: list[list[str]], gallery: Gallery, fitted: OpenSet, new_label: str | None
 ) -> pd.DataFrame:
     """A row an answer: query, rank (from 1), name, score, probability, image (the nearest of that individual; None for none).
 
@@ -99,7 +47,7 @@ def to_frame(
     return pd.DataFrame(found, columns=["query", "rank", "name", "score", "probability", "image"])
 
 
-def write_threshold(folder: Path, fitted: Fitted, verified: Verified | None, recipe: Recipe, model: str) -> None:
+def write_threshold(folder: Path, fitted: OpenSet, verified: PairVerification | None, recipe: Recipe, model: str) -> None:
     """threshold.json: threshold, share, probabilities, validation and what another share of new queries would cost; and its curve,
     threshold_curve.npz, when there is one."""
     curve = fitted.validations[0].curve
@@ -119,27 +67,27 @@ def write_threshold(folder: Path, fitted: Fitted, verified: Verified | None, rec
         rates = {"equal_error_rate": roc.equal_error_rate, "threshold": roc.equal_error_threshold}
         about["verification"] = {"auroc": roc.auroc, **rates, "probability": verified.same._asdict()}
     if curve is not None and fitted.threshold is not None:
-        about["other_shares"] = share_costs(curve, fitted.threshold)
-        with atomic(folder / "threshold_curve.npz") as temporary, temporary.open("wb") as handle:
+        about["other_shares"] = new_share_costs(curve, fitted.threshold)
+        with atomic_write(folder / "threshold_curve.npz") as temporary, temporary.open("wb") as handle:
             np.savez(handle, **curve._asdict())
     write_json(folder / "threshold.json", about)
 
 
-def write_page(
+def write_search_page(
     path: Path,
     frame: pd.DataFrame,
     queries: Table,
     truth: Sequence[str | None],
     paths: dict[str, Path],
-    fitted: Fitted,
-    verified: Verified | None,
+    fitted: OpenSet,
+    verified: PairVerification | None,
     recipe: Recipe,
     measured: dict[str, float],
     facts: dict[str, dict[str, Any]],
 ) -> None:
     """Each query beside its answers, with what validation says; `paths` are the gallery's images by name, `truth` the queries'
     right answers, `measured` their metrics ({}: labels aren't known)."""
-    k, unit = recipe.predict.topk, UNIT[recipe.retrieval.metric]
+    k, unit = recipe.predict.topk, SCORE_NAMES[recipe.retrieval.metric]
     answers: dict[str, list[html.Answer]] = {}
     for query, name, score, probability, image in frame[["query", "name", "score", "probability", "image"]].itertuples(index=False):
         known = None if pd.isna(probability) else float(probability)
@@ -149,17 +97,17 @@ def write_page(
     ]
     pictures = {}
     first = fitted.validations[0]
-    best, there = finite(first.answers.scores[:, 0]), first.known
+    best, there = replace_missing(first.answers.scores[:, 0]), first.known
     if first.curve is not None and fitted.threshold is not None and fitted.share is not None:
         pictures[f"Threshold, on validation if {fitted.share:.0%} are new"] = figures.threshold_curve(
             first.curve.thresholds, first.curve.map_at_k(fitted.share), fitted.threshold, f"MAP@{k}", unit
         )
         pictures["Known and new, on validation"] = figures.score_histograms(best[there], best[~there], fitted.threshold, unit)
-        pictures["Known against new, on validation"] = figures.roc(verification(there, best), "known against new")
+        pictures["Known against new, on validation"] = figures.roc(verify_pairs(there, best), "known against new")
     if verified is not None:
         pictures["Verification of pairs, on validation"] = figures.roc(verified.roc, "same against different individual")
     metrics, rows = (measured, len(shown)) if measured else (fitted.metrics, len(best))
     note = "" if measured else "on the held-out images, for these have no labels"
     headline = html.Headline("map@5", metrics["map@5"], rows, note=note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
-    html.retrieval_page(path, f"{path.parent.parent.name}: who is this?", shown, unit, headline, others, pictures, facts)
+    html.write_retrieval_page(path, f"{path.parent.parent.name}: who is this?", shown, unit, headline, others, pictures, facts)

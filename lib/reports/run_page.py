@@ -14,16 +14,16 @@ from torch import nn
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.files import read_json
-from lib.metrics import classification
-from lib.metrics.verification import verification
+from lib.metrics import registry
+from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
-from lib.retrieval.ranking import finite
+from lib.retrieval.ranking import replace_missing
 from lib.scores.averaging import probabilities as probabilities_of
 from lib.tables.table import Table
-from lib.training.tasks import Classifier, Embedder, Task, centres_of
+from lib.training.tasks import Classifier, Embedder, Task, class_centres
 
 
-def write_report(
+def write_run_page(
     recipe: Recipe,
     folder: Path,
     task: Task,
@@ -36,7 +36,7 @@ def write_report(
 
     `outputs` are the best network's for task.shown, `objective` is its; `result` is what metrics.json holds.
     """
-    greater = classification.metric_direction(task.metric) == "max"
+    greater = registry.metric_direction(task.metric) == "max"
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):
@@ -49,7 +49,7 @@ def write_report(
     drawn |= more
     for title, file in {"Training": "curves.png", "Confusion": "confusion.png"}.items():
         if title in drawn:
-            figures.save(drawn[title], folder / file)
+            figures.save_figure(drawn[title], folder / file)
     value = result[task.metric]
     interval = result.get("interval")
     headline = html.Headline(
@@ -58,21 +58,21 @@ def write_report(
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     facts = _facts(recipe, folder, epochs=result["epochs"])
     tables["Epochs"] = pd.DataFrame(history)
-    html.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
+    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
 
 
-def write_folds_report(recipe: Recipe, folder: Path, side: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
+def write_folds_page(recipe: Recipe, folder: Path, side: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
     """Write report.html and confusion.png of a k-fold run into `folder`: what its folds' models say of the rows that each did not
     learn, `logits` (n, C) of the table `side`. `result` is what cv.json holds."""
     drawn, tables, examples = _classifier(side.classes, side.targets(), logits, side.paths)
     if "Confusion" in drawn:
-        figures.save(drawn["Confusion"], folder / "confusion.png")
+        figures.save_figure(drawn["Confusion"], folder / "confusion.png")
     metric = result["pooled_metric"]
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
-    html.page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
+    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
 
 
 def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
@@ -104,14 +104,14 @@ def _classifier(
         }
         if (answers != targets).any():
             tables["Most frequent mistakes"] = html.confused_pairs(targets, answers, classes)
-    return drawn, tables, html.mistakes(paths, targets, probabilities, classes)
+    return drawn, tables, html.confident_mistakes(paths, targets, probabilities, classes)
 
 
 def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
-    found = task.validate(embeddings, centres_of(objective, task.recipe, task.classes))
+    found = task.validate(embeddings, class_centres(objective, task.recipe, task.classes))
     if found.curve is None or found.threshold is None:
         return {}
-    best, share = finite(found.answers.scores[:, 0]), float(np.mean(~found.known))
+    best, share = replace_missing(found.answers.scores[:, 0]), float(np.mean(~found.known))
     values = found.curve.map_at_k(share)
     return {
         "Threshold for new individuals": figures.threshold_curve(
@@ -120,5 +120,5 @@ def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | No
         "Known and new": figures.score_histograms(
             best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
         ),
-        "Known against new": figures.roc(verification(found.known, best), "known against new"),
+        "Known against new": figures.roc(verify_pairs(found.known, best), "known against new"),
     }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lib.errors import FlukeError
-from lib.files import atomic, read_json, write_json
+from lib.files import atomic_write, read_json, write_json
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -26,7 +26,7 @@ _SAMPLE = 200_000  # rows that an index is trained on at most; k-means itself ta
 
 @dataclass
 class Gallery:
-    """An index and its rows; made by `build` and `open_gallery`, never empty.
+    """An index and its rows; made by `build_gallery` and `open_gallery`, never empty.
 
     `ids` (n,) int64 are unique row ids, `names` (n,) their image names, `labels` (n,) their identities, `model` the fingerprint of
     whatever made the embeddings (any string; equal strings mean comparable embeddings).
@@ -51,7 +51,7 @@ class Gallery:
         if k < 1:
             raise FlukeError(f"topk {k}: a search answers with at least 1 neighbour.")
         self._same_model(model, "queries")
-        queries = checked_embeddings(queries, "queries", self.metric, self.index.d)
+        queries = check_embeddings(queries, "queries", self.metric, self.index.d)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         ids = np.full((len(queries), k), -1, np.int64)
         if len(queries):
@@ -69,7 +69,7 @@ class Gallery:
         at = order[np.searchsorted(self.ids, ids, sorter=order).clip(max=len(order) - 1)]
         missing = (self.ids[at] != ids) & (ids != -1)
         if missing.any():
-            raise FlukeError(f"{missing.sum()} row ids are not in the gallery: {_few(ids[missing])}.")
+            raise FlukeError(f"{missing.sum()} row ids are not in the gallery: {_first_few(ids[missing])}.")
         return np.where(ids == -1, -1, at)
 
     def vectors(self, ids: Ints) -> Floats:
@@ -82,13 +82,13 @@ class Gallery:
     def add(self, embeddings: ArrayLike, ids: ArrayLike, names: ArrayLike, labels: ArrayLike, model: str) -> None:
         """Add rows, of old or new individuals, without training again; rows of the new label are the caller's to leave out.
 
-        Arguments and FlukeErrors as in `build`.
+        Arguments and FlukeErrors as in `build_gallery`.
         """
         self._same_model(model, "rows to add")
-        rows = _rows(ids, names, labels)
-        vectors = checked_embeddings(embeddings, "rows to add", self.metric, self.index.d, len(rows[0]))
+        rows = _check_rows(ids, names, labels)
+        vectors = check_embeddings(embeddings, "rows to add", self.metric, self.index.d, len(rows[0]))
         if len(twice := np.intersect1d(self.ids, rows[0])):
-            raise FlukeError(f"{len(twice)} row ids are in the gallery already: {_few(twice)}.")
+            raise FlukeError(f"{len(twice)} row ids are in the gallery already: {_first_few(twice)}.")
         self._own()
         self.index.add_with_ids(vectors, rows[0])
         self.ids, self.names, self.labels = (np.concatenate(pair) for pair in zip((self.ids, self.names, self.labels), rows))
@@ -123,10 +123,10 @@ class Gallery:
         gallery.json is replaced last and names the other two by their generation N, so that a crash leaves the old gallery whole.
         """
         old = read_json(folder / "gallery.json")["generation"] if (folder / "gallery.json").exists() else 0
-        with atomic(folder / f"index-{old + 1}.faiss") as temporary:
+        with atomic_write(folder / f"index-{old + 1}.faiss") as temporary:
             faiss.write_index(self.index, str(temporary))
             size = temporary.stat().st_size
-        with atomic(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
+        with atomic_write(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, ids=self.ids, names=self.names, labels=self.labels)
         about = {"generation": old + 1, "metric": self.metric, "factory": self.factory, "model": self.model}
         write_json(folder / "gallery.json", about | {"rows": len(self.ids), "dimension": self.index.d, "bytes": size})
@@ -143,7 +143,7 @@ class Gallery:
             self.index, self.mapped = faiss.deserialize_index(faiss.serialize_index(self.index)), False
 
 
-def build(
+def build_gallery(
     embeddings: ArrayLike,
     ids: ArrayLike,
     names: ArrayLike,
@@ -159,8 +159,8 @@ def build(
     Rows labelled `new_label` are left out, for they are nobody in particular. Raises FlukeError for an empty gallery, only new
     labels, ids given twice, lengths that differ, NaN, a factory that FAISS doesn't know, and too few rows to train it.
     """
-    rows = _rows(ids, names, labels)
-    vectors = checked_embeddings(embeddings, "gallery", metric, None, len(rows[0]))
+    rows = _check_rows(ids, names, labels)
+    vectors = check_embeddings(embeddings, "gallery", metric, None, len(rows[0]))
     if not len(vectors):
         raise FlukeError("The gallery is empty; it needs at least one image of a known individual.")
     if not (known := rows[2] != new_label).any():
@@ -206,7 +206,7 @@ def open_gallery(folder: Path) -> Gallery:
     path = folder / f"rows-{generation}.npz"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            ids, names, labels = _rows(file["ids"], file["names"], file["labels"])
+            ids, names, labels = _check_rows(file["ids"], file["names"], file["labels"])
         path = folder / f"index-{generation}.faiss"
         if path.stat().st_size != size:  # FAISS notices a missing end only when it reads, not when it maps
             raise ValueError(f"{path.stat().st_size:,} bytes instead of {size:,}")
@@ -222,7 +222,7 @@ def open_gallery(folder: Path) -> Gallery:
     return Gallery(index, ids, names, labels, model, metric, factory, mapped=True)
 
 
-def checked_embeddings(values: ArrayLike, what: str, metric: Metric, dimension: int | None, count: int | None = None) -> Floats:
+def check_embeddings(values: ArrayLike, what: str, metric: Metric, dimension: int | None, count: int | None = None) -> Floats:
     """Checked float32 (n, d), C-contiguous, rows of length 1 for cosine (a copy where that changes anything)."""
     vectors = np.ascontiguousarray(values, np.float32)
     if vectors.ndim != 2 or (dimension is not None and vectors.shape[1] != dimension):
@@ -230,14 +230,16 @@ def checked_embeddings(values: ArrayLike, what: str, metric: Metric, dimension: 
     if count is not None and len(vectors) != count:
         raise FlukeError(f"{what}: {len(vectors)} embeddings for {count} row ids; expected one each.")
     if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
-        raise FlukeError(f"{what}: {bad.size} of {len(vectors)} embeddings hold NaN or infinity (counted from 0: {_few(bad)}).")
+        raise FlukeError(
+            f"{what}: {bad.size} of {len(vectors)} embeddings hold NaN or infinity (counted from 0: {_first_few(bad)})."
+        )
     if metric == "cosine":
         vectors = vectors.copy()
         faiss.normalize_L2(vectors)
     return vectors
 
 
-def _rows(ids: ArrayLike, names: ArrayLike, labels: ArrayLike) -> tuple[Ints, NDArray[np.str_], NDArray[np.str_]]:
+def _check_rows(ids: ArrayLike, names: ArrayLike, labels: ArrayLike) -> tuple[Ints, NDArray[np.str_], NDArray[np.str_]]:
     rows = np.asarray(ids, np.int64), np.asarray(names, np.str_), np.asarray(labels, np.str_)
     if rows[0].ndim != 1 or not rows[0].shape == rows[1].shape == rows[2].shape:
         raise FlukeError(
@@ -245,11 +247,11 @@ def _rows(ids: ArrayLike, names: ArrayLike, labels: ArrayLike) -> tuple[Ints, ND
         )
     unique, counts = np.unique(rows[0], return_counts=True)
     if (bad := unique[(counts > 1) | (unique < 0)]).size:
-        raise FlukeError(f"{bad.size} row ids are negative or given twice: {_few(bad)}.")
+        raise FlukeError(f"{bad.size} row ids are negative or given twice: {_first_few(bad)}.")
     return rows
 
 
-def _few(values: NDArray[Any]) -> str:
+def _first_few(values: NDArray[Any]) -> str:
     return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
 
 

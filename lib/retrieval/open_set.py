@@ -16,16 +16,16 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from lib.errors import FlukeError
-from lib.retrieval.gallery import Metric, checked_embeddings
+from lib.retrieval.gallery import Metric, check_embeddings
 
 Floats = NDArray[np.float64]
 By = Literal["map@k", "share", "far"]
 
 # Shares of strangers that a contest may have, equally probable before its queries are seen.
-SHARES = np.linspace(0.05, 0.7, 66)
+NEW_SHARES = np.linspace(0.05, 0.7, 66)
 
 
-class Curve(NamedTuple):
+class ThresholdCurve(NamedTuple):
     """What each threshold does, lowest first; between two of them nothing changes. All (t,) float64."""
 
     thresholds: Floats
@@ -43,7 +43,7 @@ class Curve(NamedTuple):
         return (1 - share) * self.known + share * self.new
 
 
-def threshold_curve(scores: ArrayLike, right: ArrayLike, known: ArrayLike, k: int = 5) -> Curve:
+def threshold_curve(scores: ArrayLike, right: ArrayLike, known: ArrayLike, k: int = 5) -> ThresholdCurve:
     """MAP@k at every threshold in one sorted sweep.
 
     scores (q, m) of each query's identities, best first, -inf for none; right (q, m) bool: is it the query's individual; known (q,)
@@ -74,10 +74,10 @@ def threshold_curve(scores: ArrayLike, right: ArrayLike, known: ArrayLike, k: in
     finite = np.isfinite(scores) & ~known[:, None]
     new_map = sweep(float((~known).sum()), (later - 1 / place)[finite.nonzero()[1]], scores[finite]) / (~known).sum()
     rejected = [np.searchsorted(np.sort(scores[kind, 0]), thresholds) / kind.sum() for kind in (known, ~known)]
-    return Curve(thresholds, known_map, new_map, *rejected)
+    return ThresholdCurve(thresholds, known_map, new_map, *rejected)
 
 
-def fit_threshold(curve: Curve, by: By, share: float, far: float = 0.05) -> float:
+def fit_threshold(curve: ThresholdCurve, by: By, share: float, far: float = 0.05) -> float:
     """The threshold for the new label: a name needs this score, or more, to stand before it.
 
     by map@k: the best MAP@k where `share` of the queries are new. share: `share` of the first answers are the new label. far: the
@@ -96,7 +96,7 @@ def crossfit_thresholds(
     scores: NDArray[Any],
     right: NDArray[np.bool_],
     known: NDArray[np.bool_],
-    fit: Callable[[Curve], float],
+    fit: Callable[[ThresholdCurve], float],
     k: int = 5,
     groups: NDArray[Any] | None = None,
     parts: int = 5,
@@ -121,7 +121,7 @@ def crossfit_thresholds(
     return found
 
 
-def estimate_share(scores: ArrayLike, known: ArrayLike, unlabelled: ArrayLike) -> float:
+def estimate_new_share(scores: ArrayLike, known: ArrayLike, unlabelled: ArrayLike) -> float:
     """The share of new individuals among unlabelled queries, from their best scores alone (prior shift, Saerens et al. 2002).
 
     scores (q,) best score of each validation query, known (q,) bool, unlabelled (t,) best scores of the queries to be answered.
@@ -130,12 +130,12 @@ def estimate_share(scores: ArrayLike, known: ArrayLike, unlabelled: ArrayLike) -
     5 to 70%: MAP@k is linear in the share, hence its threshold maximises expected MAP@k.
     """
     stranger = fit_probability(-np.asarray(scores), ~np.asarray(known, bool), prior=0.5)(-np.asarray(unlabelled))
-    likelihood = np.log(SHARES[:, None] * stranger + (1 - SHARES[:, None]) * (1 - stranger)).sum(axis=1)
+    likelihood = np.log(NEW_SHARES[:, None] * stranger + (1 - NEW_SHARES[:, None]) * (1 - stranger)).sum(axis=1)
     posterior = np.exp(likelihood - likelihood.max())
-    return float(posterior @ SHARES / posterior.sum())
+    return float(posterior @ NEW_SHARES / posterior.sum())
 
 
-def share_costs(curve: Curve, threshold: float, shares: ArrayLike = (0.1, 0.3, 0.6)) -> list[dict[str, float]]:
+def new_share_costs(curve: ThresholdCurve, threshold: float, shares: ArrayLike = (0.1, 0.3, 0.6)) -> list[dict[str, float]]:
     """What a wrong share costs: for each share of new queries, MAP@k at `threshold`, at the best threshold for it, and the loss."""
     at = int(np.searchsorted((curve.thresholds[1:] + curve.thresholds[:-1]) / 2, threshold))
     rows = []
@@ -179,7 +179,7 @@ def fit_probability(scores: ArrayLike, right: ArrayLike, prior: float | None = N
     return Logistic(slope, float(fit.intercept_[0] - slope * middle))
 
 
-def pairs(
+def pair_scores(
     embeddings: ArrayLike,
     labels: ArrayLike,
     metric: Metric,
@@ -195,7 +195,7 @@ def pairs(
     different, if there are enough. lib.verification makes the ROC of them; `fit_probability(scores, same, prior=0.5)`
     the probability of one pair, same and different being equally probable beforehand.
     """
-    vectors = checked_embeddings(embeddings, "pairs", metric, None)
+    vectors = check_embeddings(embeddings, "pairs", metric, None)
     labels = np.asarray(labels, np.str_)
     n = len(labels)
     if n * (n - 1) // 2 <= limit:

@@ -11,10 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_auc_score
 
 from lib.errors import FlukeError
-from lib.metrics.classification import map_at_r, reciprocal_ranks
 
 Method = Literal["best", "mean_n", "vote"]
 
@@ -125,45 +123,7 @@ def rank_with_new(
     return lists
 
 
-def finite(scores: NDArray[Any]) -> NDArray[np.float64]:
+def replace_missing(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Best scores (q,) in which -inf, an approximate index having found nobody, stands one below the lowest."""
     there = scores[np.isfinite(scores)]
     return np.where(np.isfinite(scores), scores, (there.min() if len(there) else 0.0) - 1).astype(np.float64)
-
-
-def per_query(
-    truth: Sequence[str] | NDArray[Any],
-    identities: NDArray[Any],
-    scores: NDArray[Any],
-    known: NDArray[np.bool_],
-    threshold: ArrayLike,
-    new_label: str | None,
-    hits: NDArray[np.bool_] | None = None,
-    relevant: NDArray[Any] | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """What each labelled query adds to metrics of retrieval, under their names in lib.metrics: (q,) values whose mean is the
-    metric, NaN for a query that it leaves out.
-
-    truth (q,), identities (q, m >= 5) and scores (q, m) best first, known (q,) is the query's individual in the gallery? If not,
-    the new label is the right answer. map@5 with the new label where the threshold places it; recall@1 and recall@5 over
-    known queries, without the new label; map@r from `hits` and `relevant` of the known ones (see lib.metrics.map_at_r), where the
-    neighbours reach as far as the largest class.
-    """
-    answers = [name if there else new_label or "" for name, there in zip(truth, known)]
-    right = identities == np.asarray(truth, np.str_)[:, None]
-    values = {"map@5": reciprocal_ranks(answers, rank_with_new(identities, scores, threshold, new_label), 5)}
-    for k in (1, 5):
-        values[f"recall@{k}"] = np.where(known, right[:, :k].any(axis=1), np.nan)
-    if hits is not None and relevant is not None:
-        values["map@r"] = np.full(len(right), np.nan)
-        values["map@r"][known] = map_at_r(hits, relevant)
-    return values
-
-
-def evaluate(each: dict[str, NDArray[np.float64]], scores: NDArray[Any], known: NDArray[np.bool_]) -> dict[str, float]:
-    """Metrics of labelled queries: the means of `per_query`'s values, and auroc, known against new by the best of scores (q, m).
-    What the queries don't define is left out."""
-    values = {name: float(np.nanmean(of_each)) for name, of_each in each.items() if not np.isnan(of_each).all()}
-    if known.any() and not known.all():
-        values["auroc"] = float(roc_auc_score(known, finite(scores[:, 0])))
-    return values

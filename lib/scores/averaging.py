@@ -34,7 +34,7 @@ def to_logits(p: np.ndarray, multi: bool) -> np.ndarray:
     return (logit(p) if multi else np.log(p)).astype(np.float32)
 
 
-def complete(first: np.ndarray, specialist: np.ndarray, columns: np.ndarray, multi: bool) -> np.ndarray:
+def extend_specialist(first: np.ndarray, specialist: np.ndarray, columns: np.ndarray, multi: bool) -> np.ndarray:
     """A specialist's logits (n, S) on the classes `columns` (S,) of `first` (n, C), made whole as logits (n, C).
 
     One label an image: the first model says how probable it is that the class is among the specialist's, the specialist which of
@@ -50,13 +50,14 @@ def complete(first: np.ndarray, specialist: np.ndarray, columns: np.ndarray, mul
     return out
 
 
-def whole(members: Sequence[Scores]) -> Members:
+def extend_members(members: Sequence[Scores]) -> Members:
     """Logits (n, C) of aligned scores, those of fewer classes made whole by the first."""
     first = members[0]
     place = {name: i for i, name in enumerate(first.classes)}
     columns = [np.array([place[name] for name in member.classes]) for member in members]
     return [
-        m.logits if len(c) == len(place) else complete(first.logits, m.logits, c, first.multi) for m, c in zip(members, columns)
+        m.logits if len(c) == len(place) else extend_specialist(first.logits, m.logits, c, first.multi)
+        for m, c in zip(members, columns)
     ]
 
 
@@ -64,23 +65,23 @@ def _sum(arrays: Any, weights: np.ndarray) -> np.ndarray:
     return sum(float(w) * array for w, array in zip(weights, arrays) if w != 0)
 
 
-def pool_logits(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
+def mean_logits(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted mean of logits."""
     return _sum(members, weights).astype(np.float32)
 
 
-def pool_probabilities(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
+def mean_probabilities(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted mean of probabilities."""
     return to_logits(_sum((probabilities(m, multi) for m in members), weights), multi)
 
 
-def pool_product(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
+def geometric_mean(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted geometric mean of probabilities (the order of their product). With a softmax it ranks as the mean of logits does."""
     logs = _sum((log_expit(m.astype(np.float64)) if multi else log_softmax(m, axis=1) for m in members), weights)
     return to_logits(np.exp(logs), True) if multi else logs.astype(np.float32)
 
 
-def pool_ranks(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
+def mean_ranks(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted mean of ranks: of the classes within a row, or if `multi` of the rows within a label, whose metrics compare rows.
 
     For members whose scores have different scales. The result orders; it is no probability.
@@ -90,7 +91,7 @@ def pool_ranks(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray
     return to_logits(ranks if multi else ranks / ranks.sum(axis=1, keepdims=True), multi)
 
 
-def pool_votes(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
+def majority_vote(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray:
     """Weighted majority vote: a member votes for its first class, or if `multi` for each label of 1/2 or more.
 
     A thousandth of the result is the mean probability, which decides ties and orders the classes that nobody voted for.
@@ -103,17 +104,17 @@ def pool_votes(members: Members, weights: np.ndarray, multi: bool) -> np.ndarray
     return to_logits(0.999 * _sum((votes(m).astype(np.float64) for m in members), weights) + 0.001 * nudge, multi)
 
 
-POOLS: dict[str, Callable[[Members, np.ndarray, bool], np.ndarray]] = {
-    "mean": pool_logits,
-    "mean_prob": pool_probabilities,
-    "geometric": pool_product,
-    "rank": pool_ranks,
-    "vote": pool_votes,
+AVERAGES: dict[str, Callable[[Members, np.ndarray, bool], np.ndarray]] = {
+    "mean": mean_logits,
+    "mean_prob": mean_probabilities,
+    "geometric": geometric_mean,
+    "rank": mean_ranks,
+    "vote": majority_vote,
 }
 
 
 @dataclass
-class Blend:
+class WeightedAverage:
     """A pool with its weights: members -> logits (n, C) float32."""
 
     pool: Callable[[Members, np.ndarray, bool], np.ndarray]

@@ -13,15 +13,15 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS
+from lib.metrics.registry import METRICS
 
-Score = Callable[[np.ndarray, np.ndarray], float]
+ScoreFunction = Callable[[np.ndarray, np.ndarray], float]
 """(logits, targets) -> a number, higher is better."""
 OFFSETS_CLASSES = 500  # each class's offset is tried on all logits
 
 
 @dataclass
-class Adjust:
+class Adjustment:
     """logits / temperature + offsets; a threshold of p on a label's probability is an offset of -logit(p)."""
 
     temperature: float
@@ -32,14 +32,14 @@ class Adjust:
         return (logits / self.temperature + self.offsets).astype(np.float32)
 
 
-def fit_adjust(
+def fit_adjustment(
     logits: np.ndarray,
     targets: np.ndarray,
     temperature: bool = False,
     thresholds: bool = False,
     offsets: str | None = None,
     metric: str | None = None,
-) -> Adjust:
+) -> Adjustment:
     """Fit what is asked for, the temperature first: it changes how far an offset reaches. `metric` is what thresholds are for, as
     `fit_thresholds` says. Raises FlukeError for offsets of more than 500 classes."""
     t = fit_temperature(logits, targets) if temperature else 1.0
@@ -50,7 +50,7 @@ def fit_adjust(
         if logits.shape[1] > OFFSETS_CLASSES:
             raise FlukeError(f"--offsets {offsets}: for at most {OFFSETS_CLASSES} classes, not {logits.shape[1]:,}.")
         shift = fit_offsets(logits / t, targets, offsets)
-    return Adjust(t, shift)
+    return Adjustment(t, shift)
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -111,7 +111,10 @@ def fit_offsets(logits: np.ndarray, targets: np.ndarray, metric: str) -> np.ndar
             others = logits + out
             others[:, c] = -np.inf
             rival, height = others.argmax(axis=1), others.max(axis=1)
-            values = [_value(np.where(logits[:, c] + o > height, c, rival), targets, len(out), metric) for o in (out[c], *grid)]
+            values = [
+                _score_predictions(np.where(logits[:, c] + o > height, c, rival), targets, len(out), metric)
+                for o in (out[c], *grid)
+            ]
             best = int(np.argmax(values))
             out[c] = out[c] if best == 0 else grid[best - 1]
         if (out == before).all():
@@ -119,7 +122,7 @@ def fit_offsets(logits: np.ndarray, targets: np.ndarray, metric: str) -> np.ndar
     return out
 
 
-def _value(predicted: np.ndarray, targets: np.ndarray, classes: int, metric: str) -> float:
+def _score_predictions(predicted: np.ndarray, targets: np.ndarray, classes: int, metric: str) -> float:
     if metric == "accuracy":
         return float((predicted == targets).mean())
     hits = np.bincount(targets[predicted == targets], minlength=classes)

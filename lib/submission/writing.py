@@ -13,9 +13,10 @@ from scipy.special import expit, softmax
 
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
-from lib.files import atomic
+from lib.files import atomic_write
 from lib.scores.score_file import Scores
-from lib.tables.sample import Kind, Sample, column_faults, kind_of, match, records, scored
+from lib.submission.formats import Format, class_of_columns, column_faults, resolve_format
+from lib.tables.sample import Sample, match_images, read_records
 
 
 def submit(
@@ -30,7 +31,7 @@ def submit(
 
     `thresholds`: the probability from which on each label is given; None: 0.5. Raises FlukeError as `write` does.
     """
-    kind = kind_of(sample, p, test.classes, test.multi)
+    kind = resolve_format(sample, p, test.classes, test.multi)
     least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
     write(
         path,
@@ -55,7 +56,7 @@ def write(
     path: Path,
     sample: Sample,
     names: Sequence[str],
-    kind: Kind,
+    kind: Format,
     values: NDArray[np.floating] | Sequence[Sequence[str]],
     classes: Sequence[str],
     *,
@@ -76,7 +77,7 @@ def write(
         raise ValueError(f"{len(values)} predictions for {len(names)} names")
     if faults := column_faults(sample, kind, classes, separator):
         raise FlukeError(f"{path}: not what {sample.path} asks for: {'; '.join(faults)}.")
-    positions = match(sample.ids, names, sample.path)
+    positions = match_images(sample.ids, names, sample.path)
     if isinstance(values, np.ndarray):
         # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
         if bad := [repr(names[i]) for i in np.flatnonzero(~np.isfinite(values.max(axis=1))).tolist()]:
@@ -85,7 +86,7 @@ def write(
     else:
         first = {"label": 1, "topk": k}.get(kind)
         answers = ([separator.join(values[i][:first])] for i in positions.tolist())
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         with open(temporary, "w", encoding=sample.encoding, newline="") as handle:
             handle.write(_line(sample.columns, sample))
             for name, answer in zip(sample.ids, answers, strict=True):
@@ -95,7 +96,7 @@ def write(
 
 def _answers(
     logits: NDArray[np.floating],
-    kind: Kind,
+    kind: Format,
     classes: Sequence[str],
     multi: bool,
     k: int,
@@ -106,7 +107,7 @@ def _answers(
 ) -> Iterator[list[str]]:
     """The cells to fill in, row by row."""
     if kind == "scores":
-        columns = scored(sample, classes)
+        columns = class_of_columns(sample, classes)
         exact = logits.astype(np.float64)
         for row in (expit(exact) if multi else softmax(exact, axis=1))[:, columns].tolist():
             yield [repr(value) for value in row]
@@ -136,7 +137,7 @@ def check(
     path: Path,
     sample: Sample,
     classes: Sequence[str],
-    kind: Kind,
+    kind: Format,
     *,
     k: int = 5,
     separator: str = " ",
@@ -153,7 +154,9 @@ def check(
         raise FlukeError(f"{name or path}: not what {sample.path} asks for: {'; '.join(faults)}.")
 
 
-def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: int, separator: str, allow_empty: bool) -> list[str]:
+def _faults(
+    path: Path, sample: Sample, classes: Sequence[str], kind: Format, k: int, separator: str, allow_empty: bool
+) -> list[str]:
     if faults := column_faults(sample, kind, classes, separator):
         return faults
     try:
@@ -162,7 +165,7 @@ def _faults(path: Path, sample: Sample, classes: Sequence[str], kind: Kind, k: i
         return [error.strerror or str(error)]
     except UnicodeDecodeError as error:
         return [f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"]
-    rows = list(records(path, text, sample.delimiter))
+    rows = list(read_records(path, text, sample.delimiter))
     header = rows[0][1] if rows else []
     if header != sample.columns:
         return [f"its columns are {first_few(map(repr, header), 12) or 'none'}, not {first_few(map(repr, sample.columns), 12)}"]
@@ -199,7 +202,7 @@ def _row_faults(rows: list[tuple[int, list[str]]], sample: Sample) -> list[str]:
 
 
 def _cell_faults(
-    rows: list[tuple[int, list[str]]], sample: Sample, known: set[str], kind: Kind, k: int, separator: str, allow_empty: bool
+    rows: list[tuple[int, list[str]]], sample: Sample, known: set[str], kind: Format, k: int, separator: str, allow_empty: bool
 ) -> list[str]:
     found: dict[str, list[str]] = {}
     for line, row in rows:
@@ -210,7 +213,7 @@ def _cell_faults(
     return [f"{len(where):,} {fault}: {first_few(where)}" for fault, where in found.items()]
 
 
-def _fault(cell: str, known: set[str], kind: Kind, k: int, separator: str, allow_empty: bool) -> str | None:
+def _fault(cell: str, known: set[str], kind: Format, k: int, separator: str, allow_empty: bool) -> str | None:
     """What is wrong with a cell, as the plural that its count stands before."""
     if kind == "scores":
         return None if _is_finite(cell) else "scores that are no finite numbers"

@@ -13,7 +13,7 @@ from lib.errors import FlukeError, did_you_mean, first_few
 from lib.tables.table import Table
 
 
-def without_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, what: str = "train") -> Table:
+def drop_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, what: str = "train") -> Table:
     """The table without the rows of `bad`, {position: reason}, if `on_unreadable` is "drop"; the loss is noted.
 
     Raises FlukeError that counts them and names the first: with "error", for a `what` of test (a contest wants an answer for each
@@ -68,7 +68,7 @@ def refuse_repeats(table: Table) -> None:
     )
 
 
-def filter_classes(table: Table, data: Data, keep_others: bool) -> Table:
+def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     """The table with its class list, after the filters by class, which are for one label an image (lib/config/constraints.py).
     Rows that data.only_classes leaves out stay, outside of the class list, if `keep_others`."""
     counts, notes = table.counts(), []

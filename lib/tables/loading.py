@@ -10,9 +10,9 @@ import numpy as np
 
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
-from lib.files import inside
-from lib.tables.filters import drop_images, filter_classes, refuse_repeats, without_unreadable
-from lib.tables.readers import find_images, list_images, read_columns, read_header, read_pairs, refuse_blanks
+from lib.files import safe_join
+from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, refuse_repeats
+from lib.tables.readers import find_images, list_images, read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.table import Table
 
 
@@ -41,13 +41,13 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
             refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
             table = replace(table, groups=np.array(columns["folds.group_column"]))
     table, missing = drop_images(table, missing, data.drop_images)
-    table = without_unreadable(table, missing, data.on_unreadable)
+    table = drop_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
-    table = filter_classes(table, data, keep_others)
+    table = filter_by_class(table, data, keep_others)
     if folds.group_csv is not None:
-        table = replace(table, groups=np.array(read_pairs(root / folds.group_csv, table.names)))
+        table = replace(table, groups=np.array(read_mapping(root / folds.group_csv, table.names)))
     if folds.csv is not None:
-        own = read_pairs(root / folds.csv, table.names)
+        own = read_mapping(root / folds.csv, table.names)
         if wrong := sorted({fold for fold in own if not re.fullmatch("[0-9]{1,9}", fold)}):
             raise FlukeError(f"{root / folds.csv}: folds are numbers from 0 on, not {first_few(map(repr, wrong))}.")
         table = replace(table, folds=np.array(own, dtype=np.int64))
@@ -62,16 +62,16 @@ def load_test(data: Data, classes: tuple[str, ...], multi: bool) -> Table | None
     root = Path(data.root)
     folder = root / (data.test_dir or data.image_dir)
     if data.test_csv is not None and data.test_csv != data.sample_submission:
-        return load_any(root / data.test_csv, folder, data, classes, multi)
+        return load_images(root / data.test_csv, folder, data, classes, multi)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
         if header and data.image_column not in header:  # samples may call it "id"; it comes first in them
             data = replace(data, image_column=header[0])
-        return load_any(root / sample, folder, data, classes, multi, labelled=False)
-    return None if data.test_dir is None else load_any(folder, folder, data, classes, multi)
+        return load_images(root / sample, folder, data, classes, multi, labelled=False)
+    return None if data.test_dir is None else load_images(folder, folder, data, classes, multi)
 
 
-def load_any(path: Path, folder: Path, data: Data, classes: tuple[str, ...], multi: bool, labelled: bool = True) -> Table:
+def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], multi: bool, labelled: bool = True) -> Table:
     """Images to predict: those that a CSV or Parquet file names, relative to `folder`, or all images of `path` if that is a folder.
 
     Labels are read if `labelled` and the file has a `data.label_column` that isn't blank from top to bottom. Raises FlukeError,
@@ -82,7 +82,7 @@ def load_any(path: Path, folder: Path, data: Data, classes: tuple[str, ...], mul
         if not names:
             raise FlukeError(f"{path}: holds no images{f', only folders: {first_few(below)}' if below else ''}.")
         table, missing = _table(path, path, names, None, None, None)
-        table = replace(table, notes=_left_out(path, below, others))
+        table = replace(table, notes=_ignored_entries(path, below, others))
     else:
         wanted = {"data.image_column": data.image_column}
         if labelled and data.label_column in read_header(path):
@@ -92,7 +92,7 @@ def load_any(path: Path, folder: Path, data: Data, classes: tuple[str, ...], mul
         known = labels if any(label.strip() for label in labels) else None
         separator = data.label_separator if multi else None
         table, missing = _table(path, folder, columns["data.image_column"], known, lines, separator)
-    table = without_unreadable(replace(table, classes=classes, multi=multi), missing, "error", what="test")
+    table = drop_unreadable(replace(table, classes=classes, multi=multi), missing, "error", what="test")
     refuse_repeats(table)
     return table
 
@@ -118,11 +118,11 @@ def _table(
 def _class_folders(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """`class/file` of every image in a folder of class folders, sorted, and what was ignored there."""
     loose, classes, others = list_images(folder)
-    names, empty, notes = [], [], _left_out(folder, [], loose + others)
+    names, empty, notes = [], [], _ignored_entries(folder, [], loose + others)
     for label in classes:
-        images, below, others = list_images(inside(folder, label))
+        images, below, others = list_images(safe_join(folder, label))
         names += [f"{label}/{image}" for image in images]
-        notes += _left_out(folder / label, below, others)
+        notes += _ignored_entries(folder / label, below, others)
         if not images:
             empty.append(f"{label!r}" + (f" (only folders: {first_few(below, 3)})" if below else ""))
     if empty or not classes:
@@ -132,6 +132,6 @@ def _class_folders(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return names, notes
 
 
-def _left_out(folder: Path, below: list[str], others: list[str]) -> tuple[str, ...]:
+def _ignored_entries(folder: Path, below: list[str], others: list[str]) -> tuple[str, ...]:
     found = [(below, "sub-folders"), (others, "files")]
     return tuple(f"{folder}: {len(names):,} {what} ignored ({first_few(names, 3)})" for names, what in found if names)

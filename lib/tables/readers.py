@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lib.errors import FlukeError, did_you_mean, first_few
-from lib.files import inside
+from lib.files import safe_join
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".g
 # --- CSV and Parquet --------------------------------------------------------------------------------------------------------------
 
 
-def unit(path: Path) -> str:
+def row_unit(path: Path) -> str:
     """What a position in this file is called."""
     return "row" if _is_parquet(path) else "line"
 
@@ -70,7 +70,7 @@ def read_columns(path: Path, wanted: dict[str, str]) -> tuple[dict[str, list[str
     return columns, np.array(lines, dtype=np.int64)
 
 
-def read_pairs(path: Path, names: Sequence[str]) -> list[str]:
+def read_mapping(path: Path, names: Sequence[str]) -> list[str]:
     """What a table's second column (a group, a fold) says of each of `names`, which stand in its first; other rows don't matter.
 
     Matched by the name as it stands, else by the file's name without folder and extension, if that is unique on both sides.
@@ -86,11 +86,11 @@ def read_pairs(path: Path, names: Sequence[str]) -> list[str]:
     exact = dict(zip(columns["image"], columns["value"]))
     loose = defaultdict(list)
     for name, value in exact.items():
-        loose[_bare(name)].append(value)
-    alike = Counter(map(_bare, names))
+        loose[_bare_name(name)].append(value)
+    alike = Counter(map(_bare_name, names))
     for name in names:
-        if name not in exact and alike[_bare(name)] == len(loose.get(_bare(name), ())) == 1:
-            exact[name] = loose[_bare(name)][0]
+        if name not in exact and alike[_bare_name(name)] == len(loose.get(_bare_name(name), ())) == 1:
+            exact[name] = loose[_bare_name(name)][0]
     if lacking := [name for name in names if name not in exact]:
         raise FlukeError(f"{path}: has no row for {len(lacking):,} of {len(names):,} images: {first_few(map(repr, lacking))}.")
     return [exact[name] for name in names]
@@ -99,7 +99,7 @@ def read_pairs(path: Path, names: Sequence[str]) -> list[str]:
 def refuse_blanks(path: Path, what: str, values: Sequence[str], lines: np.ndarray) -> None:
     """Raise FlukeError, with the lines, when some of a column's values (`what` says of what) are blank."""
     if blank := [lines[i] for i, value in enumerate(values) if not value.strip()]:
-        raise FlukeError(f"{path}: {len(blank):,} rows have a blank {what}: {unit(path)} {first_few(blank)}.")
+        raise FlukeError(f"{path}: {len(blank):,} rows have a blank {what}: {row_unit(path)} {first_few(blank)}.")
 
 
 def _is_parquet(path: Path) -> bool:
@@ -162,7 +162,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def list_images(folder: Path) -> tuple[list[str], list[str], list[str]]:
     """Sorted names of the images, the sub-folders and the other files in a folder; hidden ones left out. Raises FlukeError."""
-    files, folders = _scan(folder)
+    files, folders = _list_folder(folder)
     seen = sorted(name for name in files if not name.startswith("."))
     images = [name for name in seen if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     return images, sorted(f for f in folders if not f.startswith(".")), sorted(set(seen) - set(images))
@@ -174,7 +174,7 @@ def find_images(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[in
     A name is a path below `folder`; failing that, the image in the same folder with the same name and another extension, or none.
     Raises FlukeError when `folder` is missing, when a name leads out of it, or when several images fit a name.
     """
-    listings = {"": _scan(folder)[0]}
+    listings = {"": _list_folder(folder)[0]}
     stems: dict[str, dict[str, list[str]]] = {}
     paths: list[Path] = []
     missing: dict[int, str] = {}
@@ -183,30 +183,30 @@ def find_images(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[in
         cut = name.rfind("/") + 1
         parent, file = name[:cut], name[cut:]
         if parent not in listings:
-            below = inside(folder, parent)
-            listings[parent] = _scan(below)[0] if below.is_dir() else {}
+            below = safe_join(folder, parent)
+            listings[parent] = _list_folder(below)[0] if below.is_dir() else {}
         found = file
         if file not in listings[parent]:
             if parent not in stems:
                 stems[parent] = defaultdict(list)
                 for other in listings[parent]:
-                    stems[parent][_stem(other)].append(other)
-            fits = stems[parent].get(_stem(file), [])
+                    stems[parent][_without_extension(other)].append(other)
+            fits = stems[parent].get(_without_extension(file), [])
             if len(fits) > 1:
                 several.append(f"{name!r} ({', '.join(sorted(fits))})")
             elif fits:
                 found = fits[0]
             else:
-                inside(folder, name)  # a name that leads elsewhere deserves that sentence
+                safe_join(folder, name)  # a name that leads elsewhere deserves that sentence
                 missing[i] = "no such file"
         link = listings[parent].get(found, False)
-        paths.append(inside(folder, parent + found) if link else folder / (parent + found))
+        paths.append(safe_join(folder, parent + found) if link else folder / (parent + found))
     if several:
         raise FlukeError(f"{folder}: {len(several):,} image names fit several files: {first_few(several)}; give the extension.")
     return paths, missing
 
 
-def _scan(folder: Path) -> tuple[dict[str, bool], list[str]]:
+def _list_folder(folder: Path) -> tuple[dict[str, bool], list[str]]:
     """Files of a folder, {name: is it a link}, and its sub-folders."""
     files, folders = {}, []
     try:
@@ -224,11 +224,11 @@ def _scan(folder: Path) -> tuple[dict[str, bool], list[str]]:
     return files, folders
 
 
-def _stem(file: str) -> str:
+def _without_extension(file: str) -> str:
     """The file's name without an image's extension; that of "img.0012" is all of it."""
     stem, suffix = os.path.splitext(file)
     return stem if suffix.lower() in IMAGE_SUFFIXES else file
 
 
-def _bare(name: str) -> str:
-    return _stem(name.rpartition("/")[2])
+def _bare_name(name: str) -> str:
+    return _without_extension(name.rpartition("/")[2])

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.config.recipe import Predict, Recipe
+from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.tables.readers import IMAGE_SUFFIXES
-
-Kind = Literal["label", "topk", "labels", "scores"]
-"""What its columns hold: a label, the k best, all that apply, or a column of scores a class."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Sample:
         return [column for i, column in enumerate(self.columns) if i != self.id_column]
 
 
-def sample_of(recipe: Recipe) -> Sample | None:
+def load_sample(recipe: Recipe) -> Sample | None:
     """The recipe's sample submission; None if it has none or is a dry run's (train.limit_rows). Raises FlukeError."""
     d = recipe.data
     if d.sample_submission is None or recipe.train.limit_rows is not None:
@@ -70,7 +65,7 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
     except UnicodeDecodeError as error:
         raise FlukeError(f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x}); save it as UTF-8.") from None
     delimiter = _delimiter(path, text)
-    rows = list(records(path, text, delimiter))
+    rows = list(read_records(path, text, delimiter))
     (_, columns), body = rows[0], rows[1:]
     if ragged := [f"line {line} ({len(row)})" for line, row in body if len(row) != len(columns)]:
         raise FlukeError(f"{path}: {len(ragged):,} rows don't have the header's {len(columns)} fields: {first_few(ragged)}.")
@@ -98,93 +93,7 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
     )
 
 
-def infer_kind(sample: Sample, classes: Sequence[str], multi: bool, separator: str = " ") -> Kind:
-    """What the sample's columns hold, for `predict.submission: auto`; `classes` are all labels that may be written.
-
-    scores: the other columns are the classes, in any order, or one column the score of one of two classes (see `scored`). With one
-    other column: labels for several labels an image; topk when most of the sample's cells hold several known labels; else label.
-    Raises FlukeError when the columns are none of these.
-    """
-    others, known = sample.others, set(classes)
-    number = None if known.intersection(sample.cells) else next(filter(_fraction, sample.cells), None)
-    if set(others) == known or (number and not multi and len(classes) == 2 and scored(sample, classes)):
-        return "scores"
-    if len(others) > 1:
-        unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
-        raise FlukeError(
-            f"{sample.path}: its {len(others)} columns after the image names would have to be the {len(classes)} classes; "
-            f"no classes: {first_few(map(repr, unknown)) or 'none'}; lacking: {first_few(map(repr, lacking)) or 'none'}."
-        )
-    if multi:
-        return "labels"
-    if number:
-        raise FlukeError(
-            f"{sample.path}: column {others[0]} holds numbers ({number}), but no class ({first_few(classes)}), and whose "
-            "scores they are isn't said; predict.submission label writes the class's name all the same."
-        )
-    lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
-    return "topk" if lists > len(sample.cells) / 2 else "label"
-
-
-def _fraction(cell: str) -> bool:
-    """Whether a cell is a number but no whole one: 0.5 stands for a probability, 0 may stand for any class."""
-    try:
-        return math.isfinite(float(cell)) and not float(cell).is_integer()
-    except ValueError:
-        return False
-
-
-def kind_of(sample: Sample, p: Predict, classes: Sequence[str], multi: bool) -> Kind:
-    """predict.submission, inferred if it is auto."""
-    return infer_kind(sample, classes, multi, p.separator) if p.submission == "auto" else p.submission
-
-
-def scored(sample: Sample, classes: Sequence[str]) -> list[int] | None:
-    """Which class (a position in `classes`) each of the other columns holds the scores of; None where a column is no class.
-
-    Of two classes a single column may be either's, by its name; by any other name it is class 1's beside 0, true's beside false.
-    """
-    place = {name: i for i, name in enumerate(classes)}
-    if all(column in place for column in sample.others):
-        return [place[column] for column in sample.others]
-    of_two = {name.casefold(): i for i, name in enumerate(classes)}
-    if len(sample.others) == 1 and list(of_two) in (["0", "1"], ["false", "true"]):
-        return [1]
-    return None
-
-
-def column_faults(sample: Sample, kind: Kind, classes: Sequence[str], separator: str) -> list[str]:
-    """Why answers of that kind don't go into the sample's columns, as the sentences' ends; [] if they do."""
-    known = set(classes)
-    if kind == "scores":
-        if scored(sample, classes) is not None:
-            return []
-        unknown = [repr(column) for column in sample.others if column not in known]
-        return [f"{len(unknown):,} of its columns are no classes: {first_few(unknown)}"]
-    if len(sample.columns) != 2:
-        return [f"{kind} go into one column, but the sample has {len(sample.columns) - 1}"]
-    if kind != "label" and (cut := [repr(label) for label in classes if separator in label]):
-        return [f"{len(cut):,} labels hold the separator {separator!r}: {first_few(cut)} (set predict.separator)"]
-
-    def lists(by: str) -> int:
-        return sum(cell not in known and len(parts := cell.split(by)) > 1 and known.issuperset(parts) for cell in sample.cells)
-
-    for other in ("|", ";", ", ", ",", "/", " "):
-        if lists(other) > len(sample.cells) / 2 and not lists(separator):
-            return [f"its cells are labels parted by {other!r}, not by {separator!r} (set predict.separator)"]
-    return []
-
-
-def check_fits(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], multi: bool) -> None:
-    """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or the answers
-    don't fit its columns."""
-    match(sample.ids, names, sample.path)
-    kind = kind_of(sample, p, classes, multi)
-    if faults := column_faults(sample, kind, classes, p.separator):
-        raise FlukeError(f"{sample.path} (predict.submission {kind}): {'; '.join(faults)}.")
-
-
-def match(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:
+def match_images(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:
     """Positions (n,) in `names` of each of `ids`, which are the image names of the sample `path`.
 
     They are compared as they stand, else without extension, without folder, without both. Names that no id asks for are left out.
@@ -231,18 +140,18 @@ def _delimiter(path: Path, text: str) -> str:
     """The character that gives every line as many fields as the header, two at least; a comma if several do or none does."""
     for delimiter in (",", ";", "\t", "|"):
         try:
-            widths = {len(row) for _, row in records(path, text, delimiter)}
+            widths = {len(row) for _, row in read_records(path, text, delimiter)}
         except FlukeError:
             continue
         if len(widths) == 1 and max(widths) > 1:
             return delimiter
-    width = len(next(records(path, text, ","), (1, []))[1])
+    width = len(next(read_records(path, text, ","), (1, []))[1])
     if width < 2:
         raise FlukeError(f"{path}: needs a column of image names and one for the answer at least; its header has {width}.")
     return ","
 
 
-def records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line each begins on; blank lines are none."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1

@@ -18,11 +18,11 @@ from iterstrat.ml_stratifiers import IterativeStratification
 
 from lib.config.recipe import Folds
 from lib.errors import FlukeError, first_few
-from lib.files import atomic
+from lib.files import atomic_write
 from lib.tables.table import Table
 
 
-def split(table: Table, folds: Folds) -> tuple[np.ndarray, np.ndarray]:
+def split_holdout(table: Table, folds: Folds) -> tuple[np.ndarray, np.ndarray]:
     """Positions (int64, ascending) of the rows to train on and of those held out, `folds.holdout` of them.
 
     Without groups the number held out is exact and, stratified, within one row of each class's share; with groups both are met as
@@ -49,7 +49,7 @@ def split(table: Table, folds: Folds) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assign_folds(table: Table, folds: Folds) -> np.ndarray:
-    """The fold of each row, (n,) int64 in 0 ... `folds.n` - 1: the user's own, or as `split` says with equal shares.
+    """The fold of each row, (n,) int64 in 0 ... `folds.n` - 1: the user's own, or as `split_holdout` says with equal shares.
 
     Every row is in a fold. Without groups or several labels, folds differ by one row at most, overall and in each class; the rows
     of a class with fewer images than folds lie in different ones. Where a class has one image (group), the fold that holds it out
@@ -68,22 +68,23 @@ def assign_folds(table: Table, folds: Folds) -> np.ndarray:
             f"folds.n {n}: {table.source} has only {len(units.sizes)} {'images' if table.groups is None else 'groups'}."
         )
     if units.labels is None:
-        return _deal(units, n)[units.of_row]
+        return _deal_strata(units, n)[units.of_row]
     if table.groups is not None:
         return _deal_groups(units, n)[units.of_row]
-    fold = _iterative(units.labels, np.full(n, 1 / n), units.random)[units.of_row]
+    fold = _stratify_iteratively(units.labels, np.full(n, 1 / n), units.random)[units.of_row]
     if len(set(fold)) < n:
         raise FlukeError(f"folds.n {n}: {table.source} has too few images for so many stratified folds.")
     return fold
 
 
-def split_individuals(
+def split_identities(
     table: Table, folds: Folds, new_label: str | None, keep_new: bool, fold: np.ndarray | None = None, number: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions (int64, ascending) of the rows to train on and of those to ask about, as a contest with strangers asks.
 
     A share `folds.unknown` of the individuals (without a `new_label` none) is left out of training whole: their held-out images are
-    queries whose right answer is `new_label`. Of the others `folds.holdout` of the images are held out, as `split` does it. Rows of
+    queries whose right answer is `new_label`. Of the others `folds.holdout` of the images are held out, as `split_holdout` does
+    it. Rows of
     `new_label` are split like an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With
     `fold` (n,), fold `number` is what is held out; each row is then asked about in one fold only. Raises FlukeError for several
     labels an image.
@@ -103,21 +104,21 @@ def split_individuals(
     if table.groups is not None:  # others of the same sighting must not be trained on
         asked = np.isin(table.groups, table.groups[asked])
     rest = np.flatnonzero(~asked)
-    train, held_out = split(table.take(rest), folds)
+    train, held_out = split_holdout(table.take(rest), folds)
     asked[rest[held_out]] = True
     return rest[train], np.flatnonzero(asked)
 
 
 def write_folds(path: Path, table: Table, fold: np.ndarray) -> None:
     """Write (image, fold), a table that `folds.csv` of the recipe accepts."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["image", "fold"])
         writer.writerows(zip(table.names, fold.tolist()))
 
 
 def describe_split(table: Table, train: np.ndarray, held: np.ndarray) -> str:
-    """What is printed after `split`: sizes, and the classes that are on one side only."""
+    """What is printed after `split_holdout`: sizes, and the classes that are on one side only."""
     to_train, to_hold = table.take(train).counts(), table.take(held).counts()
     lines = [f"split: {len(train):,} rows to train on, {len(held):,} held out"]
     if absent := [label for label in table.classes if not to_hold[label]]:
@@ -189,7 +190,7 @@ def _hold_out_strata(units: _Units, count: int) -> list[int]:
     for stratum in order:
         want += quota[stratum]  # with what whole groups left over or took too much
         for unit in members[stratum]:
-            if units.sizes[unit] < 2 * want and _leave(units, unit, left):
+            if units.sizes[unit] < 2 * want and _try_hold_out(units, unit, left):
                 picked.append(unit)
                 want -= units.sizes[unit]
     return picked
@@ -198,16 +199,16 @@ def _hold_out_strata(units: _Units, count: int) -> list[int]:
 def _hold_out_labels(units: _Units, labels: np.ndarray, count: int) -> list[int]:
     """Units to hold out by iterative stratification, whose number of rows is then mended."""
     share = count / sum(units.sizes)
-    side = _iterative(labels, np.array([share, 1 - share]), units.random)
+    side = _stratify_iteratively(labels, np.array([share, 1 - share]), units.random)
     picked, left = [], units.rows_of.copy()
     for unit in sorted(units.random.permutation(len(units.sizes)).tolist(), key=lambda unit: side[unit]):
-        if units.sizes[unit] <= count and _leave(units, unit, left):
+        if units.sizes[unit] <= count and _try_hold_out(units, unit, left):
             picked.append(unit)
             count -= units.sizes[unit]
     return picked
 
 
-def _iterative(labels: np.ndarray, shares: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+def _stratify_iteratively(labels: np.ndarray, shares: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """Part of each unit, in a drawn order: the larger part is filled from the beginning, so the file's order would show in it."""
     order = random.permutation(len(labels))
     parts = np.zeros(len(labels), dtype=np.int64)
@@ -235,7 +236,7 @@ def _deal_groups(units: _Units, n: int) -> np.ndarray:
     return fold
 
 
-def _leave(units: _Units, unit: int, left: Counter[str]) -> bool:
+def _try_hold_out(units: _Units, unit: int, left: Counter[str]) -> bool:
     """Take a unit out of `left`, the training rows of each class, unless that would be the last of a class."""
     if any(left[label] <= rows for label, rows in units.counts[unit].items()):
         return False
@@ -243,7 +244,7 @@ def _leave(units: _Units, unit: int, left: Counter[str]) -> bool:
     return True
 
 
-def _deal(units: _Units, n: int) -> np.ndarray:
+def _deal_strata(units: _Units, n: int) -> np.ndarray:
     """Fold of each unit: rare strata and large units first, to the fold with fewest rows of the stratum, then fewest at all."""
     total = Counter(dict.fromkeys(units.strata, 0))
     for stratum, size in zip(units.strata, units.sizes):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.errors import FlukeError, first_few
-from lib.tables.readers import unit
+from lib.tables.readers import row_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +108,10 @@ class Table:
 
     def spot(self, i: int) -> str:
         """How a message names row i."""
-        return repr(self.names[i]) if self.lines is None else f"{unit(self.source)} {self.lines[i]} {self.names[i]!r}"
+        return repr(self.names[i]) if self.lines is None else f"{row_unit(self.source)} {self.lines[i]} {self.names[i]!r}"
 
 
-def summary(table: Table, what: str = "train") -> str:
+def describe_table(table: Table, what: str = "train") -> str:
     """What is printed at the start: rows, classes, the largest and the smallest, groups, and what was left out; a line each."""
     lines = [f"{what}: {len(table):,} images of {table.source}"]
     if table.labels is not None:

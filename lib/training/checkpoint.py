@@ -25,7 +25,7 @@ FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how 
 STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world"}
 
 
-def save(
+def save_checkpoint(
     last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int
 ) -> Path:
     """Write one state into `last` and delete older ones than the newest `keep`; returns its folder. What claims to be newer is torn
@@ -35,7 +35,7 @@ def save(
     safetensors, `optimizers` (any state dicts) by torch.save. Raises FlukeError when the disk is full; older states stay.
     """
     target = last / f"e{state['epoch']:04d}-b{state['batch']:06d}"
-    if target.exists() and _fault(target) is None:  # saved before an interruption, and reached again at once
+    if target.exists() and _find_fault(target) is None:  # saved before an interruption, and reached again at once
         return target
     temporary = last / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -64,17 +64,17 @@ def save(
         if isinstance(error, OSError):
             raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise
-    states = _states(last)
+    states = _list_checkpoints(last)
     for old in states[states.index(target) + keep :]:
         shutil.rmtree(old)
     return target
 
 
-def find(last: Path) -> tuple[Path | None, list[str]]:
+def find_checkpoint(last: Path) -> tuple[Path | None, list[str]]:
     """The newest good state in `last` (None if there is none), and a sentence on each newer one that is torn or foreign."""
     skipped: list[str] = []
-    for folder in _states(last):
-        fault = _fault(folder)
+    for folder in _list_checkpoints(last):
+        fault = _find_fault(folder)
         if fault is None:
             return folder, skipped
         skipped.append(f"{folder}: {fault}; taking the state before it.")
@@ -82,12 +82,13 @@ def find(last: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a folder that `find` gave."""
+    """The state.json of a folder that `find_checkpoint` gave."""
     return read_json(folder / "state.json")
 
 
-def load(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
-    """Fill `modules` from a folder that `find` gave; returns the optimisers' state dicts. Raises FlukeError when they don't fit."""
+def load_checkpoint(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """Fill `modules` from a folder that `find_checkpoint` gave; returns the optimisers' state dicts. Raises FlukeError when they
+    don't fit."""
     try:
         for name, module in modules.items():
             module.load_state_dict(safetensors.torch.load_file(folder / f"{name}.safetensors"))
@@ -96,13 +97,13 @@ def load(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any
         raise FlukeError(f"{folder}: state of another network or recipe ({' '.join(str(error).split())[:200]}).") from None
 
 
-def _states(last: Path) -> list[Path]:
+def _list_checkpoints(last: Path) -> list[Path]:
     names = ((re.fullmatch(r"e(\d+)-b(\d+)", path.name), path) for path in last.glob("e*-b*") if path.is_dir())
     found = [(int(name[1]), int(name[2]), path) for name, path in names if name]
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def _fault(folder: Path) -> str | None:
+def _find_fault(folder: Path) -> str | None:
     try:
         manifest = read_json(folder / "manifest.json")
         if manifest["format"] != FORMAT:

@@ -18,10 +18,10 @@ from lib.errors import FlukeError, Interrupted
 
 T = TypeVar("T")
 SIGNALLED = 99
-PATIENCE = 5.0
+SECOND_SIGNAL_SECONDS = 5.0
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
+def run_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
     """Run `action` on the main process while the others wait; its FlukeError is raised on all of them, so that none is left in a
     barrier. Returns its value on the main process, None elsewhere."""
     value, fault = None, None
@@ -37,9 +37,9 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
     return value
 
 
-def from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """`on_main`, and its value on all processes: one computes, and none can decide otherwise for a last bit."""
-    value = on_main(accelerator, action)
+def broadcast_from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """`run_on_main`, and its value on all processes: one computes, and none can decide otherwise for a last bit."""
+    value = run_on_main(accelerator, action)
     if accelerator.num_processes > 1:
         value = broadcast_object_list([value])[0]
     return cast(T, value)
@@ -52,7 +52,7 @@ def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
             buffer.copy_(broadcast(buffer))
 
 
-class Stop:
+class StopSignal:
     """Catches SIGTERM and SIGINT while used as a context, and says, on all processes alike, when they have come.
 
     A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group
@@ -66,7 +66,7 @@ class Stop:
         self.before: dict[int, Any] = {}
         self.calls = 0
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.before[number] = signal.signal(number, self._caught)
         return self
@@ -78,7 +78,7 @@ class Stop:
     def _caught(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self.since = number, time.monotonic()
-        elif time.monotonic() - self.since > PATIENCE:
+        elif time.monotonic() - self.since > SECOND_SIGNAL_SECONDS:
             signal.signal(number, self.before[number])
             os.kill(os.getpid(), number)
 

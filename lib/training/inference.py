@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lib.errors import FlukeError
-from lib.images.dataset import Images, ordered_loader
+from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.models.network import Network
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
 
 
-def bar_options(accelerator: Accelerator) -> dict[str, Any]:
+def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
     """tqdm's arguments: on the main process only, gone when done, and seldom where nobody watches (a file, a notebook's log)."""
     return {"disable": not accelerator.is_main_process, "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
 
@@ -27,7 +27,7 @@ def bar_options(accelerator: Accelerator) -> dict[str, Any]:
 @torch.inference_mode()
 def predict(
     networks: Sequence[Network],
-    images: Images,
+    images: ImageDataset,
     accelerator: Accelerator,
     batch_size: int,
     workers: int,
@@ -49,13 +49,13 @@ def predict(
         outputs = [network(seen)["output"] for seen in (x, *(x.flip(axes) for axes in same))]
         return torch.stack(outputs).float().mean(0) if same else outputs[0].float()
 
-    loader = ordered_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)
+    loader = make_eval_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)
     was_training = [network.training for network in networks]
     for network in networks:
         network.eval()
     outputs: list[np.ndarray] = []
     seen = np.zeros(n, bool)
-    for batch, _, positions in tqdm(loader, desc=title, **bar_options(accelerator)):
+    for batch, _, positions in tqdm(loader, desc=title, **progress_bar_options(accelerator)):
         check()
         rows, first = np.unique(accelerator.gather(positions.to(device)).cpu().numpy(), return_index=True)
         fresh = ~seen[rows]

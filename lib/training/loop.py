@@ -20,13 +20,15 @@ from tqdm import tqdm
 from lib.config.recipe import Recipe, Train
 from lib.errors import FlukeError, Interrupted
 from lib.files import write_text
-from lib.images.dataset import Batches, Images, seed_of, train_loader
-from lib.metrics.classification import metric_direction
-from lib.models.network import Network, save_best
+from lib.images.dataset import ImageDataset, make_train_loader
+from lib.images.samplers import ShardedBatches, derive_seed
+from lib.metrics.registry import metric_direction
+from lib.models.network import Network
+from lib.models.weights import save_network
 from lib.training import checkpoint
-from lib.training.distributed import SIGNALLED, Stop, broadcast_buffers, from_main, on_main
-from lib.training.inference import bar_options, predict
-from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, rate_factor, set_rate
+from lib.training.distributed import SIGNALLED, StopSignal, broadcast_buffers, broadcast_from_main, run_on_main
+from lib.training.inference import predict, progress_bar_options
+from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 from lib.training.tasks import Task
 
 DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
@@ -45,14 +47,14 @@ class Outcome:
 
 def fit(
     network: Network,
-    train_images: Images,
-    batches: Batches,
-    val_images: Images,
+    train_images: ImageDataset,
+    batches: ShardedBatches,
+    val_images: ImageDataset,
     task: Task,
     recipe: Recipe,
     accelerator: Accelerator,
     run: Path,
-    stop: Stop,
+    stop: StopSignal,
     say: Callable[[str], None],
     deadline: float | None = None,
     images_to_predict: int = 0,
@@ -82,12 +84,12 @@ def fit(
     running = torch.zeros((), device=device)
     best_epoch: int | None = None
     waited = 0
-    folder, skipped = checkpoint.find(run / "last")
+    folder, skipped = checkpoint.find_checkpoint(run / "last")
     for sentence in skipped:
         say(sentence)
     if folder is not None:
         modules = {"model": network} | ({"ema": ema.module} if ema else {})
-        saved, state = checkpoint.load(folder, modules), checkpoint.read_state(folder)
+        saved, state = checkpoint.load_checkpoint(folder, modules), checkpoint.read_state(folder)
         optimizer.load_state_dict(saved["optimizer"])
         plateau.load_state_dict(saved["plateau"])
         if accelerator.scaler is not None and saved.get("scaler"):
@@ -100,12 +102,12 @@ def fit(
     def save(epoch: int, batch: int) -> None:
         sums = accelerator.gather(running[None]).tolist()
         state = {"epoch": epoch, "batch": batch, "step": step, "running": sums, "history": history, "best_epoch": best_epoch}
-        state |= {"waited": waited, "recipe": asdict(recipe), "world": world, **numerics(accelerator)}
+        state |= {"waited": waited, "recipe": asdict(recipe), "world": world, **describe_numerics(accelerator)}
         parts = {"optimizer": optimizer.state_dict(), "plateau": plateau.state_dict()}
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler.state_dict()
         modules = {"model": network} | ({"ema": ema.module} if ema else {})
-        on_main(accelerator, lambda: checkpoint.save(run / "last", state, modules, parts, t.keep_last))
+        run_on_main(accelerator, lambda: checkpoint.save_checkpoint(run / "last", state, modules, parts, t.keep_last))
 
     def wish() -> int:
         if not math.isfinite(running.item()):
@@ -124,7 +126,7 @@ def fit(
         )
 
     per_epoch = math.ceil(batches.count / t.accumulate)
-    loader = train_loader(train_images, batches, recipe.data.workers)
+    loader = make_train_loader(train_images, batches, recipe.data.workers)
     model, frozen = accelerator.prepare_model(network), False
     finished, saved_at, seconds_an_image, timed = True, time.monotonic(), 0.0, False
     while epoch < t.epochs and not (t.patience and waited >= t.patience):
@@ -136,24 +138,24 @@ def fit(
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
         batches.epoch, batches.start = epoch, first
         model.train()
-        bar = tqdm(loader, f"epoch {epoch + 1}/{t.epochs}", total=batches.count, initial=first, **bar_options(accelerator))
+        bar = tqdm(loader, f"epoch {epoch + 1}/{t.epochs}", total=batches.count, initial=first, **progress_bar_options(accelerator))
         for batch, (images, targets, _) in enumerate(bar, start=first):
             window = batch // t.accumulate * t.accumulate
             in_window = min(t.accumulate, batches.count - window)
             step_now = batch == window + in_window - 1
             # Dropout, MixUp and the like draw from here: nothing random is left to save.
-            torch.manual_seed(seed_of(t.seed, 1, epoch, batch, accelerator.process_index))
-            set_rate(optimizer, o.lr * rate_factor(o, step, per_epoch * t.epochs, per_epoch) * plateau_factor(plateau))
+            torch.manual_seed(derive_seed(t.seed, 1, epoch, batch, accelerator.process_index))
+            set_learning_rate(optimizer, o.lr * schedule_factor(o, step, per_epoch * t.epochs, per_epoch) * plateau_factor(plateau))
             images = images.to(device, non_blocking=True)
             if t.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with explained(t, world), nullcontext() if step_now else accelerator.no_sync(model):
+            with explain_step_errors(t, world), nullcontext() if step_now else accelerator.no_sync(model):
                 loss = model(images, targets.to(device, non_blocking=True))["loss"]
                 accelerator.backward(loss / in_window)
             if step_now:
                 if o.clip_norm is not None:
                     accelerator.clip_grad_norm_(network.parameters(), o.clip_norm)
-                with explained(t, world):  # the first step allocates the moments
+                with explain_step_errors(t, world):  # the first step allocates the moments
                     optimizer.step()
                 optimizer.zero_grad()
                 step += not optimizer.step_was_skipped
@@ -198,10 +200,10 @@ def fit(
             save(epoch, batches.count)
             raise Interrupted(f"Stopped by a signal while validating epoch {epoch + 1}; go on with: --out {run} --resume") from None
         seconds_an_image, timed = (time.monotonic() - timer) / len(val_images), True
-        metrics = from_main(accelerator, partial(task.evaluate, outputs[0], chosen.objective))
-        better = best_epoch is None or _better(metrics[metric], history[best_epoch - 1][metric], direction)
+        metrics = broadcast_from_main(accelerator, partial(task.evaluate, outputs[0], chosen.objective))
+        better = best_epoch is None or _is_better(metrics[metric], history[best_epoch - 1][metric], direction)
         if better or t.keep == "last":
-            on_main(accelerator, partial(save_best, run / "best" / "model.safetensors", chosen))
+            run_on_main(accelerator, partial(save_network, run / "best" / "model.safetensors", chosen))
         if not finished:  # not one epoch in time: what there is counts as the best so far, but not as an epoch
             break
         if better:
@@ -225,17 +227,17 @@ def fit(
             accelerator.log({key: value for key, value in history[-1].items() if key != "epoch"}, step=epoch)
         save(epoch, 0)
         saved_at = time.monotonic()
-        say(_epoch_line(history[-1], metric, t.epochs, better))
+        say(_describe_epoch(history[-1], metric, t.epochs, better))
     return Outcome(history, len(history) if t.keep == "last" and history else best_epoch, finished)
 
 
-def numerics(accelerator: Accelerator) -> dict[str, Any]:
+def describe_numerics(accelerator: Accelerator) -> dict[str, Any]:
     """What the last bits of a job's numbers depend on beside its recipe and the number of processes."""
     return {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision, "device": accelerator.device.type}
 
 
 @contextmanager
-def explained(t: Train, world: int) -> Iterator[None]:
+def explain_step_errors(t: Train, world: int) -> Iterator[None]:
     """Turn what a step's size may raise into one sentence: no memory left, or too few images for BatchNorm."""
     try:
         yield
@@ -256,13 +258,13 @@ def explained(t: Train, world: int) -> Iterator[None]:
         ) from None
 
 
-def _better(value: float, best: float, direction: str) -> bool:
+def _is_better(value: float, best: float, direction: str) -> bool:
     if math.isnan(best):
         return not math.isnan(value)
     return value > best if direction == "max" else value < best
 
 
-def _epoch_line(entry: dict[str, Any], metric: str, epochs: int, better: bool) -> str:
+def _describe_epoch(entry: dict[str, Any], metric: str, epochs: int, better: bool) -> str:
     shown = [key for key in dict.fromkeys(["loss", metric, "recall@1", "auroc"]) if key in entry]
     parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in shown)]
     parts += [f"lr {entry['lr']:.2e}", f"{entry['seconds']:.0f} s"]

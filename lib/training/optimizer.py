@@ -39,13 +39,13 @@ def make_optimizer(o: Optim, backbone: nn.Module, rest: nn.Module) -> torch.opti
         raise FlukeError(f"optim.name {o.name}: {error}.") from None
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
-def rate_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
+def schedule_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
     """Factor on `optim.lr` at optimiser step `step` (0-based) of `total`, with `per_epoch` steps an epoch.
 
     `plateau` is constant here: its drops depend on the metric and are multiplied in by the loop.
@@ -55,13 +55,13 @@ def rate_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
         # Smith 2018, with the shape and the rates of torch's OneCycleLR: lr/25 up to lr, then down to lr/25/10,000; momentum stays.
         peak = (warmup or 0.3 * total) - 1
         if step <= peak:
-            return _cosine(1 / 25, 1.0, step / max(peak, 1))
-        return _cosine(1.0, 1 / 25e4, (step - peak) / max(total - 1 - peak, 1))
+            return _cosine_between(1 / 25, 1.0, step / max(peak, 1))
+        return _cosine_between(1.0, 1 / 25e4, (step - peak) / max(total - 1 - peak, 1))
     if step < warmup:
         return 0.01 + 0.99 * step / warmup
     done = (step - warmup) / max(total - warmup, 1)
     if o.schedule == "cosine":
-        return _cosine(1.0, o.min_lr, done)
+        return _cosine_between(1.0, o.min_lr, done)
     if o.schedule == "step":
         if isinstance(o.step_epochs, list):
             return o.factor ** sum(step >= per_epoch * epoch for epoch in o.step_epochs)
@@ -69,7 +69,7 @@ def rate_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
     return 1.0
 
 
-def _cosine(start: float, end: float, share: float) -> float:
+def _cosine_between(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 

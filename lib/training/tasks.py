@@ -11,11 +11,13 @@ from torch import nn
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, did_you_mean
-from lib.images.dataset import ClassBatches, Order, row_weights, seed_of
-from lib.metrics import classification
+from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights
+from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
-from lib.models.losses import Embedding, make_embedding_objective, make_objective
-from lib.retrieval.search import Centres, Validation, make_centres, validate
+from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
+from lib.models.losses import make_classification_loss
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
+from lib.retrieval.search import ClassCentres, make_class_centres
 from lib.tables.table import Table
 
 
@@ -24,7 +26,7 @@ class Task(Protocol):
 
     kind: str
     """classifier or embedding"""
-    name: classification.Task
+    name: registry.Task
     metric: str
     """What chooses the best epoch."""
 
@@ -43,7 +45,7 @@ class Task(Protocol):
     def objective(self, width: int) -> nn.Module:
         """What is optimised, with weights of its own if it has any; `width` is that of embeddings."""
 
-    def order(self) -> Order | ClassBatches:
+    def order(self) -> RandomOrder | ClassGroupOrder:
         """The rows of each epoch, as positions among `targets`; its `n` is their number."""
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
@@ -66,34 +68,34 @@ class Classifier:
         self.queries = len(self.shown)
         if not self.queries:
             raise FlukeError(f"{train.source}: no held-out image is of the {len(self.classes)} classes to be learnt.")
-        self.name: classification.Task = "multi" if train.multi else "single"
-        self.metric = classification.auto_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
-        classification.check_metric(self.metric, self.name)
+        self.name: registry.Task = "multi" if train.multi else "single"
+        self.metric = registry.default_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
+        registry.check_metric(self.metric, self.name)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
         self.targets, self.val_targets = train.targets(), self.shown.targets()
         self.loss = self.objective(0).eval()
 
     def objective(self, width: int) -> nn.Module:
-        return make_objective(self.recipe.objective, self.targets, self.classes, self.train.multi)
+        return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.train.multi)
 
-    def order(self) -> Order:
+    def order(self) -> RandomOrder:
         t = self.recipe.train
         if t.sampler != "weighted":
-            return Order(len(self.train), seed_of(t.seed, 0))
+            return RandomOrder(len(self.train), derive_seed(t.seed, 0))
         if unknown := sorted(set(t.sampler_factors) - set(self.classes)):
             raise FlukeError(f"train.sampler_factors names {unknown[0]!r}, no class{did_you_mean(unknown[0], self.classes)}")
         factors = np.array([t.sampler_factors.get(name, 1.0) for name in self.classes])
-        return Order(len(self.train), seed_of(t.seed, 0), row_weights(self.targets, t.sampler_power, factors))
+        return RandomOrder(len(self.train), derive_seed(t.seed, 0), sampling_weights(self.targets, t.sampler_power, factors))
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        found = classification.evaluate(self.name, outputs, self.val_targets)
+        found = registry.compute_metrics(self.name, outputs, self.val_targets)
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
-        return _has(self.metric, found, len(outputs))
+        return _require_metric(self.metric, found, len(outputs))
 
     def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        if classification.METRICS[self.metric].resampled is None:
+        if registry.METRICS[self.metric].resampled is None:
             return None
         return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.shown.groups)
 
@@ -109,9 +111,9 @@ class Embedder:
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         d, t = recipe.data, recipe.train
         self.recipe, self.queries = recipe, len(val)
-        self.name: classification.Task = "retrieval"
-        self.metric = classification.auto_metric("retrieval") if t.metric == "auto" else t.metric
-        classification.check_metric(self.metric, "retrieval")
+        self.name: registry.Task = "retrieval"
+        self.metric = registry.default_metric("retrieval") if t.metric == "auto" else t.metric
+        registry.check_metric(self.metric, "retrieval")
         labels = [label for (label,) in train.labels or []]
         self.train = replace(train, classes=tuple(sorted(set(labels) - {d.new_label})))
         self.classes = self.train.classes
@@ -128,46 +130,48 @@ class Embedder:
 
     def objective(self, width: int) -> nn.Module:
         n = len(self.classes) * (1 + self.recipe.data.mirror_identities)
-        return make_embedding_objective(self.recipe.objective, self.targets, n, width)
+        return make_embedding_loss(self.recipe.objective, self.targets, n, width)
 
-    def order(self) -> Order | ClassBatches:
+    def order(self) -> RandomOrder | ClassGroupOrder:
         t = self.recipe.train
-        seed = seed_of(t.seed, 0)
+        seed = derive_seed(t.seed, 0)
         if t.sampler == "pk":
-            return ClassBatches(self.targets, t.images_per_class, t.batch_size, t.singles, seed)
+            return ClassGroupOrder(self.targets, t.images_per_class, t.batch_size, t.singles, seed)
         named = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
-        return Order(len(self.targets), seed, row_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
+        return RandomOrder(len(self.targets), seed, sampling_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        return _has(self.metric, self.validate(outputs, centres_of(objective, self.recipe, self.classes)).metrics, self.queries)
+        return _require_metric(
+            self.metric, self.validate(outputs, class_centres(objective, self.recipe, self.classes)).metrics, self.queries
+        )
 
     def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        each = self.validate(outputs, centres_of(objective, self.recipe, self.classes)).each
+        each = self.validate(outputs, class_centres(objective, self.recipe, self.classes)).each
         groups = None if self.shown.groups is None else self.shown.groups[-self.queries :]
-        return interval_of_queries(each[self.metric], groups) if self.metric in each else None
+        return query_interval(each[self.metric], groups) if self.metric in each else None
 
-    def validate(self, outputs: np.ndarray, centres: Centres | None) -> Validation:
+    def validate(self, outputs: np.ndarray, centres: ClassCentres | None) -> OpenSetEvaluation:
         """Answers to the held-out images, with the threshold that suits them."""
         asked = np.arange(len(outputs)) >= len(outputs) - self.queries
-        return validate(outputs, self.labels, asked, self.recipe, centres, groups=self.shown.groups)
+        return evaluate_open_set(outputs, self.labels, asked, self.recipe, centres, groups=self.shown.groups)
 
 
-def centres_of(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> Centres | None:
+def class_centres(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:
     """The class centres of an embedding's objective, None if it has none."""
-    assert isinstance(objective, Embedding)
+    assert isinstance(objective, EmbeddingLoss)
     found = objective.centres()
     if found is None:
         return None
-    return make_centres(found.cpu().float().numpy(), classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
+    return make_class_centres(found.cpu().float().numpy(), classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
 
 
-def interval_of_queries(each: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+def query_interval(each: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
     """95% bootstrap interval of the mean of what queries add to a metric, (q,) with NaN for those left out; whole groups."""
     there = ~np.isnan(each)
     return bootstrap_interval(each[there], groups=None if groups is None else groups[there])
 
 
-def _has(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:
+def _require_metric(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:
     if metric not in found:
         raise FlukeError(f"train.metric {metric} isn't defined on these {rows} validation rows; hold out more, or choose another.")
     return found

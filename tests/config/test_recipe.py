@@ -107,12 +107,12 @@ def test_retired_field_at_another_value_is_refused_by_name(name: str, tmp_path: 
 
 
 def test_added_field_has_the_value_of_older_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib.pipelines.runs import differences
+    from lib.pipelines.runs import recipe_differences
 
     older, now = asdict(Recipe()), asdict(Recipe())
     del older["train"]["singles"], older["optim"]["momentum"]
-    assert differences(older, now) == []
+    assert recipe_differences(older, now) == []
     monkeypatch.setitem(ADDED, "train.singles", "drop")
-    assert differences(older, now) == ["train.singles (now 'once', was 'drop')"]
+    assert recipe_differences(older, now) == ["train.singles (now 'once', was 'drop')"]
     now["train"]["singles"] = "drop"
-    assert differences(older, now) == []
+    assert recipe_differences(older, now) == []

@@ -14,7 +14,8 @@ import pytest
 import safetensors.torch
 
 from lib.config.recipe import Model
-from lib.models import network as networks
+from lib.models.network import make_backbone
+from lib.models.weights import read_spec
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
@@ -34,7 +35,7 @@ def made(contest: Path, arguments: Callable[..., list[str]], tmp_path_factory: p
     root = tmp_path_factory.mktemp("made") / "work"
     shutil.copytree(contest, root / "own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.pipelines.train.write_report", lambda *_: None)
+        patch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
         patch.chdir(root)
         train_classifier.main(arguments(Path("single"), **TINY))
         kfold.main(arguments(Path("cv"), **TINY))
@@ -93,10 +94,10 @@ def scored(name: str, change: Callable[[Scores], dict[str, Any]]) -> Change:
     """Other values in a file of scores, which is written unchecked."""
 
     def apply(root: Path) -> None:
-        found = score_file.load(root / name)
+        found = score_file.load_scores(root / name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(score_file, "_validate", lambda *_: None)
-            score_file.save(root / name, dataclasses.replace(found, **change(found)))
+            score_file.save_scores(root / name, dataclasses.replace(found, **change(found)))
 
     return apply
 
@@ -116,7 +117,7 @@ def network(name: str, spec: dict[str, Any] | str | None = None, fill: float | N
     """Weights with another description (None: with none), filled with a number, or of other tensors."""
 
     def apply(root: Path) -> None:
-        found = networks.read_spec(root / name)
+        found = read_spec(root / name)
         assert found is not None
         about = spec if isinstance(spec, str) else json.dumps(dataclasses.asdict(found) | (spec or {}))
         state = safetensors.torch.load_file(root / name) | tensors
@@ -159,7 +160,7 @@ def other_state(root: Path) -> None:
 
 
 def model_state() -> dict[str, Any]:
-    return networks.make_backbone(Model("test_convnext"), pretrained=False).state_dict()
+    return make_backbone(Model("test_convnext"), pretrained=False).state_dict()
 
 
 def after(script: Any, argv: str, what: str, says: str, change: Change = lambda _: None) -> tuple[Case, str]:
@@ -181,7 +182,7 @@ def wide(root: Path) -> None:
     logits = np.zeros((3, 501), np.float32)
     for run in ("w1", "w2"):
         found = Scores(np.arange(3), [*"abc"], names, logits, [("0",), ("1",), ("2",)])
-        score_file.save(root / run / "scores_val.npz", found)
+        score_file.save_scores(root / run / "scores_val.npz", found)
 
 
 def several(root: Path) -> None:

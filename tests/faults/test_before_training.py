@@ -26,6 +26,7 @@ from lib import files
 from lib.config.recipe import Model, Train
 from lib.errors import FlukeError
 from lib.models import network
+from lib.models.weights import load_network
 from lib.training import loop
 from scripts import train_classifier, train_embedding
 
@@ -612,7 +613,7 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
         FlukeError, match=r"Out of GPU memory with train.batch_size 8 on 1 process; try --train.batch_size 4 --train.accumulate 2"
     ):
         train_classifier.main(arguments(tmp_path / "run"))
-    with pytest.raises(FlukeError, match="one image is too large"), loop.explained(Train(batch_size=2), 2):
+    with pytest.raises(FlukeError, match="one image is too large"), loop.explain_step_errors(Train(batch_size=2), 2):
         full()
 
 
@@ -654,7 +655,7 @@ def test_full_disk_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypat
         train_classifier.main(argv)
     best = tmp_path / "run" / "best"
     assert os.listdir(best) == ["model.safetensors"]
-    network.load_best(best / "model.safetensors")
+    load_network(best / "model.safetensors")
     train_classifier.main([*argv, "--resume"])
     assert (tmp_path / "run" / "submission.csv").exists()
 

@@ -79,7 +79,7 @@ FEATURES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     ),
 }
 POINTS = {
-    "step": ("lib.training.loop", "rate_factor"),  # in training, before the optimiser's step
+    "step": ("lib.training.loop", "schedule_factor"),  # in training, before the optimiser's step
     "image": ("lib.images.dataset", "decode"),  # anywhere an image is read: training, validation, prediction
     "rename": ("os", "replace"),  # before and after a file or a state gets its name
     "fsync": ("os", "fsync"),  # before the data is on the disk, and after
@@ -93,8 +93,8 @@ def run(features: str, argv: list[str], counts: Path | None, point: str | None =
         if counts is not None or name == point:
             where = import_module(module)
             setattr(where, attribute, watched(getattr(where, attribute), name, counts, nth, after))
-    import_module("lib.pipelines.train").write_report = lambda *_: None  # figures cost more than a tiny run's training
-    import_module("lib.pipelines.kfold").write_folds_report = lambda *_: None
+    import_module("lib.pipelines.train").write_run_page = lambda *_: None  # figures cost more than a tiny run's training
+    import_module("lib.pipelines.kfold").write_folds_page = lambda *_: None
     import_module(f"scripts.{FEATURES[features][0]}").main(argv)
     os._exit(0)  # without waiting for whatever libraries registered
 

@@ -15,7 +15,7 @@ from lib import files, process
 from lib.errors import FlukeError, Interrupted
 from lib.pipelines import train
 from lib.training import checkpoint, loop
-from lib.training.distributed import Stop
+from lib.training.distributed import StopSignal
 from scripts import train_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -77,17 +77,17 @@ def cut(monkeypatch: pytest.MonkeyPatch, where: object, name: str, nth: int, aft
 
 
 CUTS = [
-    *[(loop, "rate_factor", n, False) for n in (1, 4, 6, 7, 11, 18)],  # in a step, of each epoch
+    *[(loop, "schedule_factor", n, False) for n in (1, 4, 6, 7, 11, 18)],  # in a step, of each epoch
     (loop, "predict", 1, False),
     (loop, "predict", 2, True),  # between validation and the state that says so
-    (loop, "save_best", 1, False),
-    (loop, "save_best", 2, True),
+    (loop, "save_network", 1, False),
+    (loop, "save_network", 2, True),
     *[(checkpoint, "write_json", n, after) for n in (1, 2, 9) for after in (False, True)],  # within a state
     *[(checkpoint.os, "replace", n, after) for n in (1, 2, 10) for after in (False, True)],
     (files, "fsync", 5, True),
     (loop, "write_text", 2, False),
     (loop, "write_text", 2, True),
-    (checkpoint, "save", 12, True),  # the last epoch's state, after which nothing is trained
+    (checkpoint, "save_checkpoint", 12, True),  # the last epoch's state, after which nothing is trained
 ]
 
 
@@ -115,7 +115,7 @@ def test_torn_state_is_recognised_and_the_one_before_taken(
 ) -> None:
     argv = arguments(tmp_path / "run", **EVERYTHING)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        cut(patch, loop, "rate_factor", 9)
+        cut(patch, loop, "schedule_factor", 9)
         train_classifier.main(argv)
     newest = sorted((tmp_path / "run" / "last").iterdir())[-1]
     blob = (newest / "model.safetensors").read_bytes()
@@ -140,7 +140,7 @@ def test_signal_saves_and_says_how_to_go_on(
     whole: dict, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = arguments(tmp_path / "run", **(EVERYTHING | {"train_save_minutes": 100}))
-    calls, real = [0], loop.rate_factor
+    calls, real = [0], loop.schedule_factor
 
     def signalled(*args: object) -> float:
         calls[0] += 1
@@ -148,7 +148,7 @@ def test_signal_saves_and_says_how_to_go_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(loop, "rate_factor", signalled)
+    monkeypatch.setattr(loop, "schedule_factor", signalled)
     with pytest.raises(Interrupted, match=r"go on with: --out .*run --resume"):
         train_classifier.main(argv)
     assert (tmp_path / "run" / "last" / "e0001-b000004").is_dir()
@@ -185,7 +185,7 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
     for module in (loop, train):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
         taking(module, "predict", lambda networks, images, *_: len(images))
-    taking(loop, "rate_factor", lambda *_: 8)
+    taking(loop, "schedule_factor", lambda *_: 8)
     train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
     assert (tmp_path / "run" / "submission.csv").exists()
     assert seconds - 60 < clock[0] <= seconds
@@ -194,7 +194,7 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
 @pytest.mark.parametrize(("steps", "validation"), [(9, 1), (5, 5), (4, 1), (1, 1), (9, 2)])
 def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
     """Only every tenth call looks there; those of training must not always be the other nine."""
-    stop, asked = Stop(SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=1)), []
+    stop, asked = StopSignal(SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=1)), []
     for epoch in range(20):
 
         def look(epoch: int = epoch) -> int:
@@ -213,13 +213,13 @@ def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
 
 
 def test_the_loop_looks_at_the_end_of_each_epoch(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = [], Stop.agreed
+    seen, real = [], StopSignal.agreed
 
-    def noting(stop: Stop, *args: object, always: bool = False) -> int:
+    def noting(stop: StopSignal, *args: object, always: bool = False) -> int:
         seen.append(always)
         return real(stop, *args, always=always)
 
-    monkeypatch.setattr(Stop, "agreed", noting)
+    monkeypatch.setattr(StopSignal, "agreed", noting)
     train_classifier.main(arguments(tmp_path / "run"))
     assert sum(seen) == 2
 
@@ -228,7 +228,7 @@ def test_resuming_in_another_precision_is_noted(
     arguments: Callable, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_classifier.main([*arguments(tmp_path / "run"), "--train.max_minutes", "0.01"])
-    monkeypatch.setattr(train, "numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
+    monkeypatch.setattr(train, "describe_numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
     train_classifier.main([*arguments(tmp_path / "run"), "--resume"])
     assert "note: precision fp16 now, no before: the numbers will differ a little" in capsys.readouterr().out
 
@@ -247,8 +247,8 @@ def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_p
 def test_loss_that_is_no_longer_finite_stops_and_keeps_the_best(
     arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.rate_factor
-    monkeypatch.setattr(loop, "rate_factor", lambda o, step, *rest: 1e30 if step >= 6 else real(o, step, *rest))
+    real = loop.schedule_factor
+    monkeypatch.setattr(loop, "schedule_factor", lambda o, step, *rest: 1e30 if step >= 6 else real(o, step, *rest))
     with pytest.raises(FlukeError, match="no longer finite in epoch 2; the best weights, of epoch 1"):
         train_classifier.main(arguments(tmp_path / "run", train_epochs=3))
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()

@@ -15,27 +15,25 @@ from scipy.stats import chisquare
 
 from lib.config.recipe import Data, Model, Train
 from lib.errors import FlukeError
-from lib.images.dataset import (
-    Batches,
-    ClassBatches,
-    Images,
-    Order,
-    check_batch,
-    ordered_loader,
-    row_weights,
-    seed_of,
-    times_before,
-    train_loader,
+from lib.images.augmentation import make_eval_transform, make_train_transform
+from lib.images.dataset import ImageDataset, make_eval_loader, make_train_loader
+from lib.images.samplers import (
+    ClassGroupOrder,
+    RandomOrder,
+    ShardedBatches,
+    check_batch_size,
+    count_earlier,
+    derive_seed,
+    sampling_weights,
 )
-from lib.images.decoding import make_eval_transform, make_train_transform
-from lib.models.network import Network, Spec
+from lib.models.network import Network, NetworkSpec
 from lib.training.inference import predict
 
 
 def test_seeds_are_the_same_everywhere_and_all_differ() -> None:
-    assert [seed_of(), seed_of(0), seed_of(0, 1, 2)] == [5460801731388113703, 7210762507766007076, 1772749440416956875]
-    assert seed_of(np.int64(3), 4) == seed_of(3, 4)
-    seeds = {seed_of(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
+    assert [derive_seed(), derive_seed(0), derive_seed(0, 1, 2)] == [5460801731388113703, 7210762507766007076, 1772749440416956875]
+    assert derive_seed(np.int64(3), 4) == derive_seed(3, 4)
+    seeds = {derive_seed(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
     assert len(seeds) == 10_000
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -43,20 +41,20 @@ def test_seeds_are_the_same_everywhere_and_all_differ() -> None:
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 3), st.booleans())
 def test_order_is_a_function_of_seed_and_epoch(n: int, epoch: int, seed: int, weighted: bool) -> None:
     weights = np.arange(1.0, n + 1) if weighted else None
-    order = Order(n, seed, weights)
+    order = RandomOrder(n, seed, weights)
     first = order(epoch)
     order(epoch + 1)
     np.random.seed(0)  # what others draw changes nothing
     assert np.array_equal(order(epoch), first)
-    assert np.array_equal(Order(n, seed, weights)(epoch), first)
+    assert np.array_equal(RandomOrder(n, seed, weights)(epoch), first)
     if not weighted:
         assert sorted(first) == list(range(n))
     if n > 12:
         assert not np.array_equal(order(epoch + 1), first)
-        assert not np.array_equal(Order(n, seed + 1, weights)(epoch), first)
+        assert not np.array_equal(RandomOrder(n, seed + 1, weights)(epoch), first)
 
 
-def rows(batches: Batches) -> list[list[int]]:
+def rows(batches: ShardedBatches) -> list[list[int]]:
     return [[row for _, row, _ in batch] for batch in batches]
 
 
@@ -64,8 +62,8 @@ def rows(batches: Batches) -> list[list[int]]:
 def test_shares_of_all_processes_are_the_batches_of_one(world: int, n: int, share: int, epoch: int) -> None:
     if n < world:
         return
-    order, size = Order(n, 1), share * world
-    ranks = [Batches(order, n, size, rank, world) for rank in range(world)]
+    order, size = RandomOrder(n, 1), share * world
+    ranks = [ShardedBatches(order, n, size, rank, world) for rank in range(world)]
     for each in ranks:
         each.epoch = epoch
     shares = [rows(each) for each in ranks]
@@ -73,7 +71,7 @@ def test_shares_of_all_processes_are_the_batches_of_one(world: int, n: int, shar
     joined = [functools.reduce(operator.iadd, parts, []) for parts in zip(*shares)]
     whole = order(epoch).tolist()
     if n >= size:
-        one = Batches(order, n, size)
+        one = ShardedBatches(order, n, size)
         one.epoch = epoch
         assert joined == rows(one)
     seen = functools.reduce(operator.iadd, joined, [])
@@ -87,7 +85,10 @@ def test_shares_of_all_processes_are_the_batches_of_one(world: int, n: int, shar
 def test_going_on_from_a_batch_skips_what_was_seen(n: int, size: int, start: int, world: int) -> None:
     size *= world
     for rank in range(world):
-        whole, rest = Batches(Order(n, 3), n, size, rank, world), Batches(Order(n, 3), n, size, rank, world)
+        whole, rest = (
+            ShardedBatches(RandomOrder(n, 3), n, size, rank, world),
+            ShardedBatches(RandomOrder(n, 3), n, size, rank, world),
+        )
         whole.epoch = rest.epoch = 4
         rest.start = min(start, rest.count)
         assert list(rest) == list(whole)[rest.start :]
@@ -101,36 +102,36 @@ def test_weighted_rows_come_as_often_as_their_weights_say() -> None:
         (0.0, [0.8, 0.15, 0.05]),
         (0.5, np.sqrt([80, 15, 5]) / np.sqrt([80, 15, 5]).sum()),
     ]:
-        order = Order(100, 0, row_weights(targets, power))
+        order = RandomOrder(100, 0, sampling_weights(targets, power))
         drawn = np.concatenate([targets[order(epoch)] for epoch in range(100)])
         assert chisquare(np.bincount(drawn), 10_000 * np.asarray(share)).pvalue > 1e-3
 
 
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_times_before_count(drawn: list[int]) -> None:
-    assert times_before(np.array(drawn, int)).tolist() == [drawn[:i].count(row) for i, row in enumerate(drawn)]
+    assert count_earlier(np.array(drawn, int)).tolist() == [drawn[:i].count(row) for i, row in enumerate(drawn)]
 
 
 def test_a_row_that_comes_again_in_an_epoch_is_augmented_anew(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "a.png")
-    images = Images([tmp_path / "a.png"] * 3, make_train_transform(Data(size=16, augment=["RandomResizedCrop"])))
-    batches = Batches(Order(3, 0, np.array([0.0, 1.0, 0.0])), 3, 3)
+    images = ImageDataset([tmp_path / "a.png"] * 3, make_train_transform(Data(size=16, augment=["RandomResizedCrop"])))
+    batches = ShardedBatches(RandomOrder(3, 0, np.array([0.0, 1.0, 0.0])), 3, 3)
     (once,) = batches
     assert [row for _, row, _ in once] == [1, 1, 1]
     drawn = [images[index][0] for index in once]
     assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
     assert torch.equal(images[once[2]][0], drawn[2])
-    repeated = ClassBatches(np.array([0, 1, 1]), 3, 5, "repeat", 0)
-    assert {(row, time) for _, row, time in next(iter(Batches(repeated, 5, 5)))} >= {(0, 0), (0, 1), (0, 2)}
+    repeated = ClassGroupOrder(np.array([0, 1, 1]), 3, 5, "repeat", 0)
+    assert {(row, time) for _, row, time in next(iter(ShardedBatches(repeated, 5, 5)))} >= {(0, 0), (0, 1), (0, 2)}
 
 
 def test_weights_of_several_labels_are_those_of_the_rarest() -> None:
     targets = np.array([[1, 1], [1, 0], [1, 0], [0, 0]], np.float32)
-    assert np.allclose(row_weights(targets, 1.0), [1, 1 / 3, 1 / 3, 1 / 4])
-    assert np.allclose(row_weights(targets, 1.0, np.array([2.0, 1.0])), [1, 2 / 3, 2 / 3, 1 / 4])
-    assert np.allclose(row_weights(targets, 0.0, np.array([0.2, 0.5])), [0.5, 0.2, 0.2, 1])
+    assert np.allclose(sampling_weights(targets, 1.0), [1, 1 / 3, 1 / 3, 1 / 4])
+    assert np.allclose(sampling_weights(targets, 1.0, np.array([2.0, 1.0])), [1, 2 / 3, 2 / 3, 1 / 4])
+    assert np.allclose(sampling_weights(targets, 0.0, np.array([0.2, 0.5])), [0.5, 0.2, 0.2, 1])
     one = np.array([0, 0, 0, 1, 2, 2])
-    assert np.allclose(row_weights(one, 1.0, np.array([6.0, 1.0, 1.0, 1.0])), [2, 2, 2, 1, 0.5, 0.5])
+    assert np.allclose(sampling_weights(one, 1.0, np.array([6.0, 1.0, 1.0, 1.0])), [2, 2, 2, 1, 0.5, 0.5])
 
 
 @settings(max_examples=60)
@@ -144,13 +145,13 @@ def test_weights_of_several_labels_are_those_of_the_rarest() -> None:
 def test_batches_of_classes(sizes: list[int], k: int, batch_size: int, singles: str, nameless: int) -> None:
     targets = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.full(nameless, -1)])
     try:
-        order = ClassBatches(targets, k, batch_size, singles, 0)
+        order = ClassGroupOrder(targets, k, batch_size, singles, 0)
     except FlukeError:
         assert singles == "drop"
         assert max(sizes) == 1
         return
     epoch = order(2)
-    assert np.array_equal(epoch, ClassBatches(targets, k, batch_size, singles, 0)(2))
+    assert np.array_equal(epoch, ClassGroupOrder(targets, k, batch_size, singles, 0)(2))
     assert len(epoch) == order.n
     assert order.n % order.batch_size == 0
     for i in range(0, order.n, order.batch_size):
@@ -162,7 +163,7 @@ def test_batches_of_classes(sizes: list[int], k: int, batch_size: int, singles: 
 
 def test_every_class_comes_in_every_epoch_with_k_images() -> None:
     targets = np.repeat(np.arange(10), 8)
-    order = ClassBatches(targets, 4, 16, "once", 0)
+    order = ClassGroupOrder(targets, 4, 16, "once", 0)
     for epoch in range(5):
         batches = targets[order(epoch)].reshape(-1, 16)
         assert set(batches.ravel()) == set(range(10))
@@ -171,21 +172,23 @@ def test_every_class_comes_in_every_epoch_with_k_images() -> None:
 
 def test_no_class_with_two_images_is_refused() -> None:
     with pytest.raises(FlukeError, match="no class has two training images; set train.singles to once or repeat"):
-        ClassBatches(np.arange(5), 4, 8, "drop", 0)
+        ClassGroupOrder(np.arange(5), 4, 8, "drop", 0)
 
 
 def test_batches_that_do_not_divide() -> None:
-    check_batch(Train(batch_size=8), 100, 2)
+    check_batch_size(Train(batch_size=8), 100, 2)
     with pytest.raises(FlukeError, match=r"train.batch_size 9 counts all processes' images; 2 processes can't share it equally"):
-        check_batch(Train(batch_size=9), 100, 2)
+        check_batch_size(Train(batch_size=9), 100, 2)
     with pytest.raises(FlukeError, match="3 training rows are too few for 2 processes"):
-        check_batch(Train(batch_size=2), 3, 2)
+        check_batch_size(Train(batch_size=2), 3, 2)
 
 
 @given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 5))
 def test_prediction_covers_every_row_on_any_number_of_processes(n: int, batch_size: int, world: int) -> None:
     paths = [Path(str(i)) for i in range(n)]
-    loaders = [ordered_loader(Images(paths, make_eval_transform(AUGMENT)), batch_size, 0, rank, world) for rank in range(world)]
+    loaders = [
+        make_eval_loader(ImageDataset(paths, make_eval_transform(AUGMENT)), batch_size, 0, rank, world) for rank in range(world)
+    ]
     batches = [[[row for _, row, _ in batch] for batch in loader.batch_sampler] for loader in loaders]  # type: ignore[attr-defined]
     assert len({tuple(map(len, each)) for each in batches}) == 1  # a gather wants as many from each
     assert {row for each in batches for batch in each for row in batch} == set(range(n))
@@ -208,10 +211,10 @@ AUGMENT = Data(size=16, augment=[{"RandomResizedCrop": {}}, "RandomHorizontalFli
 
 def test_augmentation_is_a_function_of_seed_epoch_and_row(pictures: list[Path]) -> None:
     def seen(workers: int, start: int = 0, epoch: int = 3, seed: int = 5) -> dict[int, torch.Tensor]:
-        images = Images(pictures, make_train_transform(AUGMENT), seed=seed)
-        batches = Batches(Order(13, 1), 13, 4)
+        images = ImageDataset(pictures, make_train_transform(AUGMENT), seed=seed)
+        batches = ShardedBatches(RandomOrder(13, 1), 13, 4)
         batches.epoch, batches.start = epoch, start
-        return {int(row): x for xs, _, positions in train_loader(images, batches, workers) for row, x in zip(positions, xs)}
+        return {int(row): x for xs, _, positions in make_train_loader(images, batches, workers) for row, x in zip(positions, xs)}
 
     torch.manual_seed(1)
     first = seen(0)
@@ -224,12 +227,12 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row(pictures: list[Path]) 
 
 def test_reading_an_image_leaves_the_random_state_as_it_was(pictures: list[Path]) -> None:
     before = torch.get_rng_state()
-    Images(pictures, make_train_transform(AUGMENT))[0, 3, 0]
+    ImageDataset(pictures, make_train_transform(AUGMENT))[0, 3, 0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mirrored_individuals_are_flipped_pictures(pictures: list[Path]) -> None:
-    twice = Images([*pictures, *pictures], make_eval_transform(AUGMENT), mirrored_from=13)
+    twice = ImageDataset([*pictures, *pictures], make_eval_transform(AUGMENT), mirrored_from=13)
     assert torch.equal(twice[0, 13 + 4, 0][0], twice[0, 4, 0][0].flip(-1))
 
 
@@ -237,9 +240,9 @@ def test_mirrored_individuals_are_flipped_pictures(pictures: list[Path]) -> None
 @pytest.mark.parametrize("workers", [0, 2])
 def test_predictions_are_complete_and_in_order(n: int, workers: int, pictures: list[Path]) -> None:
     torch.manual_seed(0)
-    spec = Spec(Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), False, "classifier", 16, "squash")
+    spec = NetworkSpec(Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), False, "classifier", 16, "squash")
     network = Network(spec)
-    images = Images(pictures[:n], make_eval_transform(AUGMENT))
+    images = ImageDataset(pictures[:n], make_eval_transform(AUGMENT))
     found = predict([network], images, Accelerator(cpu=True), 4, workers)[0]
     network.eval()
     with torch.inference_mode():

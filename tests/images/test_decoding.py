@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from lib.config.recipe import Data
 from lib.errors import FlukeError
-from lib.images import cache, decoding
+from lib.images import augmentation, cache, decoding
+from lib.images.augmentation import decode_side, make_eval_transform, make_train_transform
 from lib.images.cache import open_cache
-from lib.images.decoding import MAX_PIXELS, decode, decode_side, find_unreadable, make_eval_transform, make_train_transform
+from lib.images.decoding import MAX_PIXELS, decode, find_unreadable
 
 
 def pixels(picture: torch.Tensor) -> np.ndarray:
@@ -277,7 +278,7 @@ def test_augmentation_is_uint8_of_the_size_and_a_function_of_torch_seed(augment:
     picture = torch.from_numpy(smooth(50, 70)).permute(2, 0, 1)
     before = picture.clone()
 
-    def draws(one_transform: decoding.Transform) -> list[torch.Tensor]:
+    def draws(one_transform: augmentation.Transform) -> list[torch.Tensor]:
         results = []
         for seed in range(6):
             np.random.seed(np.random.randint(1000))  # a transform that draws from NumPy's generator shows
@@ -405,7 +406,7 @@ def test_a_cache_is_read_from_workers_and_after_pickling(tmp_path: Path, photogr
 
 
 class Lookup:
-    def __init__(self, packed: cache.Cache) -> None:
+    def __init__(self, packed: cache.ImageCache) -> None:
         self.packed = packed
 
     def __call__(self, positions: list[int]) -> list[torch.Tensor]:
@@ -425,7 +426,7 @@ def test_a_cache_is_built_once_and_again_when_something_changed(
 ) -> None:
     built = builds(monkeypatch)
 
-    def fetch(paths: list[Path] = photographs, size: int = 32) -> cache.Cache:
+    def fetch(paths: list[Path] = photographs, size: int = 32) -> cache.ImageCache:
         return open_cache(tmp_path / "cache", paths, size, 0)
 
     fetch(), fetch()

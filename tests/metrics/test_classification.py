@@ -5,8 +5,9 @@ import pytest
 from sklearn import metrics as sk
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS, auto_metric, check_metric, evaluate, map_at_r, metric_direction, reciprocal_ranks
-from lib.metrics.verification import verification
+from lib.metrics.registry import METRICS, check_metric, compute_metrics, default_metric, metric_direction
+from lib.metrics.retrieval import map_at_r, reciprocal_ranks
+from lib.metrics.verification import verify_pairs
 
 
 def single(n: int = 300, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +32,7 @@ def multi(n: int = 300, labels: int = 12, seed: int = 0) -> tuple[np.ndarray, np
 
 def test_single_label_metrics_equal_scikit_learn() -> None:
     logits, targets = single()
-    found = evaluate("single", logits, targets)
+    found = compute_metrics("single", logits, targets)
     predicted = logits.argmax(axis=1)
     probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
     every = np.arange(logits.shape[1])
@@ -50,7 +51,7 @@ def test_single_label_metrics_equal_scikit_learn() -> None:
 
 def test_multi_label_metrics_equal_scikit_learn() -> None:
     logits, targets = multi()
-    found = evaluate("multi", logits, targets)
+    found = compute_metrics("multi", logits, targets)
     predicted, has = (logits >= 0).astype(int), targets.any(axis=0)
     expected = {
         "macro_map": sk.average_precision_score(targets[:, has], logits[:, has], average="macro"),
@@ -66,7 +67,7 @@ def test_multi_label_metrics_equal_scikit_learn() -> None:
 def test_macro_map_leaves_out_and_counts_labels_without_a_positive() -> None:
     logits, targets = multi()
     wider = np.pad(targets, ((0, 0), (0, 3))), np.pad(logits, ((0, 0), (0, 3)))
-    found, more = evaluate("multi", logits, targets), evaluate("multi", wider[1], wider[0])
+    found, more = compute_metrics("multi", logits, targets), compute_metrics("multi", wider[1], wider[0])
     assert more["macro_map"] == found["macro_map"]
     assert more["n_left_out"] == found["n_left_out"] + 3
 
@@ -80,7 +81,7 @@ def test_calibration_error_of_a_loop_over_bins() -> None:
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert evaluate("single", logits, targets)["ece"] == pytest.approx(expected, rel=1e-5)
+    assert compute_metrics("single", logits, targets)["ece"] == pytest.approx(expected, rel=1e-5)
 
 
 # --- MAP@k, mAP@R -----------------------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_map5_of_1000_rows_of_logits_with_ties() -> None:
     for row, target in zip(logits.tolist(), targets.tolist()):
         ranked = sorted(range(9), key=lambda c: (-row[c], c))  # ties: the lower column first
         expected += contest_ap(str(target), [str(c) for c in ranked], 5) / 1000
-    found = evaluate("single", logits, targets)
+    found = compute_metrics("single", logits, targets)
     assert found["map@5"] == pytest.approx(expected)
     assert found["accuracy"] == np.mean(logits.argmax(axis=1) == targets)
 
@@ -145,7 +146,7 @@ def test_equal_error_rate_of_two_normal_distributions() -> None:
     """Means two standard deviations apart: both errors are Phi(-1) half-way between."""
     rng = np.random.default_rng(0)
     same = np.arange(200_000) % 2 == 0
-    found = verification(same, rng.normal(size=200_000) + 2 * same)
+    found = verify_pairs(same, rng.normal(size=200_000) + 2 * same)
     assert found.equal_error_rate == pytest.approx(0.1587, abs=0.003)
     assert found.equal_error_threshold == pytest.approx(1, abs=0.02)
     assert found.auroc == pytest.approx(0.9214, abs=0.003)
@@ -153,11 +154,11 @@ def test_equal_error_rate_of_two_normal_distributions() -> None:
 
 def test_equal_error_rate_of_perfect_and_of_reversed_scores() -> None:
     same = np.array([True, True, False, False])
-    assert verification(same, np.array([4.0, 3.0, 2.0, 1.0])).equal_error_rate == 0
-    assert verification(same, np.array([1.0, 2.0, 3.0, 4.0])).equal_error_rate == 1
-    assert verification(same, np.ones(4)).equal_error_rate == pytest.approx(0.5)
+    assert verify_pairs(same, np.array([4.0, 3.0, 2.0, 1.0])).equal_error_rate == 0
+    assert verify_pairs(same, np.array([1.0, 2.0, 3.0, 4.0])).equal_error_rate == 1
+    assert verify_pairs(same, np.ones(4)).equal_error_rate == pytest.approx(0.5)
     with pytest.raises(FlukeError, match="all of one kind"):
-        verification(np.ones(4, bool), np.arange(4.0))
+        verify_pairs(np.ones(4, bool), np.arange(4.0))
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------------------
@@ -183,9 +184,9 @@ def test_resampled_metrics_equal_metrics_of_repeated_rows(task: str) -> None:
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_every_task_has_its_metrics(task: str) -> None:
     logits, targets = multi(50) if task == "multi" else single(50)
-    names = set(evaluate(task, logits, targets)) - {"n_left_out"}  # type: ignore[arg-type]
+    names = set(compute_metrics(task, logits, targets)) - {"n_left_out"}  # type: ignore[arg-type]
     assert names == {name for name, metric in METRICS.items() if task in metric.tasks} - {"loss"}
-    assert auto_metric(task) in names  # type: ignore[arg-type]
+    assert default_metric(task) in names  # type: ignore[arg-type]
     for name in [*names, "loss"]:
         check_metric(name, task)  # type: ignore[arg-type]
 
@@ -208,22 +209,22 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     logits, targets = single(20)
     logits[[3, 7], 2] = value
     with pytest.raises(FlukeError, match=r"2 of 20 rows of scores hold NaN or infinity \(counted from 0: 3, 7\)"):
-        evaluate("single", logits, targets)
+        compute_metrics("single", logits, targets)
     with pytest.raises(FlukeError, match="no row"):
-        evaluate("single", logits[:0], targets[:0])
+        compute_metrics("single", logits[:0], targets[:0])
     with pytest.raises(ValueError, match="targets"):
-        evaluate("single", np.zeros((2, 3)), np.array([0, -1]))
+        compute_metrics("single", np.zeros((2, 3)), np.array([0, -1]))
 
 
 def test_large_logits_and_ruled_out_classes_stay_finite() -> None:
     logits = np.array([[1e4, -1e4, 0], [0, -np.inf, 1], [3e4, 3e4, 0]], np.float32)
-    found = evaluate("single", logits, np.array([0, 2, 1]))
+    found = compute_metrics("single", logits, np.array([0, 2, 1]))
     assert all(np.isfinite(list(found.values())))
-    assert np.isfinite(evaluate("single", logits, np.array([0, 1, 1]))["log_loss"])
+    assert np.isfinite(compute_metrics("single", logits, np.array([0, 1, 1]))["log_loss"])
 
 
 def test_what_the_rows_do_not_define_is_left_out() -> None:
     logits, targets = multi(20)
-    empty = evaluate("multi", logits, np.zeros_like(targets))
+    empty = compute_metrics("multi", logits, np.zeros_like(targets))
     assert "macro_map" not in empty
     assert "micro_map" not in empty

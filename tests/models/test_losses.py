@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from lib.config.recipe import Objective
 from lib.errors import FlukeError
-from lib.models.losses import class_weights, make_embedding_objective, make_objective
+from lib.models.embedding_losses import make_embedding_loss
+from lib.models.losses import class_weights, make_classification_loss
 
 CLASSES = ("a", "b", "c", "d")
 TARGETS = np.array([0] * 12 + [1] * 6 + [2] * 5 + [3])
@@ -18,11 +19,11 @@ LABELS = np.array([[1, 0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1], [0, 0
 
 
 def single(**fields: object) -> torch.nn.Module:
-    return make_objective(Objective(**fields), TARGETS, CLASSES, False)
+    return make_classification_loss(Objective(**fields), TARGETS, CLASSES, False)
 
 
 def multi(**fields: object) -> torch.nn.Module:
-    return make_objective(Objective(**fields), LABELS, CLASSES, True)
+    return make_classification_loss(Objective(**fields), LABELS, CLASSES, True)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ WIDTH = 6
 
 def embedding(counts: np.ndarray = COUNTS, **fields: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    return make_embedding_objective(Objective(**fields), np.repeat(np.arange(len(counts)), counts), len(counts), WIDTH)
+    return make_embedding_loss(Objective(**fields), np.repeat(np.arange(len(counts)), counts), len(counts), WIDTH)
 
 
 def unit_vectors(n: int, seed: int = 1) -> torch.Tensor:
@@ -326,5 +327,5 @@ def test_margin_is_that_of_the_main_objective() -> None:
 
 def test_mirrored_individuals_have_centres_of_their_own() -> None:
     mirrored = np.concatenate([TARGETS, TARGETS + 4])  # as lib.tasks doubles them
-    loss = make_embedding_objective(Objective(name="arcface"), mirrored, 8, WIDTH)
+    loss = make_embedding_loss(Objective(name="arcface"), mirrored, 8, WIDTH)
     assert loss.centres().shape == (8, WIDTH)

@@ -13,9 +13,11 @@ from torch import nn
 
 from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError
-from lib.images.dataset import seed_of
-from lib.models.losses import make_embedding_objective, make_objective
-from lib.models.network import GeM, Network, Spec, load_best, load_start, make_mix, read_spec, save_best
+from lib.images.samplers import derive_seed
+from lib.models.embedding_losses import make_embedding_loss
+from lib.models.losses import make_classification_loss
+from lib.models.network import GeM, Network, NetworkSpec, make_mixup
+from lib.models.weights import load_initial_weights, load_network, read_spec, save_network
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -29,7 +31,7 @@ def make(
     **m: object,
 ) -> Network:
     torch.manual_seed(0)
-    return Network(Spec(Model(name=name, pretrained=False, **m), classes, multi, kind, size, "squash"))
+    return Network(NetworkSpec(Model(name=name, pretrained=False, **m), classes, multi, kind, size, "squash"))
 
 
 def pictures(n: int = 4, size: int = 32) -> torch.Tensor:
@@ -39,7 +41,7 @@ def pictures(n: int = 4, size: int = 32) -> torch.Tensor:
 def step(network: Network, size: int = 32, lr: float = 0.1) -> float:
     """One step of SGD on two batches' worth of noise; returns the loss."""
     targets = torch.arange(4) % len(network.spec.classes)
-    network.objective = make_objective(Objective(), targets.numpy(), network.spec.classes, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), network.spec.classes, False)
     network.train()
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=lr)
     loss = network(pictures(size=size), targets)["loss"]
@@ -79,7 +81,7 @@ def test_outputs_and_loss_have_float32_digits_under_autocast(kind: str) -> None:
     """Of 1,000 classes' logits in bfloat16, with 8 bits, hundreds are equal."""
     network = make(classes=tuple(map(str, range(1000))), kind=kind).eval()
     if kind == "embedding":
-        network.objective = make_embedding_objective(Objective(name="arcface"), np.arange(1000), 1000, network.width)
+        network.objective = make_embedding_loss(Objective(name="arcface"), np.arange(1000), 1000, network.width)
     else:
         network.objective = torch.nn.CrossEntropyLoss()
     targets = torch.arange(4)
@@ -211,7 +213,7 @@ def test_prefix_that_fits_no_part_is_refused(prefix: str) -> None:
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("multi", [False, True])
 def test_mixing_mixes_images_and_targets_alike(kind: str, multi: bool) -> None:
-    mix = make_mix(Objective(**{kind: 1.0}), 4)
+    mix = make_mixup(Objective(**{kind: 1.0}), 4)
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 64, 64)  # each image is its own number
     targets = torch.eye(4) if multi else torch.arange(4)
     torch.manual_seed(3)
@@ -227,7 +229,7 @@ def test_mixing_mixes_images_and_targets_alike(kind: str, multi: bool) -> None:
 
 @pytest.mark.parametrize(("prob", "least", "most"), [(0.0, 0, 0), (0.5, 60, 140), (1.0, 200, 200)])
 def test_mix_prob_is_the_share_of_mixed_batches(prob: float, least: int, most: int) -> None:
-    mix = make_mix(Objective(mixup=1.0, cutmix=1.0, mix_prob=prob), 4)
+    mix = make_mixup(Objective(mixup=1.0, cutmix=1.0, mix_prob=prob), 4)
     x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
     torch.manual_seed(0)
     mixed = 0 if mix is None else sum(mix(x, y)[1].ndim == 2 for _ in range(200))
@@ -237,11 +239,11 @@ def test_mix_prob_is_the_share_of_mixed_batches(prob: float, least: int, most: i
 def test_mixing_is_a_function_of_the_seed_and_off_in_evaluation() -> None:
     targets = torch.tensor([0, 1, 2, 0])
     network = Network(make().spec, Objective(mixup=0.4, cutmix=1.0))
-    network.objective = make_objective(Objective(), targets.numpy(), CLASSES, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), CLASSES, False)
     losses = []
     for batch in (0, 0, 1):
         network.load_state_dict(make().state_dict(), strict=False)
-        torch.manual_seed(seed_of(0, 1, 0, batch, 0))
+        torch.manual_seed(derive_seed(0, 1, 0, batch, 0))
         losses.append(network(pictures(), targets)["loss"].item())
     assert losses[0] == losses[1] != losses[2]
     network.eval()
@@ -258,7 +260,7 @@ def same_backbone(a: nn.Module, b: nn.Module) -> bool:
 
 def fill(path: Path, **fields: object) -> tuple[Network, str]:
     network = make(**{"weights": str(path), **fields})
-    return network, load_start(network, network.spec.model)
+    return network, load_initial_weights(network, network.spec.model)
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +325,7 @@ def test_other_files_are_refused_in_a_sentence(timm_model: nn.Module, tmp_path: 
 def test_small_problem_first_then_the_same_weights_with_a_new_head(tmp_path: Path) -> None:
     small = make(hidden=[8])
     step(small)
-    save_best(tmp_path / "best.safetensors", small)
+    save_network(tmp_path / "best.safetensors", small)
     same, said = fill(tmp_path / "best.safetensors", hidden=[8])
     assert same_backbone(same.backbone, small.backbone)
     assert same_backbone(same.head, small.head)
@@ -347,8 +349,8 @@ def test_best_comes_back_bit_for_bit_with_its_class_names(tmp_path: Path) -> Non
     averaged = timm.utils.ModelEmaV3(network, decay=0.5)
     step(network)
     averaged.update(network)
-    save_best(tmp_path / "best.safetensors", averaged.module)
-    back = load_best(tmp_path / "best.safetensors")
+    save_network(tmp_path / "best.safetensors", averaged.module)
+    back = load_network(tmp_path / "best.safetensors")
     assert back.spec == network.spec
     assert not back.training
     expected = {key: value for key, value in averaged.module.state_dict().items() if not key.startswith("objective.")}
@@ -364,7 +366,7 @@ def test_strangers_safetensors_are_told_from_a_runs(timm_model: nn.Module, tmp_p
     with pytest.raises(
         FlukeError, match=r"stranger.safetensors: weights without a description; only a run's best/model.safetensors"
     ):
-        load_best(path)
+        load_network(path)
     spec = {
         "model": {"name": "test_resnet"},
         "classes": ["a", "b"],
@@ -375,7 +377,7 @@ def test_strangers_safetensors_are_told_from_a_runs(timm_model: nn.Module, tmp_p
     }
     safetensors.torch.save_file(timm_model.state_dict(), path, metadata={"fluke": json.dumps(spec)})
     with pytest.raises(FlukeError, match=r"tensors don't fit its own description"):
-        load_best(path)
+        load_network(path)
     for text in ("{", "[]", "{}", json.dumps({**spec, "model": {"nam": 1}}), json.dumps({**spec, "more": 1})):
         safetensors.torch.save_file(timm_model.state_dict(), path, metadata={"fluke": text})
         with pytest.raises(FlukeError, match="its description can't be read"):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score
 
-from lib.metrics import classification
-from lib.metrics.verification import verification
+from lib.metrics import registry
+from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
 
 NASTY = [
@@ -92,7 +92,7 @@ def test_learning_rate_drops_are_marked_where_they_are(lr: list[float], drops: l
     ],
 )
 def test_curves_of_little(rows: list[dict[str, float | None]], tmp_path: Path) -> None:
-    figures.save(figures.curves(rows), tmp_path / "curves.png")
+    figures.save_figure(figures.curves(rows), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size[0] > 500
 
@@ -138,7 +138,7 @@ def test_reliability_agrees_with_the_metric() -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(4, p=row) for row in probabilities])  # calibrated: the error then depends on the bins
     figure = figures.reliability(probabilities.max(axis=1), logits.argmax(axis=1) == targets)
-    error = classification.evaluate("single", logits, targets)["ece"]
+    error = registry.compute_metrics("single", logits, targets)["ece"]
     assert f"calibration error {error:.3f}." in figure.get_label()
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == 500
 
@@ -155,25 +155,25 @@ def test_retrieval_figures_draw_their_values() -> None:
     assert line(figure, "MAP@5") == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.4])
     assert line(figure, "chosen: 0.2 (MAP@5 0.6)")[0] == [0.2, 0.2]
     known, new = np.array([0.9, 0.8, 0.4]), np.array([0.1, 0.5])
-    curve = verification(np.array([True] * 3 + [False] * 2), np.concatenate([known, new]))
+    curve = verify_pairs(np.array([True] * 3 + [False] * 2), np.concatenate([known, new]))
     assert line(figures.roc(curve, "known against new"), f"known against new (area {5 / 6:.3f})")[1] == list(curve.true_accept)
-    figures.png(figures.score_histograms(known, new, 0.45, "cosine"))
-    figures.png(figures.score_histograms(known[:0], np.array([0.5]), 0.5, "cosine"))  # one kind, one value
+    figures.png_bytes(figures.score_histograms(known, new, 0.45, "cosine"))
+    figures.png_bytes(figures.score_histograms(known[:0], np.array([0.5]), 0.5, "cosine"))  # one kind, one value
 
 
 def test_labels_in_any_script_are_drawn_without_a_warning() -> None:
     figure = figures.confusion(np.arange(len(NASTY)), np.arange(len(NASTY))[::-1], NASTY)
-    figures.png(figure)  # warnings are errors here
+    figures.png_bytes(figure)  # warnings are errors here
     names = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert names[5] == "#5 □"
     assert max(map(len, names)) <= 28
-    figures.png(figures.average_precisions(NASTY, np.linspace(0, 1, len(NASTY)), np.zeros(len(NASTY))))
-    figures.png(figures.curves(history([1e-3] * 2, **{"$x_{$": [0.1, 0.2]}), "$x_{$"))
+    figures.png_bytes(figures.average_precisions(NASTY, np.linspace(0, 1, len(NASTY)), np.zeros(len(NASTY))))
+    figures.png_bytes(figures.curves(history([1e-3] * 2, **{"$x_{$": [0.1, 0.2]}), "$x_{$"))
 
 
 def test_figures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in "ab":
-        figures.save(figures.curves(history([1e-3, 1e-3, 1e-4], accuracy=[0.1, 0.2, 0.3])), tmp_path / name)
+        figures.save_figure(figures.curves(history([1e-3, 1e-3, 1e-4], accuracy=[0.1, 0.2, 0.3])), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -204,10 +204,10 @@ def test_class_table_of_several_labels() -> None:
 def test_mistakes_are_the_surest_ones() -> None:
     images = [Path(f"{i}.jpg") for i in range(4)]
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.01, 0.99], [0.4, 0.6]])
-    found = html.mistakes(images, np.array([1, 1, 0, 0]), probabilities, ["cat", "dog"], most=2)
+    found = html.confident_mistakes(images, np.array([1, 1, 0, 0]), probabilities, ["cat", "dog"], most=2)
     assert found == [html.Example(images[2], "cat", "dog", 0.99), html.Example(images[0], "dog", "cat", 0.9)]
-    assert html.mistakes(images, probabilities.argmax(axis=1), probabilities, ["cat", "dog"]) == []
-    several = html.mistakes(images[:2], np.array([[1, 1], [0, 1]]), probabilities[:2], ["cat", "dog"])
+    assert html.confident_mistakes(images, probabilities.argmax(axis=1), probabilities, ["cat", "dog"]) == []
+    several = html.confident_mistakes(images[:2], np.array([[1, 1], [0, 1]]), probabilities[:2], ["cat", "dog"])
     assert several == [html.Example(images[0], "cat, dog", "no dog", pytest.approx(0.9))]
 
 
@@ -269,14 +269,14 @@ def write_page(path: Path, photos: list[Path]) -> Page:
     n = len(NASTY)
     logits = 4 * np.eye(n)[::-1]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    html.page(
+    html.write_page(
         path,
         NASTY[0],
         html.Headline(NASTY[1], 0.5, 1234, (0.4, 0.6), NASTY[2]),
         {NASTY[1]: float("nan"), "loss": 2.5},
         {NASTY[0]: figures.confusion(np.arange(n), logits.argmax(axis=1), NASTY)},
         {NASTY[1]: html.class_table(logits, np.arange(n), NASTY)},
-        html.mistakes(photos, np.arange(n), probabilities, NASTY),
+        html.confident_mistakes(photos, np.arange(n), probabilities, NASTY),
         {NASTY[0]: {NASTY[1]: NASTY[2], "recipe": "a: 1\nb: </pre><script>alert(2)</script>"}},
     )
     return Page(path)
@@ -294,13 +294,13 @@ def test_page_shows_every_label_and_runs_none(tmp_path: Path, photos: list[Path]
 
 
 def test_page_of_nothing(tmp_path: Path) -> None:
-    html.page(tmp_path / "report.html", "empty")
+    html.write_page(tmp_path / "report.html", "empty")
     assert_harmless_and_complete(Page(tmp_path / "report.html"))
 
 
 def test_long_tables_say_what_they_leave_out(tmp_path: Path) -> None:
     table = pd.DataFrame({"class": [f"c{i}" for i in range(30)], "images": range(30), "recall": np.linspace(0, 1, 30)})
-    html.page(tmp_path / "report.html", "t", tables={"Classes": table}, most=20)
+    html.write_page(tmp_path / "report.html", "t", tables={"Classes": table}, most=20)
     page = Page(tmp_path / "report.html")
     assert "The first 20 of 30 rows." in page.text
     assert "c19" in page.text
@@ -308,7 +308,7 @@ def test_long_tables_say_what_they_leave_out(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_unicode_are_written(tmp_path: Path) -> None:
-    html.page(tmp_path / "report.html", "caf\udce9.jpg")  # what os.listdir makes of a Latin-1 name
+    html.write_page(tmp_path / "report.html", "caf\udce9.jpg")  # what os.listdir makes of a Latin-1 name
     assert "caf?.jpg" in Page(tmp_path / "report.html").text
 
 
@@ -324,7 +324,7 @@ def test_retrieval_page_has_mistakes_first(tmp_path: Path, photos: list[Path]) -
         query(photos, 2, NASTY[1], ["b", "c"]),
         query(photos, 3, None, []),
     ]
-    html.retrieval_page(tmp_path / "r.html", "nyala", queries, "cosine similarity")
+    html.write_retrieval_page(tmp_path / "r.html", "nyala", queries, "cosine similarity")
     page = Page(tmp_path / "r.html")
     assert_harmless_and_complete(page)
     order = [page.text.index(f"query{i}") for i in (1, 2, 3, 0)]
@@ -342,12 +342,12 @@ def test_retrieval_page_stays_small(tmp_path: Path) -> None:
     for path in photos:
         Image.fromarray(rng.integers(0, 256, (150, 150, 3), dtype=np.uint8)).save(path)
     queries = [query(photos, i, "x", ["a", "b", "c"]) for i in range(40)]
-    html.retrieval_page(tmp_path / "r.html", "t", queries, "cosine similarity", megabytes=0.1)
+    html.write_retrieval_page(tmp_path / "r.html", "t", queries, "cosine similarity", megabytes=0.1)
     assert (tmp_path / "r.html").stat().st_size < 0.15e6
     assert re.search(r"\b([1-9]|[12]\d) of 40 queries", Page(tmp_path / "r.html").text)
-    html.retrieval_page(tmp_path / "r.html", "t", queries, "cosine similarity", most=3)
+    html.write_retrieval_page(tmp_path / "r.html", "t", queries, "cosine similarity", most=3)
     assert "3 of 40 queries" in Page(tmp_path / "r.html").text
-    html.retrieval_page(tmp_path / "r.html", "t", [], "cosine similarity")
+    html.write_retrieval_page(tmp_path / "r.html", "t", [], "cosine similarity")
     assert "0 of 0 queries" in Page(tmp_path / "r.html").text
 
 
@@ -398,7 +398,7 @@ def test_thumbnails_start_no_other_program(tmp_path: Path, monkeypatch: pytest.M
 def test_real_photographs_make_a_page(shared: Path, tmp_path: Path) -> None:
     photos = sorted((shared / "data" / "large_jpegs").rglob("*.jp*g"))[:6]
     assert photos
-    html.page(tmp_path / "r.html", "t", examples=[html.Example(photo, "a", "b", 0.9) for photo in photos])
+    html.write_page(tmp_path / "r.html", "t", examples=[html.Example(photo, "a", "b", 0.9) for photo in photos])
     page = Page(tmp_path / "r.html")
     assert_harmless_and_complete(page)
     assert sum(attrs.get("src", "").startswith("data:image/jpeg") for _, attrs in page.tags) == len(photos)

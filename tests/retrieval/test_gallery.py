@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from lib.errors import FlukeError
-from lib.metrics.classification import reciprocal_ranks
-from lib.metrics.verification import verification
-from lib.retrieval.gallery import build, open_gallery
+from lib.metrics.retrieval import reciprocal_ranks
+from lib.metrics.verification import verify_pairs
+from lib.retrieval.evaluation import mean_metrics, metrics_per_query
+from lib.retrieval.gallery import build_gallery, open_gallery
 from lib.retrieval.open_set import (
     crossfit_thresholds,
-    estimate_share,
+    estimate_new_share,
     fit_probability,
     fit_threshold,
-    pairs,
-    share_costs,
+    new_share_costs,
+    pair_scores,
     threshold_curve,
 )
-from lib.retrieval.ranking import Ranking, add_centres, evaluate, expand_queries, per_query, rank_identities, rank_with_new
+from lib.retrieval.ranking import Ranking, add_centres, expand_queries, rank_identities, rank_with_new
 
 FACTORIES = ["Flat", "SQ8", "IVF8,Flat", "HNSW16", "PCA12,IVF8,SQ8", "PCA12,Flat", "IVF8,Flat,RFlat"]
 
@@ -59,7 +60,7 @@ def brute(x, queries, ids, k, metric):
 def test_exact_search_is_brute_force(metric):
     x, ids, names, labels = made()
     queries = made(seed=1)[0][:50]
-    gallery = build(x, ids, names, labels, "model", metric)
+    gallery = build_gallery(x, ids, names, labels, "model", metric)
     scores, found = gallery.search(queries, 10, "model")
     want_scores, want_ids = brute(x, queries, ids, 10, metric)
     assert scores.dtype == np.float32
@@ -72,7 +73,7 @@ def test_exact_search_is_brute_force(metric):
 def test_rows_of_the_new_label_are_nobody():
     x, ids, names, labels = made(30)
     labels[3] = labels[7] = "new_whale"
-    gallery = build(x, ids, names, labels, "m", new_label="new_whale")
+    gallery = build_gallery(x, ids, names, labels, "m", new_label="new_whale")
     assert sorted(gallery.ids) == sorted(set(ids) - {ids[3], ids[7]})
     assert "new_whale" not in gallery.labels
     assert gallery.index.ntotal == 28
@@ -80,7 +81,7 @@ def test_rows_of_the_new_label_are_nobody():
 
 def test_gallery_smaller_than_k_fills_up_and_equal_scores_go_by_id():
     x = np.ones((3, 4), np.float32)
-    scores, ids = build(x, [9, 5, 7], list("abc"), list("xyz"), "m").search(x[:2], 5, "m")
+    scores, ids = build_gallery(x, [9, 5, 7], list("abc"), list("xyz"), "m").search(x[:2], 5, "m")
     np.testing.assert_array_equal(ids, [[5, 7, 9, -1, -1]] * 2)
     assert np.isneginf(scores[:, 3:]).all()
     np.testing.assert_allclose(scores[:, :3], 1, atol=1e-6)
@@ -89,7 +90,7 @@ def test_gallery_smaller_than_k_fills_up_and_equal_scores_go_by_id():
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_added_rows_are_found_and_removed_ones_are_not_and_the_rest_keep_their_ids(factory):
     x, ids, names, labels = made()
-    gallery = build(x[:300], ids[:300], names[:300], labels[:300], "m", factory=factory)
+    gallery = build_gallery(x[:300], ids[:300], names[:300], labels[:300], "m", factory=factory)
     gallery.tune({"nprobe": 8} if "IVF" in factory else {"efSearch": 400} if "HNSW" in factory else {})
     gallery.add(x[300:], ids[300:], names[300:], labels[300:], "m")
     assert (gallery.search(x, 1, "m")[1][:, 0] == ids).mean() > 0.97
@@ -107,7 +108,7 @@ def test_added_rows_are_found_and_removed_ones_are_not_and_the_rest_keep_their_i
 def test_reopened_memory_mapped_it_answers_alike_and_can_still_be_changed(factory, tmp_path):
     x, ids, names, labels = made()
     labels[0] = "ñandú, the 1st"
-    gallery = build(x, ids, names, labels, "m", factory=factory)
+    gallery = build_gallery(x, ids, names, labels, "m", factory=factory)
     gallery.save(tmp_path)
     again = open_gallery(tmp_path)
     for before, after in zip(gallery.search(x[:40], 6, "m"), again.search(x[:40], 6, "m")):
@@ -125,9 +126,9 @@ def test_reopened_memory_mapped_it_answers_alike_and_can_still_be_changed(factor
 def test_reopening_maps_the_vectors_instead_of_reading_them(tmp_path):
     n, d = 40_000, 256  # 41 MB
     x = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
-    build(x, np.arange(n), [""] * n, ["w"] * n, "m").save(tmp_path)
+    build_gallery(x, np.arange(n), [""] * n, ["w"] * n, "m").save(tmp_path)
     code = (
-        "import sys, pathlib; from lib.index import open_gallery\n"
+        "import sys, pathlib; from lib.retrieval.gallery import open_gallery\n"
         "def rss(): return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS'))\n"
         "before = rss(); g = open_gallery(pathlib.Path(sys.argv[1])); print(rss() - before)"
     )
@@ -137,7 +138,7 @@ def test_reopening_maps_the_vectors_instead_of_reading_them(tmp_path):
 
 def test_a_crash_while_saving_leaves_the_old_gallery(tmp_path, monkeypatch):
     x, ids, names, labels = made()
-    gallery = build(x, ids, names, labels, "m")
+    gallery = build_gallery(x, ids, names, labels, "m")
     gallery.save(tmp_path)
     gallery.remove(ids[:100])
     monkeypatch.setattr("lib.retrieval.gallery.write_json", lambda *_: 1 / 0)
@@ -150,33 +151,33 @@ def test_a_crash_while_saving_leaves_the_old_gallery(tmp_path, monkeypatch):
 @pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "HNSW8"])
 def test_vectors_come_back(factory, metric):
     x, ids, names, labels = made()
-    got = build(x, ids, names, labels, "m", metric, factory).vectors(ids[[5, 2, 9]])
+    got = build_gallery(x, ids, names, labels, "m", metric, factory).vectors(ids[[5, 2, 9]])
     np.testing.assert_allclose(got, (unit(x) if metric == "cosine" else x)[[5, 2, 9]], atol=1e-6)
 
 
 def test_bad_input_is_one_sentence():
     x, ids, names, labels = made(30)
-    gallery = build(x, ids, names, labels, "resnet a1")
+    gallery = build_gallery(x, ids, names, labels, "resnet a1")
     nan = x.copy()
     nan[[4, 8]] = np.nan
     cases = [
-        ("2 of 30 embeddings hold NaN.*4, 8", lambda: build(nan, ids, names, labels, "m")),
+        ("2 of 30 embeddings hold NaN.*4, 8", lambda: build_gallery(nan, ids, names, labels, "m")),
         ("2 of 30", lambda: gallery.search(nan, 5, "resnet a1")),
         ("topk 0", lambda: gallery.search(x, 0, "resnet a1")),
         ("shape .30, 8..*16", lambda: gallery.search(x[:, :8], 5, "resnet a1")),
         ("'resnet a1'.*'resnet b2'", lambda: gallery.search(x, 5, "resnet b2")),
         ("'resnet a1'.*'resnet b2'", lambda: gallery.add(x, ids + 1, names, labels, "resnet b2")),
-        ("empty", lambda: build(x[:0], [], [], [], "m")),
-        ("labelled new_whale", lambda: build(x, ids, names, ["new_whale"] * 30, "m", new_label="new_whale")),
-        ("1 row ids .*twice: 3", lambda: build(x, [3, 3, *ids[2:]], names, labels, "m")),
+        ("empty", lambda: build_gallery(x[:0], [], [], [], "m")),
+        ("labelled new_whale", lambda: build_gallery(x, ids, names, ["new_whale"] * 30, "m", new_label="new_whale")),
+        ("1 row ids .*twice: 3", lambda: build_gallery(x, [3, 3, *ids[2:]], names, labels, "m")),
         ("30 row ids are in the gallery already: 3, 10", lambda: gallery.add(x, ids, names, labels, "resnet a1")),
         ("not in the gallery: 4", lambda: gallery.remove([4])),
         ("would be empty", lambda: gallery.remove(ids)),
-        ("30 embeddings for 29", lambda: build(x, ids[1:], names[1:], labels[1:], "m")),
-        ("expected one each", lambda: build(x, ids, names, labels[1:], "m")),
-        ("factory IVF64,Flat: can't be trained on 30", lambda: build(x, ids, names, labels, "m", factory="IVF64,Flat")),
-        ("factory PQ8: can't be trained on 30", lambda: build(x, ids, names, labels, "m", factory="PQ8")),
-        ("factory Blat: no FAISS index", lambda: build(x, ids, names, labels, "m", factory="Blat")),
+        ("30 embeddings for 29", lambda: build_gallery(x, ids[1:], names[1:], labels[1:], "m")),
+        ("expected one each", lambda: build_gallery(x, ids, names, labels[1:], "m")),
+        ("factory IVF64,Flat: can't be trained on 30", lambda: build_gallery(x, ids, names, labels, "m", factory="IVF64,Flat")),
+        ("factory PQ8: can't be trained on 30", lambda: build_gallery(x, ids, names, labels, "m", factory="PQ8")),
+        ("factory Blat: no FAISS index", lambda: build_gallery(x, ids, names, labels, "m", factory="Blat")),
         ("search nprobe: 4 can't be set on a Flat", lambda: gallery.tune({"nprobe": 4})),
         ("topk 0", lambda: rank_identities(np.ones((1, 1)), np.ones((1, 1), int), 0)),
         ("No validation query is of new", lambda: threshold_curve([[1.0]], [[True]], [True])),
@@ -191,7 +192,7 @@ def test_bad_input_is_one_sentence():
 
 def test_damaged_and_mixed_files_are_one_sentence(tmp_path):
     x, ids, names, labels = made()
-    gallery = build(x, ids, names, labels, "m")
+    gallery = build_gallery(x, ids, names, labels, "m")
     gallery.save(tmp_path)
     index, rows, about = (tmp_path / name for name in ("index-1.faiss", "rows-1.npz", "gallery.json"))
     whole = {path: path.read_bytes() for path in (index, rows, about)}
@@ -212,7 +213,7 @@ def test_damaged_and_mixed_files_are_one_sentence(tmp_path):
     refused(about, whole[about].replace(b'"cosine"', b'"l3"'))
     refused(about, json.dumps(json.loads(whole[about]) | {"generation": "../1"}).encode())
     other = tmp_path / "other"
-    build(x[:50], ids[:50], names[:50], labels[:50], "m").save(other)
+    build_gallery(x[:50], ids[:50], names[:50], labels[:50], "m").save(other)
     smaller = (other / "index-1.faiss").read_bytes()
     refused(index, smaller)
     refused(index, smaller + bytes(len(whole[index]) - len(smaller)))
@@ -368,7 +369,7 @@ def score_of(queries, thresholds):
     """MAP@5 of such queries, each at its own threshold."""
     scores, right, known = queries
     names = np.where(right, "own", np.char.add("other", np.arange(5).astype(str)))
-    return per_query(np.full(len(known), "own"), names, scores, known, thresholds, "new")["map@5"].mean()
+    return metrics_per_query(np.full(len(known), "own"), names, scores, known, thresholds, "new")["map@5"].mean()
 
 
 def test_a_threshold_is_judged_on_queries_that_did_not_choose_it():
@@ -422,9 +423,11 @@ def test_the_threshold_holds_for_a_share_that_nobody_told(share):
         scores, right, known = strangers(400, 170, rng)
         curve = threshold_curve(scores, right, known)
         test_scores, test_right, test_known = strangers(round(1000 * (1 - share)), round(1000 * share), rng)
-        estimate = estimate_share(scores[:, 0], known, test_scores[:, 0])
+        estimate = estimate_new_share(scores[:, 0], known, test_scores[:, 0])
         assert abs(estimate - share) < 0.07
-        costs = share_costs(threshold_curve(test_scores, test_right, test_known), fit_threshold(curve, "map@k", estimate), [share])
+        costs = new_share_costs(
+            threshold_curve(test_scores, test_right, test_known), fit_threshold(curve, "map@k", estimate), [share]
+        )
         losses.append(costs[0]["loss"])
         assert costs[0]["best_map"] - costs[0]["map"] == pytest.approx(costs[0]["loss"])
     assert np.mean(losses) < 0.02
@@ -432,7 +435,7 @@ def test_the_threshold_holds_for_a_share_that_nobody_told(share):
 
 def test_an_estimated_share_is_the_middle_when_scores_tell_nothing():
     rng = np.random.default_rng(0)
-    estimate = estimate_share(rng.normal(size=200), np.arange(200) < 100, rng.normal(size=50))
+    estimate = estimate_new_share(rng.normal(size=200), np.arange(200) < 100, rng.normal(size=50))
     assert 0.2 < estimate < 0.55
 
 
@@ -442,7 +445,7 @@ def test_a_made_set_of_single_images_meets_every_step():
     centres = unit(rng.normal(size=(80, 32)))
     who = np.concatenate([np.arange(40), np.repeat(np.arange(20, 40), 3)])  # 20 classes with one image, 20 with four
     draw = lambda of: unit(centres[of] + 0.08 * rng.normal(size=(len(of), 32))).astype(np.float32)  # noqa: E731
-    gallery = build(draw(who), np.arange(len(who)), who.astype(str), [f"w{i}" for i in who], "m")
+    gallery = build_gallery(draw(who), np.arange(len(who)), who.astype(str), [f"w{i}" for i in who], "m")
     asked = np.concatenate([np.arange(40), np.arange(40, 80)])
     truth, known = np.array([f"w{i}" for i in asked]), asked < 40
     class_list, classes = np.unique(gallery.labels, return_inverse=True)
@@ -455,8 +458,8 @@ def test_a_made_set_of_single_images_meets_every_step():
         threshold = fit_threshold(curve, "map@k", 0.5)
         relevant = (class_list[classes][None] == truth[:, None]).sum(axis=1)
         hits = class_list[of] == truth[:, None]
-        each = per_query(truth, names, ranking.scores, known, threshold, "new", hits[known], relevant[known])
-        values = evaluate(each, ranking.scores, known)
+        each = metrics_per_query(truth, names, ranking.scores, known, threshold, "new", hits[known], relevant[known])
+        values = mean_metrics(each, ranking.scores, known)
         assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc"]
         assert values["map@5"] == pytest.approx(curve.map_at_k(0.5).max())
         assert values["recall@1"] == 1
@@ -469,14 +472,14 @@ def test_a_made_set_of_single_images_meets_every_step():
 def test_evaluation_leaves_out_what_the_queries_do_not_define():
     ranking = Ranking(np.array([[0, -1]]), np.float32([[0.5, -np.inf]]), np.array([[0, -1]]))
     there = np.array([True])
-    each = per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, 0.9, "new")
-    assert evaluate(each, ranking.scores, there) == {
+    each = metrics_per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, 0.9, "new")
+    assert mean_metrics(each, ranking.scores, there) == {
         "map@5": 0.0,
         "recall@1": 0.0,
         "recall@5": 0.0,
     }  # the filled-up place is not the last class
     score = np.array([[0.5]])
-    assert evaluate(per_query(["x"], np.array([["a"]]), score, ~there, 0.9, "new"), score, ~there) == {"map@5": 1.0}
+    assert mean_metrics(metrics_per_query(["x"], np.array([["a"]]), score, ~there, 0.9, "new"), score, ~there) == {"map@5": 1.0}
 
 
 # --- probabilities and verification -----------------------------------------------------------------------------------------------
@@ -509,7 +512,7 @@ def test_a_probability_of_separable_or_one_sided_answers_is_not_certain(right):
 def test_pairs_are_all_pairs_except_what_nobody_can_judge(metric):
     x, _, _, labels = made(40, 8, 6)
     labels[:8], groups = ["new"] * 8, np.arange(40) // 3
-    same, scores = pairs(x, labels, metric, groups, "new")
+    same, scores = pair_scores(x, labels, metric, groups, "new")
     want = []
     for a in range(40):
         for b in range(a + 1, 40):
@@ -522,7 +525,7 @@ def test_pairs_are_all_pairs_except_what_nobody_can_judge(metric):
 
 def test_drawn_pairs_tell_what_all_pairs_tell():
     x, _, _, labels = made(500, 8, 50)
-    every, some = (verification(*pairs(x, labels, "cosine", limit=limit)) for limit in (10**6, 8000))
+    every, some = (verify_pairs(*pair_scores(x, labels, "cosine", limit=limit)) for limit in (10**6, 8000))
     assert some.equal_error_rate == pytest.approx(every.equal_error_rate, abs=0.02)
-    same, _ = pairs(x, labels, "cosine", limit=8000)
+    same, _ = pair_scores(x, labels, "cosine", limit=8000)
     assert 0.2 < same.mean() < 0.8

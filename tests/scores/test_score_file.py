@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lib.errors import FlukeError
-from lib.scores import score_file
-from lib.scores.score_file import Scores, align, load, of_run, of_runs, save
+from lib.scores import alignment, score_file
+from lib.scores.alignment import align_scores, load_aligned_scores, load_run_scores
+from lib.scores.score_file import Scores, load_scores, save_scores
 
 TEXT = st.text(max_size=8) | st.sampled_from(["", " ", "a ", "NA", "01", "x\0", "\0", "naïve", "=1+1", "\ud800", "a\nb,\"c'"])
 
@@ -50,8 +51,8 @@ def any_scores(draw) -> Scores:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_scores())
 def test_what_is_saved_is_loaded_to_the_last_character_and_bit(tmp_path, before):
-    save(tmp_path / "s.npz", before)
-    after = load(tmp_path / "s.npz")
+    save_scores(tmp_path / "s.npz", before)
+    after = load_scores(tmp_path / "s.npz")
     for name in ("names", "classes", "labels", "multi", "source", "kind"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.rows.tolist() == before.rows.tolist()
@@ -63,7 +64,7 @@ def test_what_is_saved_is_loaded_to_the_last_character_and_bit(tmp_path, before)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_torn_or_altered_file_is_refused_or_harmless(tmp_path, data):
-    save(tmp_path / "s.npz", make())
+    save_scores(tmp_path / "s.npz", make())
     raw = bytearray((tmp_path / "s.npz").read_bytes())
     if data.draw(st.booleans()):
         raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
@@ -71,7 +72,7 @@ def test_a_torn_or_altered_file_is_refused_or_harmless(tmp_path, data):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "torn.npz").write_bytes(raw)
     try:
-        found = load(tmp_path / "torn.npz")
+        found = load_scores(tmp_path / "torn.npz")
     except FlukeError as error:
         sentence = str(error)
     else:  # a changed byte of no meaning, such as a date; the data's bytes are under a checksum
@@ -110,7 +111,7 @@ def parts(**change: object) -> dict[str, bytes]:
 
 def test_pickles_never_run_and_bombs_never_unfold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load(npz(tmp_path / "good.npz", **parts())).names == ["a", "b"]  # the forger's tools make valid files
+    assert load_scores(npz(tmp_path / "good.npz", **parts())).names == ["a", "b"]  # the forger's tools make valid files
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
     np.save(tmp_path / "pickle.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     npz(tmp_path / "object.npz", **parts(rows=np.array([Bomb(), 1], dtype=object)))
@@ -121,7 +122,7 @@ def test_pickles_never_run_and_bombs_never_unfold(tmp_path, monkeypatch):
     npz(tmp_path / "nested.npz", **parts() | {"meta": npy(np.frombuffer(b"[" * 10**6, np.uint8))})
     for name in ("pickle.npz", "pickle.npy", "object.npz", "meta.npz", "deflated.npz", "header.npz", "nested.npz"):
         with pytest.raises(FlukeError, match=name):
-            load(tmp_path / name)
+            load_scores(tmp_path / name)
     assert not (tmp_path / "boom").exists()
 
 
@@ -149,7 +150,7 @@ def test_pickles_never_run_and_bombs_never_unfold(tmp_path, monkeypatch):
 )
 def test_a_file_that_contradicts_itself_is_refused_in_a_sentence(tmp_path, change, sentence):
     with pytest.raises(FlukeError) as error:
-        load(npz(tmp_path / "bad.npz", **parts(**change)))
+        load_scores(npz(tmp_path / "bad.npz", **parts(**change)))
     assert sentence in str(error.value)
     assert str(error.value).startswith(f"{tmp_path / 'bad.npz'}: ")
 
@@ -158,23 +159,23 @@ def test_other_files_are_refused_and_a_refused_save_keeps_what_was_there(tmp_pat
     (tmp_path / "s.npz").write_text("image,label\n")
     for path, words in ((tmp_path / "s.npz", "not a scores file"), (tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(FlukeError, match=words):
-            load(path)
-    save(tmp_path / "s.npz", make())
+            load_scores(path)
+    save_scores(tmp_path / "s.npz", make())
     bad = make()
     bad.logits[1, 1] = np.nan
     with pytest.raises(FlukeError, match=r"1 of 6 rows hold NaN or infinity: 1\.jpg"):
-        save(tmp_path / "s.npz", bad)
-    assert load(tmp_path / "s.npz").logits.tobytes() == make().logits.tobytes()
+        save_scores(tmp_path / "s.npz", bad)
+    assert load_scores(tmp_path / "s.npz").logits.tobytes() == make().logits.tobytes()
 
 
 def test_targets():
-    assert score_file.targets(make()).tolist() == [0, 1, 2, 0, 1, 2]
+    assert alignment.encode_targets(make()).tolist() == [0, 1, 2, 0, 1, 2]
     several = replace(make(n=3, multi=True), labels=[(), ("cat", "ant"), ("bee",)])
-    assert score_file.targets(several).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
+    assert alignment.encode_targets(several).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
     with pytest.raises(FlukeError, match=r"here: 1 labels are none of the 3 classes: dog"):
-        score_file.targets(replace(make(n=1), labels=[("dog",)]), "here")
+        alignment.encode_targets(replace(make(n=1), labels=[("dog",)]), "here")
     with pytest.raises(FlukeError, match="no labels"):
-        score_file.targets(replace(make(), labels=None))
+        alignment.encode_targets(replace(make(), labels=None))
 
 
 # --- alignment --------------------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def shuffled(s: Scores, rows: list[int], columns: list[int]) -> Scores:
 def test_align_undoes_any_order_of_rows_and_classes():
     a, b = make(seed=1), make(seed=2)
     mixed = shuffled(b, [3, 0, 5, 1, 4, 2], [2, 0, 1])
-    first, second = align([a, mixed])
+    first, second = align_scores([a, mixed])
     assert first.logits.tobytes() == a.logits.tobytes()
     for name in ("names", "classes", "labels", "source"):
         assert getattr(second, name) == getattr(b, name), name
@@ -206,11 +207,11 @@ def test_align_undoes_any_order_of_rows_and_classes():
 def test_align_a_subset_of_the_classes_by_name():
     a, b = make(seed=1), make(seed=2)
     specialist = shuffled(b, [1, 0, 2, 3, 4, 5], [2, 0])
-    second = align([a, specialist])[1]
+    second = align_scores([a, specialist])[1]
     assert second.classes == ("ant", "cat")
     np.testing.assert_array_equal(second.logits, b.logits[:, [0, 2]])
     with pytest.raises(FlukeError, match=r"A knows 1 classes that B doesn't \(bee\); name A first"):
-        align([specialist, a], ["B", "A"])
+        align_scores([specialist, a], ["B", "A"])
 
 
 def test_align_refuses_what_is_not_the_same_table():
@@ -227,31 +228,31 @@ def test_align_refuses_what_is_not_the_same_table():
     ]
     for other, sentence in cases:
         with pytest.raises(FlukeError, match=sentence):
-            align([a, other], ["A", "B"])
+            align_scores([a, other], ["A", "B"])
 
 
 def test_runs_and_their_missing_parts(tmp_path):
     single, kfold = tmp_path / "single", tmp_path / "kfold"
     with pytest.raises(FlukeError, match="no such run folder"):
-        of_run(single)
-    save(single / "scores_val.npz", make(rows=[1, 3]))
-    save(single / "scores_test.npz", make(seed=5))
-    oof, test = of_run(single)
+        load_run_scores(single)
+    save_scores(single / "scores_val.npz", make(rows=[1, 3]))
+    save_scores(single / "scores_test.npz", make(seed=5))
+    oof, test = load_run_scores(single)
     assert (oof.rows.tolist(), test.source["run"]) == ([1, 3], "run5")
     (kfold / "fold0").mkdir(parents=True)
-    save(kfold / "scores_val.npz", make(rows=[1, 3]))
+    save_scores(kfold / "scores_val.npz", make(rows=[1, 3]))
     with pytest.raises(FlukeError, match=r"a k-fold run without oof\.npz \(fold0 begun\)"):
-        of_run(kfold)
-    save(kfold / "oof.npz", make())
-    assert of_run(kfold)[0].rows.tolist() == list(range(6))
+        load_run_scores(kfold)
+    save_scores(kfold / "oof.npz", make())
+    assert load_run_scores(kfold)[0].rows.tolist() == list(range(6))
     with pytest.raises(FlukeError, match=r"has 6 rows and .*single 2: 4 only in .*kfold"):
-        of_runs([str(single), str(kfold)])
-    save(kfold / "oof.npz", make(rows=[1, 3]))
+        load_aligned_scores([str(single), str(kfold)])
+    save_scores(kfold / "oof.npz", make(rows=[1, 3]))
     with pytest.raises(FlukeError, match=r"kfold: no test scores \(scores_test\.npz\), which other runs have"):
-        of_runs([str(single), str(kfold)])
+        load_aligned_scores([str(single), str(kfold)])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FlukeError, match="holds no scores"):
-        of_run(tmp_path / "empty")
-    save(kfold / "oof.npz", make(kind="embeddings"))
+        load_run_scores(tmp_path / "empty")
+    save_scores(kfold / "oof.npz", make(kind="embeddings"))
     with pytest.raises(FlukeError, match="embeddings"):
-        of_runs([str(kfold)])
+        load_aligned_scores([str(kfold)])

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from lib.config.recipe import Objective, Train
 from lib.files import write_json
-from lib.models.losses import make_embedding_objective
+from lib.models.embedding_losses import make_embedding_loss
 from lib.process import run_script
 from lib.training import loop
 from lib.training.accelerator import make_accelerator
@@ -55,7 +55,7 @@ def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
     images, targets = torch.randn(16, 6, generator=generator), torch.arange(16) % 4
     targets[:6] = -1
     torch.manual_seed(0)
-    objective = make_embedding_objective(Objective(name=name, scale=4.0, margin=0.2), np.arange(4), 4, 3)  # type: ignore[arg-type]
+    objective = make_embedding_loss(Objective(name=name, scale=4.0, margin=0.2), np.arange(4), 4, 3)  # type: ignore[arg-type]
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(3, 6, generator=generator))

@@ -14,9 +14,10 @@ from scipy.special import expit, softmax
 from sklearn.metrics import f1_score, log_loss
 
 from lib.errors import FlukeError
-from lib.metrics.classification import METRICS
-from lib.scores import averaging, decisions, stacking
-from lib.scores.score_file import Scores, align, load, save
+from lib.metrics.registry import METRICS
+from lib.scores import averaging, combination, decisions, stacking
+from lib.scores.alignment import align_scores
+from lib.scores.score_file import Scores, load_scores, save_scores
 from scripts import ensemble
 
 accuracy = METRICS["accuracy"].function
@@ -45,7 +46,7 @@ THIRDS = np.full(3, 1 / 3)
 
 
 def test_pools_by_hand():
-    p = {name: softmax(pool(LOGITS, THIRDS, False), axis=1)[0] for name, pool in averaging.POOLS.items()}
+    p = {name: softmax(pool(LOGITS, THIRDS, False), axis=1)[0] for name, pool in averaging.AVERAGES.items()}
     np.testing.assert_allclose(p["mean_prob"], [1.3 / 3, 0.9 / 3, 0.8 / 3], rtol=1e-5)
     product = np.array([0.7 * 0.1 * 0.5, 0.2 * 0.6 * 0.1, 0.1 * 0.3 * 0.4]) ** (1 / 3)
     np.testing.assert_allclose(p["geometric"], product / product.sum(), rtol=1e-5)
@@ -58,24 +59,24 @@ def test_pools_by_hand():
 def test_a_sure_model_keeps_its_order(name):
     """The tenth class has 1e-12 of the probability, and a label's surest rows 1 - 1e-10: lists and average precision need them."""
     sure = np.linspace(40, 0, 20, dtype=np.float32)[None]
-    assert (np.diff(averaging.POOLS[name]([sure, sure], np.full(2, 0.5), False)) < 0).all()
+    assert (np.diff(averaging.AVERAGES[name]([sure, sure], np.full(2, 0.5), False)) < 0).all()
     label = np.linspace(-30, 30, 20, dtype=np.float32)[:, None]
     if name != "vote":
-        assert (np.diff(averaging.POOLS[name]([label, label], np.full(2, 0.5), True), axis=0) > 0).all()
+        assert (np.diff(averaging.AVERAGES[name]([label, label], np.full(2, 0.5), True), axis=0) > 0).all()
 
 
 def test_weights_weigh_and_ties_of_votes_go_to_the_surer_side():
     weights = np.array([0.5, 0.5, 0])
-    p = softmax(averaging.pool_probabilities(LOGITS, weights, False), axis=1)[0]
+    p = softmax(averaging.mean_probabilities(LOGITS, weights, False), axis=1)[0]
     np.testing.assert_allclose(p, [0.4, 0.4, 0.2], rtol=1e-5)
     tie = [np.log(np.array([[0.6, 0.3, 0.1]])), np.log(np.array([[0.1, 0.8, 0.1]]))]
-    assert np.argsort(-averaging.pool_votes(tie, np.array([0.5, 0.5]), False))[0].tolist() == [1, 0, 2]
+    assert np.argsort(-averaging.majority_vote(tie, np.array([0.5, 0.5]), False))[0].tolist() == [1, 0, 2]
 
 
 def test_pools_of_several_labels_by_hand():
     a, b = np.array([[0.9, 0.4], [0.2, 0.3]]), np.array([[0.4, 0.45], [0.1, 0.8]])
     both, halves = [np.log(p / (1 - p)) for p in (a, b)], np.array([0.5, 0.5])
-    p = {name: expit(pool(both, halves, True)) for name, pool in averaging.POOLS.items()}
+    p = {name: expit(pool(both, halves, True)) for name, pool in averaging.AVERAGES.items()}
     np.testing.assert_allclose(p["mean_prob"], (a + b) / 2, rtol=1e-5)
     np.testing.assert_allclose(p["geometric"], np.sqrt(a * b), rtol=1e-5)
     np.testing.assert_allclose(p["rank"], np.array([[2, 1.5], [1, 1.5]]) / 3, rtol=1e-5)  # of the rows within a label
@@ -84,11 +85,13 @@ def test_pools_of_several_labels_by_hand():
 
 def test_a_specialist_shares_out_the_first_models_mass():
     first, specialist = np.log(np.array([[0.1, 0.3, 0.2, 0.4]])), np.log(np.array([[0.9, 0.1]])) + 5
-    p = softmax(averaging.complete(first, specialist, np.array([2, 1]), False), axis=1)
+    p = softmax(averaging.extend_specialist(first, specialist, np.array([2, 1]), False), axis=1)
     np.testing.assert_allclose(p, [[0.1, 0.05, 0.45, 0.4]], rtol=1e-5)
     sure = np.log(np.array([[0.98, 0.01, 0.005, 0.005]]))  # an image of another class: the specialist can't overrule
-    assert averaging.complete(sure, specialist, np.array([2, 1]), False).argmax() == 0
-    np.testing.assert_allclose(averaging.complete(first, specialist, np.array([2, 1]), True)[0, [2, 1]], specialist[0], rtol=1e-6)
+    assert averaging.extend_specialist(sure, specialist, np.array([2, 1]), False).argmax() == 0
+    np.testing.assert_allclose(
+        averaging.extend_specialist(first, specialist, np.array([2, 1]), True)[0, [2, 1]], specialist[0], rtol=1e-6
+    )
 
 
 # --- fitted weights ---------------------------------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ def test_useless_and_harmful_members_get_no_weight(method, sharpness):
         useless = rng.normal(size=z[0].shape).astype(np.float32)
         harmful = z[0][rng.permutation(len(targets))] * 2  # sure of itself, and of another row
         everyone = [sharpness * m for m in [useless, *z, harmful]]
-        weights = stacking.fit_method(method, everyone, targets, False, accuracy).weights
+        weights = combination.fit_method(method, everyone, targets, False, accuracy).weights
         assert weights.sum() == pytest.approx(1)
         assert weights[[0, 4]].tolist() == [0, 0]
         assert (weights > 0).sum() >= 2
@@ -114,12 +117,12 @@ def test_greedy_never_scores_below_the_best_member(metric):
     score = METRICS[metric].function
     for seed in range(10):
         z, targets = members(n=200, skills=(1.4, 0.3, 1.0, 0.1), seed=seed)
-        combination = stacking.fit("greedy", z, targets, score, stacking.inner_folds(targets))
-        assert score(combination(z), targets) >= max(score(m, targets) for m in z)
+        fitted = combination.fit_combination("greedy", z, targets, score, combination.inner_folds(targets))
+        assert score(fitted(z), targets) >= max(score(m, targets) for m in z)
     z, targets = labels()
     score = METRICS["macro_map"].function
-    combination = stacking.fit("greedy", z, targets, score, stacking.inner_folds(targets))
-    assert score(combination(z), targets) >= max(score(m, targets) for m in z)
+    fitted = combination.fit_combination("greedy", z, targets, score, combination.inner_folds(targets))
+    assert score(fitted(z), targets) >= max(score(m, targets) for m in z)
 
 
 def test_greedy_takes_the_steps_of_a_plain_search():
@@ -160,9 +163,9 @@ def test_optimal_weights_are_the_best_of_a_grid():
 def test_votes_are_weighted_by_score_and_a_loss_can_be_no_weight():
     z, targets = members()
     scores = np.array([accuracy(m, targets) for m in z])
-    np.testing.assert_allclose(stacking.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
+    np.testing.assert_allclose(combination.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
     with pytest.raises(FlukeError, match="better when higher"):
-        stacking.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
+        combination.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
 
 
 # --- honesty ----------------------------------------------------------------------------------------------------------------------
@@ -173,28 +176,28 @@ def test_on_pure_noise_the_honest_score_is_chance(method):
     """Members that know nothing: fitted, they look better than 1/4; judged, they don't."""
     rng = np.random.default_rng(1)
     noise, targets = [rng.normal(size=(600, 4)).astype(np.float32) for _ in range(4)], np.arange(600) % 4
-    combination, honest, report = stacking.judge(
+    fitted, honest, report = combination.evaluate_combination(
         method,
         list("abcd"),
         noise,
         targets,
         "accuracy",
-        stacking.inner_folds(targets),
+        combination.inner_folds(targets),
         offsets="accuracy" if method == "greedy" else None,
     )
     assert report["score"] == accuracy(honest, targets)
     assert report["score"] < 0.25 + 1.96 * np.sqrt(0.25 * 0.75 / 600)
     if method != "weighted":
-        assert accuracy(combination(noise), targets) > report["score"] + 0.02
+        assert accuracy(fitted(noise), targets) > report["score"] + 0.02
 
 
 def test_stacks_learn_what_no_weights_can():
     """One member mixes two classes up, the other way round: a stack sees it."""
     z, targets = members(n=600, skills=(1.5,))
     swapped = [z[0][:, [1, 0, 2, 3, 4, 5]]]
-    folds = stacking.inner_folds(targets)
+    folds = combination.inner_folds(targets)
     for method in ("stack_lr", "stack_gb"):
-        report = stacking.judge(method, ["a"], swapped, targets, "accuracy", folds)[2]
+        report = combination.evaluate_combination(method, ["a"], swapped, targets, "accuracy", folds)[2]
         assert report["gain_interval"][0] > 0
         assert "fitted_score" not in report  # a stack's score on its own training rows says nothing
 
@@ -203,7 +206,7 @@ def test_what_is_fitted_on_a_stack_is_fitted_on_rows_it_has_not_seen():
     """On noise a stack is sure of its own training rows; on others it ought to be told to be unsure."""
     rng = np.random.default_rng(2)
     noise, targets = [rng.normal(size=(300, 3)).astype(np.float32)], np.arange(300) % 3
-    fitted = stacking.fit("stack_gb", noise, targets, accuracy, stacking.inner_folds(targets), temperature=True)
+    fitted = combination.fit_combination("stack_gb", noise, targets, accuracy, combination.inner_folds(targets), temperature=True)
     assert fitted.adjust.temperature > 3
 
 
@@ -213,13 +216,13 @@ def test_what_is_fitted_on_a_stack_is_fitted_on_other_groups():
     groups = np.repeat(np.arange(60), 6)
     targets = rng.integers(0, 4, 60)[groups]
     z = [(rng.normal(size=(60, 4))[groups] + 0.1 * rng.normal(size=(360, 4))).astype(np.float32) for _ in range(3)]
-    folds = stacking.inner_folds(targets, groups=groups)
+    folds = combination.inner_folds(targets, groups=groups)
     temperature = {}
-    for how, own in (("rows", stacking.inner_folds(targets)), ("groups", folds)):
-        temperature[how] = stacking.fit("stack_gb", z, targets, accuracy, own, temperature=True).adjust.temperature
+    for how, own in (("rows", combination.inner_folds(targets)), ("groups", folds)):
+        temperature[how] = combination.fit_combination("stack_gb", z, targets, accuracy, own, temperature=True).adjust.temperature
     assert temperature["rows"] < 1.5 < 4 < temperature["groups"]
     judged = [
-        stacking.judge("stack_gb", list("abc"), z, targets, "log_loss", of, groups, temperature=True)[2]["score"]
+        combination.evaluate_combination("stack_gb", list("abc"), z, targets, "log_loss", of, groups, temperature=True)[2]["score"]
         for of in (folds, folds % 2)  # of two folds one is left to fit on: it is cut anew, by groups
     ]
     assert max(judged) < np.log(4) + 0.1
@@ -230,12 +233,14 @@ def test_one_group_alone_can_not_judge_a_fit():
     alone = np.zeros(20, int)
     for method, also in (("greedy", {}), ("stack_lr", {}), ("mean", {"temperature": True})):
         with pytest.raises(FlukeError, match="judged on other rows: two of them"):
-            stacking.judge(method, list("abc"), z, targets, "accuracy", stacking.inner_folds(targets, groups=alone), alone, **also)
+            combination.evaluate_combination(
+                method, list("abc"), z, targets, "accuracy", combination.inner_folds(targets, groups=alone), alone, **also
+            )
 
 
 def test_a_gain_in_log_loss_is_a_gain():
     z, targets = members()
-    report = stacking.judge("optimal", list("abc"), z, targets, "log_loss", stacking.inner_folds(targets))[2]
+    report = combination.evaluate_combination("optimal", list("abc"), z, targets, "log_loss", combination.inner_folds(targets))[2]
     least = min(member["score"] for member in report["members"])
     assert report["gain"] == pytest.approx(least - report["score"])
     assert 0 < report["gain_interval"][0] < report["gain"] < report["gain_interval"][1]
@@ -246,23 +251,27 @@ def test_a_class_with_one_row_and_a_label_without_any_are_no_obstacle():
     targets[targets == 0] = 1
     targets[7] = 0
     for method, offsets in (("stack_lr", "macro_f1"), ("stack_gb", None), ("greedy", "macro_f1")):
-        report = stacking.judge(method, list("abc"), z, targets, "macro_f1", stacking.inner_folds(targets), offsets=offsets)[2]
+        report = combination.evaluate_combination(
+            method, list("abc"), z, targets, "macro_f1", combination.inner_folds(targets), offsets=offsets
+        )[2]
         assert np.isfinite(report["score"])
     many, several = labels(n=200)
     several[:, 2] = 0
     for method in ("stack_lr", "optimal"):
-        report = stacking.judge(method, list("ab"), many, several, "macro_map", stacking.inner_folds(several), thresholds=True)[2]
+        report = combination.evaluate_combination(
+            method, list("ab"), many, several, "macro_map", combination.inner_folds(several), thresholds=True
+        )[2]
         assert np.isfinite(report["score"])
 
 
 def test_inner_folds_share_out_every_class():
     targets = np.repeat(np.arange(4), [2, 5, 10, 103])
-    folds = stacking.inner_folds(targets)
+    folds = combination.inner_folds(targets)
     for c in range(4):
         counts = np.bincount(folds[targets == c], minlength=5)
         assert counts.max() - counts.min() <= 1
-    assert (stacking.inner_folds(targets) == folds).all()
-    assert not (stacking.inner_folds(targets, seed=1) == folds).all()
+    assert (combination.inner_folds(targets) == folds).all()
+    assert not (combination.inner_folds(targets, seed=1) == folds).all()
 
 
 def test_crossfit_never_shows_a_row_to_its_own_fit():
@@ -274,7 +283,7 @@ def test_crossfit_never_shows_a_row_to_its_own_fit():
         seen.append(set(rows))
         return lambda held: held[0] * 0 + len(seen)
 
-    out = stacking.crossfit(fit_on, z, folds)
+    out = combination.crossfit(fit_on, z, folds)
     for k in range(3):
         assert seen[k] == set(np.flatnonzero(folds != k))
         assert (out[folds == k] == k + 1).all()
@@ -282,13 +291,13 @@ def test_crossfit_never_shows_a_row_to_its_own_fit():
 
 def test_too_many_classes_for_offsets_are_refused():
     with pytest.raises(FlukeError, match="--offsets accuracy: for at most 500 classes, not 501"):
-        decisions.fit_adjust(np.zeros((4, 501), np.float32), np.arange(4), offsets="accuracy")
+        decisions.fit_adjustment(np.zeros((4, 501), np.float32), np.arange(4), offsets="accuracy")
 
 
 def test_too_many_classes_for_a_stack_are_refused():
     z = [np.zeros((4, 501), np.float32)]
     with pytest.raises(FlukeError, match="at most 500 classes, not 501"):
-        stacking.fit_method("stack_lr", z, np.arange(4), False, accuracy)
+        combination.fit_method("stack_lr", z, np.arange(4), False, accuracy)
 
 
 # --- temperature, offsets, thresholds ---------------------------------------------------------------------------------------------
@@ -324,7 +333,7 @@ def test_thresholds_reach_the_best_f1_of_each_label():
     for c in (0, 1, 2, 4):
         tried = [f1_score(targets[:, c], z[:, c] >= t) for t in np.unique(z[:, c])]
         assert f1_score(targets[:, c], z[:, c] >= found[c]) == pytest.approx(max(tried))
-    shifted = decisions.fit_adjust(z, targets, temperature=True, thresholds=True)(z)
+    shifted = decisions.fit_adjustment(z, targets, temperature=True, thresholds=True)(z)
     used = np.delete(np.arange(5), 3)
     assert ((shifted >= 0) == (z >= found))[:, used].all()  # a decision at 1/2, whatever the temperature
 
@@ -340,7 +349,7 @@ def write_runs(root: Path, z, targets, multi=False, test=True, names=None):
             if name == "oof.npz" or test:
                 true = [tuple(classes[c] for c in np.flatnonzero(targets[r])) if multi else (classes[targets[r]],) for r in rows]
                 known = true if name == "oof.npz" else None
-                save(
+                save_scores(
                     root / f"r{k}" / name,
                     Scores(rows, [f"{r}.jpg" for r in rows], classes, m[rows], known, multi, {"run": f"r{k}"}),
                 )
@@ -363,11 +372,11 @@ def test_script_from_runs_to_submission(tmp_path, method, capsys):
     out = tmp_path / "ens"
     assert {p.name for p in out.iterdir()} == {"ensemble.json", "oof.npz", "scores_test.npz", "submission.csv", "recipe.yaml"}
     assert json.loads((out / "ensemble.json").read_text())["score"] == found["score"]
-    assert found["score"] == accuracy(load(out / "oof.npz").logits, targets[:300])
+    assert found["score"] == accuracy(load_scores(out / "oof.npz").logits, targets[:300])
     assert found["score"] > accuracy(z[0][:300], targets[:300]) - 0.02
     widened, own = (found["score"] - found[name][0] for name in ("test_interval", "interval"))
     assert widened == pytest.approx(own * np.sqrt(2))  # as many test images as rows
-    test = load(out / "scores_test.npz")
+    test = load_scores(out / "scores_test.npz")
     assert accuracy(test.logits, targets[300:]) == pytest.approx(found["score"], abs=0.04)
     lines = (out / "submission.csv").read_text().splitlines()
     assert lines[0] == "image,label"
@@ -389,7 +398,7 @@ def test_script_with_several_labels_and_thresholds(tmp_path):
     )
     assert tuned["score"] > plain["score"]
     assert tuned["fitted_score"] >= tuned["score"]
-    test = load(tmp_path / "b" / "scores_test.npz")
+    test = load_scores(tmp_path / "b" / "scores_test.npz")
     row = np.flatnonzero((test.logits >= 0).sum(axis=1) > 1)[0]
     line = (tmp_path / "b" / "submission.csv").read_text().splitlines()[1 + row]
     assert line == f"{300 + row}.jpg," + "|".join(c for c, given in zip(test.classes, test.logits[row] >= 0) if given)
@@ -409,12 +418,12 @@ def test_thresholds_are_no_gain_of_combining(tmp_path):
 def test_groups_of_any_run_hold_for_all(tmp_path):
     z, targets = members(n=400)
     runs = write_runs(tmp_path, z, targets)
-    grouped = load(tmp_path / "r1" / "oof.npz")
-    save(tmp_path / "r1" / "oof.npz", replace(grouped, groups=[f"s{row // 8}" for row in grouped.rows]))
+    grouped = load_scores(tmp_path / "r1" / "oof.npz")
+    save_scores(tmp_path / "r1" / "oof.npz", replace(grouped, groups=[f"s{row // 8}" for row in grouped.rows]))
     argv = ["--method", "weighted", "--runs"]
     first = ensemble.main([*argv, *runs, "--out", str(tmp_path / "a")])
     turned = ensemble.main([*argv, *runs[::-1], "--out", str(tmp_path / "b")])
-    assert load(tmp_path / "a" / "oof.npz").groups == [f"s{row // 8}" for row in grouped.rows]
+    assert load_scores(tmp_path / "a" / "oof.npz").groups == [f"s{row // 8}" for row in grouped.rows]
     assert first["inner_folds"] == turned["inner_folds"] == "5, random, of whole groups"
     assert [m["interval"] for m in first["members"]] == [m["interval"] for m in turned["members"]][::-1]
 
@@ -424,7 +433,7 @@ def test_script_writes_the_five_best_labels(tmp_path):
     runs = write_runs(tmp_path, z, targets)
     recipe(runs[0], "Image,Id\n" + "".join(f"{r}.jpg,a b c d e\n" for r in range(100, 200)))
     ensemble.main(["--runs", *runs, "--metric", "map@5", "--method", "vote", "--out", str(tmp_path / "ens")])
-    test = load(tmp_path / "ens" / "scores_test.npz")
+    test = load_scores(tmp_path / "ens" / "scores_test.npz")
     best = [test.classes[c] for c in np.argsort(-test.logits[0], kind="stable")[:5]]
     assert (tmp_path / "ens" / "submission.csv").read_text().splitlines()[1] == "100.jpg," + " ".join(best)
 
@@ -434,8 +443,8 @@ def test_script_with_a_specialist(tmp_path):
     z, targets = members(n=1200, skills=(0.8, 1.8))
     runs = write_runs(tmp_path, z, targets)
     for name in ("oof.npz", "scores_test.npz"):
-        whole = load(tmp_path / "r1" / name)
-        save(tmp_path / "r1" / name, replace(whole, classes=("f", "d", "e"), logits=whole.logits[:, [5, 3, 4]]))
+        whole = load_scores(tmp_path / "r1" / name)
+        save_scores(tmp_path / "r1" / name, replace(whole, classes=("f", "d", "e"), logits=whole.logits[:, [5, 3, 4]]))
     found = ensemble.main(["--runs", *runs, "--method", "mean_prob", "--out", str(tmp_path / "ens")])
     assert found["gain_interval"][0] > 0 or found["best_member"] == runs[1]
     assert found["members"][1]["score"] > found["members"][0]["score"] + 0.02
@@ -448,7 +457,9 @@ def test_script_combines_test_scores_alone_where_nothing_is_fitted(tmp_path):
         (Path(run) / "oof.npz").unlink()
     found = ensemble.main(["--runs", *runs, "--method", "mean", "--out", str(tmp_path / "ens")])
     assert "score" not in found
-    np.testing.assert_allclose(load(tmp_path / "ens" / "scores_test.npz").logits, np.mean([m[20:] for m in z], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        load_scores(tmp_path / "ens" / "scores_test.npz").logits, np.mean([m[20:] for m in z], axis=0), rtol=1e-5
+    )
     for extra in (["--method", "greedy"], ["--method", "mean", "--temperature"]):
         with pytest.raises(FlukeError, match="needs out-of-fold scores"):
             ensemble.main(["--runs", *runs, *extra, "--out", str(tmp_path / "other")])
@@ -503,14 +514,14 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_methods_of_the_command_line_are_those_there_are():
-    assert ensemble.METHODS == stacking.METHODS
+    assert ensemble.METHODS == combination.METHODS
 
 
 @pytest.mark.parametrize("options", [["--help"], ["--runs", "nowhere"], ["--runs", "a", "--metod", "mean"]])
 def test_help_and_errors_are_answered_before_scikit_learn_is_imported(options):
     code = f"""
 import sys
-from lib.files import FlukeError
+from lib.errors import FlukeError
 from scripts import ensemble
 try:
     ensemble.main({options!r})
@@ -530,15 +541,15 @@ def test_groups_stay_together_where_a_fit_is_judged(tmp_path):
     runs = write_runs(tmp_path, [np.concatenate([m, m]) for m in z], np.concatenate([targets, targets]), test=False)
     apart = ensemble.main(["--runs", *runs, "--method", "stack_gb", "--out", str(tmp_path / "apart")])
     for run in runs:
-        found = load(Path(run) / "oof.npz")
-        save(Path(run) / "oof.npz", replace(found, groups=[f"sighting {g}" for g in groups]))
+        found = load_scores(Path(run) / "oof.npz")
+        save_scores(Path(run) / "oof.npz", replace(found, groups=[f"sighting {g}" for g in groups]))
     whole = ensemble.main(["--runs", *runs, "--method", "stack_gb", "--out", str(tmp_path / "whole")])
     assert apart["score"] > 0.8  # the leak
     assert whole["score"] < 0.5  # the truth: nothing can be known
     assert whole["inner_folds"] == "5, random, of whole groups"
     widths = [np.ptp(found["members"][0]["interval"]) for found in (apart, whole)]
     assert widths[1] > 1.8 * widths[0]
-    assert load(tmp_path / "whole" / "oof.npz").groups[:7] == ["sighting 0"] * 6 + ["sighting 1"]
+    assert load_scores(tmp_path / "whole" / "oof.npz").groups[:7] == ["sighting 0"] * 6 + ["sighting 1"]
 
 
 def test_thresholds_do_not_spoil_the_order_within_a_label(tmp_path):
@@ -561,7 +572,9 @@ def test_thresholds_for_the_contests_metric(metric):
     of_each = measure(z - decisions.fit_thresholds(z, targets), targets)
     together = measure(z - decisions.fit_thresholds(z, targets, metric), targets)
     assert together > of_each + 0.05
-    report = stacking.judge("mean", ["a"], [z], targets, metric, stacking.inner_folds(targets), thresholds=True)[2]
+    report = combination.evaluate_combination(
+        "mean", ["a"], [z], targets, metric, combination.inner_folds(targets), thresholds=True
+    )[2]
     assert report["fitted_score"] == pytest.approx(together, abs=1e-6)
     assert report["score"] > of_each
 
@@ -572,9 +585,9 @@ def test_label_lists_of_an_ensemble_have_tuned_thresholds(tmp_path, capsys):
     recipe(runs[0], "image,labels\n" + "".join(f"{r}.jpg,a\n" for r in range(300, 600)), separator="|")
     ensemble.main(["--runs", *runs, "--method", "mean", "--out", str(tmp_path / "ens")])
     given = [line.split(",")[1].split("|") for line in (tmp_path / "ens" / "submission.csv").read_text().splitlines()[1:]]
-    classes = load(tmp_path / "ens" / "scores_test.npz").classes
+    classes = load_scores(tmp_path / "ens" / "scores_test.npz").classes
     answers = np.array([[c in row for c in classes] for row in given])
-    untuned = expit(load(tmp_path / "ens" / "scores_test.npz").logits) >= 0.5
+    untuned = expit(load_scores(tmp_path / "ens" / "scores_test.npz").logits) >= 0.5
     truth = targets[300:]
     assert f1_score(truth, answers, average="macro") > f1_score(truth, untuned, average="macro", zero_division=0) + 0.1
     assert "a label is given from a probability of" in capsys.readouterr().out
@@ -593,7 +606,7 @@ def test_a_specialist_is_split_like_the_first_run_and_scored_on_every_held_out_r
     main(arguments(first, **fields))
     main(arguments(second, data_only_classes="[ant, bee]", **fields))
     name = "oof.npz" if script == "kfold" else "scores_val.npz"
-    general, specialist = load(first / name), load(second / name)
+    general, specialist = load_scores(first / name), load_scores(second / name)
     assert sorted(specialist.rows) == sorted(general.rows)
     assert set(specialist.labels or []) == {("ant",), ("bee",), ("cat",)}
     assert specialist.classes == ("ant", "bee")
@@ -604,6 +617,6 @@ def test_a_specialist_is_split_like_the_first_run_and_scored_on_every_held_out_r
     found = ensemble.main(["--runs", str(first), str(second), "--method", "mean_prob", "--out", str(tmp_path / "both")])
     assert len(found["members"]) == 2
     assert (tmp_path / "both" / "submission.csv").exists()
-    p, q = (softmax(m, axis=1) for m in (general.logits, averaging.whole(align([general, specialist]))[1]))
+    p, q = (softmax(m, axis=1) for m in (general.logits, averaging.extend_members(align_scores([general, specialist]))[1]))
     np.testing.assert_allclose(q[:, :2].sum(axis=1), p[:, :2].sum(axis=1), atol=1e-6)  # the mass is the first one's
     np.testing.assert_allclose(q[:, 2], p[:, 2], atol=1e-6)

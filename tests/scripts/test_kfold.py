@@ -24,7 +24,7 @@ from lib.models.network import Network
 from lib.pipelines import kfold as pipeline
 from lib.pipelines import train
 from lib.reports import run_page
-from lib.scores import score_file
+from lib.scores import alignment, score_file
 from lib.training import loop
 from scripts import kfold, predict, train_classifier
 
@@ -44,8 +44,8 @@ def make_argv(arguments: Callable[..., list[str]], out: Path, **fields: object) 
 def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_report", lambda *_: None)
-        patch.setattr(pipeline, "write_folds_report", lambda *_: None)
+        patch.setattr(train, "write_run_page", lambda *_: None)
+        patch.setattr(kfold, "write_folds_page", lambda *_: None)
         yield
 
 
@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
     """A finished run of three folds. Its last folder name is always `run`, for files tell the name."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "write_folds_report", run_page.write_folds_report)
+        patch.setattr(kfold, "write_folds_page", run_page.write_folds_page)
         kfold.main(make_argv(arguments, out))
     return out
 
@@ -74,21 +74,21 @@ def test_page_shows_every_out_of_fold_row(whole: Path) -> None:
     assert f"{cv['pooled']:.4f}" in page
     assert f"accuracy over 3 folds: mean {cv['mean']:.4f}, spread {cv['spread']:.4f}" in page
     assert all(f"{value:.3f}" in page for value in cv["per_fold"])
-    oof = score_file.load(whole / "oof.npz")
-    right = oof.logits.argmax(1) == score_file.targets(oof)
+    oof = score_file.load_scores(whole / "oof.npz")
+    right = oof.logits.argmax(1) == alignment.encode_targets(oof)
     shown = [name in page for name in oof.names]
     assert shown == (~right).tolist()  # every mistake, from whichever fold
 
 
 def test_what_is_summed_up(whole: Path, contest: Path) -> None:
-    oof, cv = score_file.load(whole / "oof.npz"), json.loads((whole / "cv.json").read_text())
+    oof, cv = score_file.load_scores(whole / "oof.npz"), json.loads((whole / "cv.json").read_text())
     truth = pd.read_csv(contest / "train.csv", dtype=str)
     folds = pd.read_csv(whole / "folds.csv")
     assert oof.names == truth["image"].tolist() == folds["image"].tolist()
     assert [label for (label,) in oof.labels or []] == truth["label"].tolist()
     of_fold = []
     for k in range(3):
-        val = score_file.load(whole / f"fold{k}" / "scores_val.npz")
+        val = score_file.load_scores(whole / f"fold{k}" / "scores_val.npz")
         held = np.flatnonzero(folds["fold"] == k)
         assert sorted(val.rows.tolist()) == held.tolist()
         np.testing.assert_array_equal(oof.logits[val.rows], val.logits)
@@ -116,15 +116,15 @@ def test_test_scores_are_the_mean_of_what_each_fold_says_and_each_image_is_read_
     for k in range(3):
         predict_argv = ["--run", str(whole / f"fold{k}"), "--out", str(tmp_path / f"alone{k}")]
         predict.main(predict_argv)
-        alone.append(score_file.load(tmp_path / f"alone{k}" / "scores_test.npz").logits)
-    np.testing.assert_allclose(score_file.load(whole / "scores_test.npz").logits, np.mean(alone, axis=0), atol=1e-6)
+        alone.append(score_file.load_scores(tmp_path / f"alone{k}" / "scores_test.npz").logits)
+    np.testing.assert_allclose(score_file.load_scores(whole / "scores_test.npz").logits, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_a_signal_saves_and_the_run_goes_on(
     whole: Path, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = make_argv(arguments, tmp_path / "run")
-    calls, real = [0], loop.rate_factor
+    calls, real = [0], loop.schedule_factor
 
     def signalled(*args: object) -> float:
         calls[0] += 1
@@ -133,7 +133,7 @@ def test_a_signal_saves_and_the_run_goes_on(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "rate_factor", signalled)
+        patch.setattr(loop, "schedule_factor", signalled)
         with pytest.raises(Interrupted, match=r"in fold 1; go on with: --out \S*/run --resume"):
             kfold.main(argv)
     kfold.main([*argv, "--resume"])
@@ -148,7 +148,7 @@ def test_a_signal_after_a_folds_last_step_stops_before_the_next(
     def signalled(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train, "write_report", signalled)
+    monkeypatch.setattr(train, "write_run_page", signalled)
     with pytest.raises(Interrupted, match="in fold 1"):
         kfold.main(argv)
     assert not (tmp_path / "run" / "fold1").exists()
@@ -174,7 +174,7 @@ def test_time_left_is_shared_among_the_folds_to_come(
     now = [1000.0]
     monkeypatch.setattr("lib.pipelines.kfold.time.monotonic", lambda: now[0])
 
-    monkeypatch.setattr(pipeline, "train_run", lambda *a: _record(seen, now, a[3]))
+    monkeypatch.setattr(kfold, "train_run", lambda *a: _record(seen, now, a[3]))
     with pytest.raises(FlukeError):  # there are no scores to sum up
         kfold.main([*make_argv(arguments, tmp_path / "run"), "--train.max_minutes", "10"])
     assert seen == [(1000 + 600 / 3, 13), (1060 + 540 / 2, 20), (1120 + 480, 39)]
@@ -251,8 +251,8 @@ def test_a_sample_that_does_not_fit_is_said_before_training(arguments: Callable,
 
 def test_a_dry_run_goes_through_everything(arguments: Callable, tmp_path: Path) -> None:
     result = kfold.main(make_argv(arguments, tmp_path / "run", train_limit_rows=8, train_epochs=1))
-    assert result["rows"] == len(score_file.load(tmp_path / "run" / "oof.npz").names) == 24
-    assert len(score_file.load(tmp_path / "run" / "scores_test.npz").names) == 8
+    assert result["rows"] == len(score_file.load_scores(tmp_path / "run" / "oof.npz").names) == 24
+    assert len(score_file.load_scores(tmp_path / "run" / "scores_test.npz").names) == 8
     assert not (tmp_path / "run" / "submission.csv").exists()
 
 
@@ -265,16 +265,16 @@ def test_several_labels_in_the_users_own_folds(arguments: Callable, contest: Pat
     fields = {"folds_n": 2, "train_epochs": 1, "data_label_separator": " ", "objective_name": "bce", "predict_submission": "labels"}
     paths = {"data_train_csv": tmp_path / "train.csv", "folds_csv": tmp_path / "own.csv"}
     result = kfold.main(make_argv(arguments, tmp_path / "run", **fields, **paths))
-    oof = score_file.load(tmp_path / "run" / "oof.npz")
+    oof = score_file.load_scores(tmp_path / "run" / "oof.npz")
     assert oof.labels == [tuple(sorted(row.split(), key=row.split().index)) for row in table["label"]]
     for k in (0, 1):
-        of_fold = score_file.load(tmp_path / "run" / f"fold{k}" / "scores_val.npz")
+        of_fold = score_file.load_scores(tmp_path / "run" / f"fold{k}" / "scores_val.npz")
         assert sorted(of_fold.names) == sorted(own["image"][own["fold"] == k])
     assert result["pooled"] == pytest.approx(
         average_precision_score([[c in row for c in oof.classes] for row in oof.labels], oof.logits, average="macro")
     )
     given = json.loads((tmp_path / "run" / "thresholds.json").read_text())
-    test = score_file.load(tmp_path / "run" / "scores_test.npz")
+    test = score_file.load_scores(tmp_path / "run" / "scores_test.npz")
     least = np.array([given[c] for c in test.classes])
     answers = pd.read_csv(tmp_path / "run" / "submission.csv", dtype=str).set_index("image")["label"]
     for name, row in zip(test.names, expit(test.logits.astype(np.float64))):
@@ -289,8 +289,8 @@ def test_groups_stay_together_in_folds_and_interval(arguments: Callable, contest
     result = kfold.main(make_argv(arguments, tmp_path / "run", **fields))
     folds = pd.read_csv(tmp_path / "run" / "folds.csv")["fold"].to_numpy()
     assert all(len(set(folds[start : start + 6])) == 1 for start in range(0, len(names), 6))
-    oof = score_file.load(tmp_path / "run" / "oof.npz")
-    answers = "accuracy", oof.logits, score_file.targets(oof)
+    oof = score_file.load_scores(tmp_path / "run" / "oof.npz")
+    answers = "accuracy", oof.logits, alignment.encode_targets(oof)
     assert result["interval"] == bootstrap_interval(answers, groups=np.arange(len(names)) // 6)
     assert result["interval"] != bootstrap_interval(answers)
 
@@ -339,7 +339,7 @@ def test_a_fold_without_the_classes_to_be_learnt_is_named_before_any_training(
 def test_folds_leave_no_network_in_memory_and_share_one_cache(
     arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, alive = train.run, []
+    real, alive = train.train_run, []
 
     def count() -> int:
         return sum(type(thing) in (Network, AcceleratedOptimizer) for thing in gc.get_objects())
@@ -348,7 +348,7 @@ def test_folds_leave_no_network_in_memory_and_share_one_cache(
         alive.append(count())
         return real(*args)
 
-    monkeypatch.setattr(pipeline, "train_run", counting)
+    monkeypatch.setattr(kfold, "train_run", counting)
     gc.collect()
     before = count()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # whose wrappers make cycles
@@ -371,7 +371,9 @@ def open_index(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_a_score_that_chose_its_epoch_is_called_flattered(keep: str) -> None:
-    said = pipeline.describe({"keep": keep, **pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])})
+    said = pipeline.describe_folds_result(
+        {"keep": keep, **pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
+    )
     assert "accuracy over folds: 0.6000, spread 0.1414" in said
     assert ("flattered" in said) == (keep == "best")
 

@@ -164,7 +164,7 @@ def test_two_processes_leave_what_one_leaves(two: tuple, one: Path) -> None:
 
 @pytest.mark.parametrize("name", ["scores_val.npz", "scores_test.npz"])
 def test_two_processes_score_as_one_each_row_once(name: str, two: tuple, one: Path) -> None:
-    ours, other = score_file.load(two[0] / "alike" / name), score_file.load(one / name)
+    ours, other = score_file.load_scores(two[0] / "alike" / name), score_file.load_scores(one / name)
     assert len(ours.rows) == 13  # odd: one process predicts a row more, which has to go
     assert ours.names == other.names
     assert np.array_equal(ours.rows, other.rows)
@@ -175,7 +175,7 @@ def test_two_processes_score_as_one_each_row_once(name: str, two: tuple, one: Pa
 def test_two_processes_cross_validate_as_one(two: tuple, arguments: Callable, tmp_path: Path) -> None:
     kfold.main(arguments(tmp_path / "folds", **FOLDS))
     for name in ("oof.npz", "scores_test.npz"):
-        ours, other = score_file.load(two[0] / "folds" / name), score_file.load(tmp_path / "folds" / name)
+        ours, other = score_file.load_scores(two[0] / "folds" / name), score_file.load_scores(tmp_path / "folds" / name)
         assert ours.names == other.names
         assert np.allclose(ours.logits, other.logits, rtol=0, atol=1e-4)
     assert files_of(two[0] / "folds") == files_of(tmp_path / "folds")

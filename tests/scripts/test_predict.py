@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import accuracy_score, f1_score
 
 from lib.errors import FlukeError
-from lib.scores import decisions, score_file
+from lib.scores import alignment, decisions, score_file
 from scripts import kfold, predict, train_classifier, train_embedding
 from tests.conftest import paint
 
@@ -40,7 +40,7 @@ def multi(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
 
 def test_the_runs_own_test_again(run: Path, tmp_path: Path) -> None:
     assert predict.main(["--run", str(run), "--out", str(tmp_path / "out")]) == {}
-    first, again = (score_file.load(folder / "scores_test.npz") for folder in (run, tmp_path / "out"))
+    first, again = (score_file.load_scores(folder / "scores_test.npz") for folder in (run, tmp_path / "out"))
     np.testing.assert_array_equal(first.logits, again.logits)
     assert first.names == again.names
     assert (run / "submission.csv").read_bytes() == (tmp_path / "out" / "submission.csv").read_bytes()
@@ -62,7 +62,7 @@ def test_any_table_without_the_recipe_and_its_metrics(run: Path, contest: Path, 
     table.to_csv(tmp_path / "new.csv", index=False)
     argv = ["--run", str(model), "--table", str(tmp_path / "new.csv"), "--image_dir", str(contest / "images")]
     found = predict.main([*argv, "--image_column", "file", "--label_column", "what", "--out", str(tmp_path / "out")])
-    made = score_file.load(tmp_path / "out" / "scores_test.npz")
+    made = score_file.load_scores(tmp_path / "out" / "scores_test.npz")
     assert made.names == table["file"].tolist()
     answers = [made.classes[c] for c in made.logits.argmax(1)]
     assert found["accuracy"] == pytest.approx(accuracy_score(table["what"][3:], answers[3:]))
@@ -80,7 +80,7 @@ def test_a_folder_of_images_and_a_sample(run: Path, contest: Path, tmp_path: Pat
     argv = ["--run", str(model), "--table", str(folder), "--sample", str(tmp_path / "sample.csv"), "--out", str(tmp_path / "out")]
     predict.main(argv)
     written = pd.read_csv(tmp_path / "out" / "submission.csv", dtype=str)
-    made = score_file.load(tmp_path / "out" / "scores_test.npz")
+    made = score_file.load_scores(tmp_path / "out" / "scores_test.npz")
     assert written["id"].tolist() == names[1:]
     assert written["answer"].tolist() == [made.classes[c] for c in made.logits[1:].argmax(1)]
 
@@ -98,20 +98,20 @@ def test_a_kfold_run_answers_with_the_mean_of_its_folds(arguments: Callable, tmp
         predict.main(["--run", str(tmp_path / "cv"), "--out", str(tmp_path / "out")])
     kfold.main([*argv, "--resume"])
     predict.main(["--run", str(tmp_path / "cv"), "--out", str(tmp_path / "out")])
-    both = [score_file.load(tmp_path / name / "scores_test.npz").logits for name in ("cv", "out")]
+    both = [score_file.load_scores(tmp_path / name / "scores_test.npz").logits for name in ("cv", "out")]
     np.testing.assert_array_equal(*both)
     assert (tmp_path / "cv" / "submission.csv").read_bytes() == (tmp_path / "out" / "submission.csv").read_bytes()
 
 
 def test_labels_are_given_by_thresholds_fitted_on_validation(multi: Path, tmp_path: Path, capsys) -> None:
     thresholds = json.loads((multi / "thresholds.json").read_text())
-    val = score_file.load(multi / "scores_val.npz")
-    fitted = expit(decisions.fit_thresholds(val.logits, score_file.targets(val)))
+    val = score_file.load_scores(multi / "scores_val.npz")
+    fitted = expit(decisions.fit_thresholds(val.logits, alignment.encode_targets(val)))
     assert [thresholds[label] for label in val.classes] == pytest.approx(fitted)
     predict.main(["--run", str(multi), "--out", str(tmp_path / "out")])
     assert "best F1 of each on validation rows" in capsys.readouterr().out
     for folder in (multi, tmp_path / "out"):
-        test = score_file.load(folder / "scores_test.npz")
+        test = score_file.load_scores(folder / "scores_test.npz")
         written = pd.read_csv(folder / "submission.csv", dtype=str)
         for row, answer in zip(expit(test.logits.astype(float)), written["label"]):
             over = [label for label, p in zip(test.classes, row) if p >= thresholds[label]]
@@ -139,7 +139,7 @@ def test_f1_is_measured_at_the_thresholds_that_labels_are_given_by(multi: Path, 
     train["label"] = train["label"].fillna("")
     found = predict.main(["--run", str(multi), "--table", str(multi.parents[1] / "train.csv"), "--out", str(tmp_path / "out")])
     thresholds = json.loads((multi / "thresholds.json").read_text())
-    answers = score_file.load(tmp_path / "out" / "scores_test.npz")
+    answers = score_file.load_scores(tmp_path / "out" / "scores_test.npz")
     given = expit(answers.logits.astype(float)) >= [thresholds[label] for label in answers.classes]
     truth = [[label in cell.split(" ") for label in answers.classes] for cell in train["label"]]
     assert found["macro_f1"] == pytest.approx(f1_score(truth, given, average="macro"))
@@ -166,7 +166,7 @@ def test_embeddings_are_saved_and_say_who_answers(arguments: Callable, contest: 
     fields = {"train_epochs": 1, "objective_name": "arcface", "data_new_label": "01"}
     train_embedding.main(arguments(tmp_path / "run", **fields))
     assert predict.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == {}
-    made = score_file.load(tmp_path / "out" / "scores_test.npz")
+    made = score_file.load_scores(tmp_path / "out" / "scores_test.npz")
     assert made.kind == "embeddings"
     np.testing.assert_allclose(np.linalg.norm(made.logits, axis=1), 1, atol=1e-5)
     with pytest.raises(FlukeError, match=r"retrieve\.py writes their submission"):

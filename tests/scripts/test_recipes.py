@@ -13,9 +13,10 @@ from timm.optim import list_optimizers
 from lib.config import command_line
 from lib.config.recipe import Folds, Recipe
 from lib.errors import FlukeError
-from lib.images import decoding
-from lib.metrics import classification
-from lib.models.losses import MULTI, PAIRS, PROXY, SINGLE
+from lib.images import augmentation
+from lib.metrics import registry
+from lib.models.embedding_losses import PAIRS, PROXY
+from lib.models.losses import MULTI, SINGLE
 from lib.tables.loading import load_train
 from scripts import kfold, train_classifier, train_embedding
 
@@ -39,14 +40,14 @@ def test_recipe_is_valid(name: str) -> None:
     recipe = read(name)
     assert recipe.model.name in timm.list_models() + timm.list_models(pretrained=True)
     assert recipe.optim.name in list_optimizers()
-    decoding.make_train_transform(recipe.data)
+    augmentation.make_train_transform(recipe.data)
     if name in EMBEDDINGS:
         task, fitting = "retrieval", PROXY + PAIRS
     else:
         task, fitting = ("multi", MULTI) if recipe.data.label_separator else ("single", SINGLE)
     assert {recipe.objective.name, *recipe.objective.also} <= set(fitting)
     if recipe.train.metric != "auto":
-        classification.check_metric(recipe.train.metric, task)
+        registry.check_metric(recipe.train.metric, task)
 
 
 def test_every_report_has_its_recipe_and_a_stronger_one() -> None:

@@ -14,9 +14,9 @@ from lib.config import command_line
 from lib.config.recipe import Recipe, Retrieval
 from lib.errors import FlukeError
 from lib.pipelines import embed
-from lib.retrieval.gallery import build, open_gallery
-from lib.retrieval.ranking import evaluate, per_query
-from lib.retrieval.search import Centres, answer, validate
+from lib.retrieval.evaluation import evaluate_open_set, mean_metrics, metrics_per_query
+from lib.retrieval.gallery import build_gallery, open_gallery
+from lib.retrieval.search import ClassCentres, search_identities
 from lib.scores import score_file
 from lib.tables.loading import load_train
 from scripts import retrieve, train_embedding
@@ -183,11 +183,11 @@ def test_several_runs_are_one_embedding(
 ) -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(5, d)).astype(np.float32) for d in (3, 7)]
-    both = embed.combine(parts, "concat", [Path("a"), Path("b")])
+    both = embed.combine_embeddings(parts, "concat", [Path("a"), Path("b")])
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
     np.testing.assert_allclose(both @ both.T, (unit[0] @ unit[0].T + unit[1] @ unit[1].T) / 2, atol=1e-6)
     with pytest.raises(FlukeError, match=r"differ in width \(a: 3, b: 7\)"):
-        embed.combine(parts, "mean", [Path("a"), Path("b")])
+        embed.combine_embeddings(parts, "mean", [Path("a"), Path("b")])
     twice = ["--run", str(run), str(run), "--out", str(tmp_path / "twice")]
     for how in ("concat", "mean"):
         retrieve.main([*twice, "--combine", how])
@@ -213,7 +213,7 @@ def validate_alone(run: Path, out: Path, threshold: float) -> float:
     """The share of the test images that a run alone, asked of the gallery it validates on, finds below its threshold."""
     recipe = command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
     train = load_train(recipe.data, recipe.folds)
-    val, test = score_file.load(run / "scores_val.npz"), score_file.load(run / "scores_test.npz")
+    val, test = score_file.load_scores(run / "scores_val.npz"), score_file.load_scores(run / "scores_test.npz")
     asked = np.arange(len(val.rows)) >= len(val.rows) - val.source["queries"]
     held = val.logits[~asked & ~np.isin([label for (label,) in val.labels], ["new"])]
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (held, test.logits)]
@@ -225,10 +225,10 @@ def test_lists_are_full_though_neighbours_are_of_one_individual() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([*"abcdef"], 50)
     images = (np.eye(6)[np.repeat(np.arange(6), 50)] + 0.1 * rng.normal(size=(300, 6))).astype(np.float32)
-    held = build(images, np.arange(300), labels, labels, "m")
+    held = build_gallery(images, np.arange(300), labels, labels, "m")
     queries = (np.eye(6) + 0.1 * rng.normal(size=(6, 6))).astype(np.float32)
-    found = answer(held, queries, Retrieval(neighbours=10), "m", 5)
-    exact = answer(held, queries, Retrieval(neighbours=300), "m", 5)
+    found = search_identities(held, queries, Retrieval(neighbours=10), "m", 5)
+    exact = search_identities(held, queries, Retrieval(neighbours=300), "m", 5)
     assert (found.names == exact.names).all()
     assert (found.names != "").all()
     assert np.allclose(found.scores, exact.scores)
@@ -246,7 +246,7 @@ def test_share_of_strangers_leaves_out_those_that_validation_itself_held_out() -
     queries = (own.repeat(4, axis=0) + 0.3 * rng.normal(size=(120, 32))).astype(np.float32)
     recipe = Recipe()
     recipe.data.new_label = "new"
-    assert validate(images, labels, asked, recipe, None, queries).share < 0.1
+    assert evaluate_open_set(images, labels, asked, recipe, None, queries).share < 0.1
 
 
 def test_queries_that_are_in_the_gallery_are_counted(run: Path, herd: Path, tmp_path: Path, capsys) -> None:
@@ -257,8 +257,8 @@ def test_queries_that_are_in_the_gallery_are_counted(run: Path, herd: Path, tmp_
 def test_a_query_for_which_an_index_finds_nobody_is_measured() -> None:
     scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
     known = np.array([True, False, False])
-    each = per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
-    assert evaluate(each, scores_found, known)["auroc"] == 1.0
+    each = metrics_per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
+    assert mean_metrics(each, scores_found, known)["auroc"] == 1.0
 
 
 def test_add_and_remove_without_training(run: Path, asked: pd.DataFrame, herd: Path, tmp_path: Path) -> None:
@@ -322,10 +322,10 @@ def test_individuals_without_centre_are_not_favoured() -> None:
     images, queries = (own.repeat(n, axis=0) + 0.1 * rng.normal(size=(4 * n, 8)) for n in (5, 10))
     for side in (images, queries):
         side[:, 4] += 1  # all animals look somewhat alike
-    held = build(images, np.arange(20), labels, labels, "m")
-    centres = Centres(own[:3].astype(np.float32), ("a", "b", "c"))
+    held = build_gallery(images, np.arange(20), labels, labels, "m")
+    centres = ClassCentres(own[:3].astype(np.float32), ("a", "b", "c"))
     for weight in (0.0, 0.3, 0.6):
-        found = answer(held, queries.astype(np.float32), Retrieval(centre_weight=weight), "m", 4, centres)
+        found = search_identities(held, queries.astype(np.float32), Retrieval(centre_weight=weight), "m", 4, centres)
         assert (found.names[:, 0] == np.repeat([*"abcd"], 10)).all()
         assert np.mean(found.names[:30, 1] == "d") < 0.7  # of the others' queries; a third would be even, all if d were favoured
 
@@ -361,7 +361,7 @@ def test_gallery_of_another_model_or_dimension(run: Path, asked: pd.DataFrame, t
         retrieve.main(argv)
     about = json.loads((tmp_path / "theirs" / "gallery.json").read_text())
     mark = embed.fingerprint(
-        narrow, retrieve.cli.parse(retrieve.cli.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
+        narrow, retrieve.command_line.parse(retrieve.command_line.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
     )
     (tmp_path / "theirs" / "gallery.json").write_text(json.dumps(about | {"model": mark}))
     with pytest.raises(FlukeError, match=r"embeddings of shape \(32, 8\); expected \(rows, 16\)"):

@@ -14,19 +14,20 @@ from safetensors.torch import load_file
 from lib.config import command_line
 from lib.config.recipe import Folds, Model, Recipe
 from lib.errors import FlukeError
-from lib.images.dataset import ClassBatches, Images
-from lib.images.decoding import Fit, make_eval_transform
-from lib.models.losses import make_embedding_objective
-from lib.models.network import Network, Spec
-from lib.pipelines.embed import centres_of_run
-from lib.pipelines.train import open_images
-from lib.retrieval.search import make_centres
+from lib.images.augmentation import ResizeToSquare, make_eval_transform
+from lib.images.dataset import ImageDataset
+from lib.images.samplers import ClassGroupOrder
+from lib.models.embedding_losses import make_embedding_loss
+from lib.models.network import Network, NetworkSpec
+from lib.pipelines.embed import load_class_centres
+from lib.pipelines.train import make_dataset
+from lib.retrieval.search import make_class_centres
 from lib.scores import score_file
-from lib.tables.splits import split_individuals
+from lib.tables.splits import split_identities
 from lib.tables.table import Table
 from lib.training import loop
 from lib.training.inference import predict
-from lib.training.tasks import Embedder, centres_of
+from lib.training.tasks import Embedder, class_centres
 from scripts import train_embedding
 
 
@@ -54,7 +55,7 @@ def test_strangers_and_sightings_are_never_on_both_sides(seed: int, keep_new: bo
     # a sighting may hold two animals, one of them a stranger
     groups = [f"{label}{rng.integers(4)}" if rng.random() < 0.8 else f"mixed{rng.integers(6)}" for label in labels]
     table = made(labels, groups)
-    training, asked = split_individuals(table, Folds(unknown=0.3, holdout=0.2, seed=seed), "new", keep_new)
+    training, asked = split_identities(table, Folds(unknown=0.3, holdout=0.2, seed=seed), "new", keep_new)
     assert not set(training) & set(asked)
     assert sorted([*training, *asked]) == list(range(90))
     assert not set(table.groups[training]) & set(table.groups[asked])
@@ -79,7 +80,7 @@ def test_class_batches(singles: str, seed: int) -> None:
     targets = np.repeat(np.arange(30), rng.choice([1, 1, 2, 3, 5, 9], 30))
     targets = rng.permutation(np.concatenate([targets, [-1] * 7]))
     images = Counter(targets.tolist())
-    order, again = (ClassBatches(targets, 4, 16, singles, seed) for _ in range(2))
+    order, again = (ClassGroupOrder(targets, 4, 16, singles, seed) for _ in range(2))
     for epoch in range(4):
         rows = order(epoch)
         np.testing.assert_array_equal(rows, again(epoch))  # on every rank, whatever was asked before
@@ -99,7 +100,7 @@ def test_class_batches(singles: str, seed: int) -> None:
 
 def test_batches_hold_k_images_of_a_class() -> None:
     targets = np.repeat(np.arange(12), 8)
-    rows = ClassBatches(targets, 4, 16, "once", 3)(0)
+    rows = ClassGroupOrder(targets, 4, 16, "once", 3)(0)
     for batch in rows.reshape(-1, 16):
         assert set(Counter(targets[batch].tolist()).values()) <= {4, 8}
     assert sorted(rows) == list(range(96))  # every image once
@@ -107,7 +108,7 @@ def test_batches_hold_k_images_of_a_class() -> None:
 
 def test_no_class_with_two_images_is_said() -> None:
     with pytest.raises(FlukeError, match=r"train\.singles"):
-        ClassBatches(np.arange(5), 4, 8, "drop", 0)
+        ClassGroupOrder(np.arange(5), 4, 8, "drop", 0)
 
 
 # --- mirrored individuals, strangers ----------------------------------------------------------------------------------------------
@@ -122,18 +123,18 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
     task = Embedder(r, table, table.take([2]))
     assert task.classes == ("a", "b", "c")
     assert task.targets.tolist() == [0, 0, 1, 1, 2, -1, 3, 3, 4, 4, 5, -1]
-    images = open_images(r, table, make_eval_transform(r.data), task.targets)
+    images = make_dataset(r, table, make_eval_transform(r.data), task.targets)
     assert len(images) == 12
     for i in range(6):
         upright, flipped = images[0, i, 0], images[0, i + 6, 0]
         torch.testing.assert_close(flipped[0], upright[0].flip(-1), rtol=0, atol=0)
         assert (upright[1], flipped[1]) == (task.targets[i], task.targets[i + 6])
     assert task.shown.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
-    shown = open_images(r, task.shown, make_eval_transform(r.data))
+    shown = make_dataset(r, task.shown, make_eval_transform(r.data))
     assert len(shown) == 6
     objective = task.objective(8)
     assert objective.centres().shape == (6, 8)
-    found = centres_of(objective, r, task.classes)
+    found = class_centres(objective, r, task.classes)
     assert found is not None
     assert found.classes == task.classes
     np.testing.assert_array_equal(found.vectors, objective.centres()[:3].numpy())
@@ -143,12 +144,12 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    spec = Spec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
+    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
-    upright, mirrored = Fit(32, "squash"), lambda x: Fit(32, "squash")(x).flip(-1)
-    alone = [predict([network], Images(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
-    beside = predict([network], Images(paths, upright), accelerator, 2, 0, ["mirror"])[0]
+    upright, mirrored = ResizeToSquare(32, "squash"), lambda x: ResizeToSquare(32, "squash")(x).flip(-1)
+    alone = [predict([network], ImageDataset(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
+    beside = predict([network], ImageDataset(paths, upright), accelerator, 2, 0, ["mirror"])[0]
     assert beside.shape == (3, 8)
     cosines = [half @ half.T for half in alone]
     np.testing.assert_allclose(beside @ beside.T, np.mean(cosines, axis=0), atol=1e-5)
@@ -158,7 +159,7 @@ def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
     rng = np.random.default_rng(0)
     weights, queries = rng.normal(size=(2 * 3 * 2, 5)), rng.normal(size=(7, 2, 5))  # 3 individuals, 2 sub-centres, then mirrored
     unit, looks = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (weights, queries))
-    found = make_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
+    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
     centres = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
     got = (looks.reshape(7, 10) / np.sqrt(2) @ centres.T).reshape(7, 3, -1).max(axis=2)
     for q in range(7):
@@ -187,10 +188,10 @@ def test_rows_of_the_new_label_push_others_away_and_attract_nobody() -> None:
     x = torch.nn.functional.normalize(torch.randn(8, 6), dim=1)
     targets = np.array([0, 0, 1, 1, -1, -1, -1, -1])
     for name in ("triplet", "multi_similarity", "contrastive", "supcon"):
-        objective = make_embedding_objective(recipe(objective_name=name).objective, targets, 2, 6)
+        objective = make_embedding_loss(recipe(objective_name=name).objective, targets, 2, 6)
         alone = torch.from_numpy(np.array([0, 0, 1, 1, 2, 3, 4, 5]))  # the same, as individuals of one image each
         torch.testing.assert_close(objective(x, torch.from_numpy(targets)), objective(x, alone))
-    arcface = make_embedding_objective(recipe(objective_name="arcface").objective, targets, 2, 6)
+    arcface = make_embedding_loss(recipe(objective_name="arcface").objective, targets, 2, 6)
     torch.testing.assert_close(arcface(x, torch.from_numpy(targets)), arcface(x[:4], torch.from_numpy(targets[:4])))
     assert arcface(x[4:], torch.from_numpy(targets[4:])).item() == 0
 
@@ -255,7 +256,7 @@ class Killed(BaseException):
 def test_cut_in_mid_epoch_and_resumed_is_identical(
     nth: int, whole: Path, arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv, calls, real = arguments(tmp_path / "run", **RUN), [0], loop.rate_factor
+    argv, calls, real = arguments(tmp_path / "run", **RUN), [0], loop.schedule_factor
 
     def dying(*args: object) -> float:
         calls[0] += 1
@@ -264,7 +265,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "rate_factor", dying)
+        patch.setattr(loop, "schedule_factor", dying)
         with pytest.raises(Killed):
             train_embedding.main(argv)
     train_embedding.main([*argv, "--resume"])
@@ -274,7 +275,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
 
 def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     r = command_line.parse(command_line.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
-    found = centres_of_run(whole, r)
+    found = load_class_centres(whole, r)
     states = [load_file(path / "ema.safetensors") for path in sorted((whole / "last").iterdir())]
     weights = [state["objective.parts.arcface.loss.W"] for state in states]
     assert not torch.equal(weights[0], weights[-1])  # optimised, and averaged with the rest
@@ -291,7 +292,7 @@ def test_a_new_label_that_no_image_has_is_noted(arguments: Callable[..., list[st
 
 
 def test_every_row_is_shown_once(whole: Path) -> None:
-    val = score_file.load(whole / "scores_val.npz")
+    val = score_file.load_scores(whole / "scores_val.npz")
     labels = [label for (label,) in val.labels or []]
     queries = val.source["queries"]
     assert 0 < queries < len(labels)

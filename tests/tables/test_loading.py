@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError
-from lib.tables.filters import without_unreadable
-from lib.tables.loading import load_any, load_test, load_train
+from lib.tables.filters import drop_unreadable
+from lib.tables.loading import load_images, load_test, load_train
 from lib.tables.readers import read_columns
-from lib.tables.table import Table, summary
+from lib.tables.table import Table, describe_table
 
 
 def contest(
@@ -170,7 +170,7 @@ def test_several_labels(tmp_path: Path) -> None:
     assert table.labels == [("x", "y"), (), ("y",)]
     np.testing.assert_array_equal(table.targets(), np.array([[1, 1], [0, 0], [0, 1]], dtype=np.float32))
     assert table.targets().dtype == np.float32
-    assert "1 images without any" in summary(table)
+    assert "1 images without any" in describe_table(table)
     assert "too few to learn from" in fault(contest(tmp_path, [("a.jpg", ""), ("b.jpg", "")]), label_separator="|")
 
 
@@ -279,7 +279,7 @@ def test_ambiguous_and_missing_images(tmp_path: Path) -> None:
     table = train(tmp_path, on_unreadable="drop")
     assert table.names == ["b.jpg", "c.jpg", "d.jpg"]
     assert table.rows.tolist() == [1, 2, 3]
-    assert "3 of 6 images can't be read" in summary(table)
+    assert "3 of 6 images can't be read" in describe_table(table)
     assert "is data.image_dir right?" in fault(contest(tmp_path, PAIRS, files=["elsewhere/a.jpg", "im/z.jpg"]), image_dir="im")
     assert "not a folder" in fault(tmp_path, image_dir="nowhere")
 
@@ -306,15 +306,15 @@ def test_unreadable_images_found_later(tmp_path: Path) -> None:
     table = train(contest(tmp_path, [*PAIRS, ("e.jpg", "z")]))
     bad = {1: "truncated", 3: "not an image"}
     with pytest.raises(FlukeError, match=r"2 of 5 images .* line 3 'b.jpg' \(truncated\), line 5 'd.jpg' \(not an image\)"):
-        without_unreadable(table, bad, "error")
-    kept = without_unreadable(table, bad, "drop")
+        drop_unreadable(table, bad, "error")
+    kept = drop_unreadable(table, bad, "drop")
     assert kept.names == ["a.jpg", "c.jpg", "e.jpg"]
     assert kept.rows.tolist() == [0, 2, 4]
     with pytest.raises(FlukeError, match="no image is left of 'z'"):
-        without_unreadable(table, {4: "truncated"}, "drop")
+        drop_unreadable(table, {4: "truncated"}, "drop")
     with pytest.raises(FlukeError, match="every test row"):
-        without_unreadable(table, bad, "drop", what="test")
-    assert without_unreadable(table, {}, "error") is table
+        drop_unreadable(table, bad, "drop", what="test")
+    assert drop_unreadable(table, {}, "error") is table
 
 
 def test_class_folders(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert table.names == ["01/a.PNG", "01/b.jpg", "NA/a.jpg", "two words/a.jpg"]
     assert table.labels == [("01",), ("01",), ("NA",), ("two words",)]
     assert table.paths[3] == tmp_path / "t/two words/a.jpg"
-    told = summary(table)
+    told = describe_table(table)
     assert all(
         part in told
         for part in ("two words: 1 sub-folders ignored (deep)", "01: 1 files ignored (Thumbs.db)", "t: 1 files ignored")
@@ -366,9 +366,9 @@ def test_where_the_test_rows_come_from(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("image\nb.jpg\nz\n")
     with pytest.raises(FlukeError, match=r"1 of 2 images .* line 3 'z'.*every test row"):
         load_test(Data(root=str(tmp_path), test_csv="test.csv", test_dir="test", on_unreadable="drop"), ("x", "y"), False)
-    assert load_any(tmp_path / "other", tmp_path, Data(), ("x",), False).paths == [tmp_path / "other/x.png"]
+    assert load_images(tmp_path / "other", tmp_path, Data(), ("x",), False).paths == [tmp_path / "other/x.png"]
     (tmp_path / "blank.csv").write_text("image,label\nb.jpg,\na,\n")
-    assert load_any(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), False).labels is None
+    assert load_images(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), False).labels is None
 
 
 # --- filters, groups --------------------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_class_filters(tmp_path: Path) -> None:
     assert [name for name in train(tmp_path, take={"new": 2}).names if name.startswith("new")] == ["new0.jpg", "new1.jpg"]
     assert left(drop_images=["a0.jpg", "e0.jpg"]) == {"a": 4, "b": 3, "c": 3, "d": 2, "new": 9}
 
-    assert "min_images 3: 2 classes with 3 images left out" in summary(train(tmp_path, min_images=3))
+    assert "min_images 3: 2 classes with 3 images left out" in describe_table(train(tmp_path, min_images=3))
     message = fault(tmp_path, min_images=6, only_classes=["a"], drop_images=["a0.jpg"])
     assert all(
         part in message for part in ("drop_images: 1 images", "min_images 6: 5 classes with 13", "only_classes ['a']: 1 classes")

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError
 from lib.tables.loading import load_train
-from lib.tables.splits import assign_folds, describe_folds, describe_split, split, split_individuals, write_folds
+from lib.tables.splits import assign_folds, describe_folds, describe_split, split_holdout, split_identities, write_folds
 from lib.tables.table import Table
 
 
@@ -65,12 +65,12 @@ def test_hold_out_is_exact_proportional_and_leaves_each_class_an_image(
     n, count = len(t), round(len(t) * share)
     if not 0 < count < n or sum(sizes) == len(sizes):
         return
-    train, held = split(t, Folds(holdout=share, stratify=stratify, seed=seed))
+    train, held = split_holdout(t, Folds(holdout=share, stratify=stratify, seed=seed))
     assert sorted([*train, *held]) == list(range(n))
     assert train.tolist() == sorted(train)
     assert len(held) == min(count, sum(size - 1 for size in sizes))
     assert set(t.take(train).counts()) == set(t.classes)
-    by_number = split(t, Folds(holdout=count, stratify=stratify, seed=seed))[1]
+    by_number = split_holdout(t, Folds(holdout=count, stratify=stratify, seed=seed))[1]
     np.testing.assert_array_equal(held, by_number)
     if stratify and all(size - 1 >= size * count / n for size in sizes):  # none is too small for its share
         got = t.take(held).counts()
@@ -80,21 +80,21 @@ def test_hold_out_is_exact_proportional_and_leaves_each_class_an_image(
 def test_small_classes_give_their_share_together() -> None:
     """Rounding each of 100 pairs' 0.4 by itself would hold out none of them."""
     t = of_sizes([2] * 100 + [300])
-    held = t.take(split(t, Folds(holdout=0.2))[1]).counts()
+    held = t.take(split_holdout(t, Folds(holdout=0.2))[1]).counts()
     assert held["c100"] == 60
     assert sum(held.values()) == 100
 
 
 def test_what_single_images_cannot_give_comes_from_all_others_alike() -> None:
     t = of_sizes([1] * 40 + [10] * 4 + [100])
-    held = t.take(split(t, Folds(holdout=0.2))[1]).counts()  # 36 of the 140 rows that may be held out
+    held = t.take(split_holdout(t, Folds(holdout=0.2))[1]).counts()  # 36 of the 140 rows that may be held out
     assert all(2 <= held[f"c{k}"] <= 3 for k in range(40, 44))
     assert 25 <= held["c44"] <= 26
 
 
 def test_single_images_stay_in_training_and_are_named() -> None:
     t = of_sizes([1, 1, 30, 20])
-    train, held = split(t, Folds(holdout=0.5))
+    train, held = split_holdout(t, Folds(holdout=0.5))
     assert len(held) == 26
     assert set(t.take(held).counts()) == {"c2", "c3"}
     told = describe_split(t, train, held)
@@ -104,7 +104,7 @@ def test_single_images_stay_in_training_and_are_named() -> None:
 
 def test_unstratified_rows_are_drawn_over_the_whole_file() -> None:
     t = table([("a",) if i < 500 else ("b",) for i in range(1000)])
-    held = split(t, Folds(holdout=300, stratify=False))[1]
+    held = split_holdout(t, Folds(holdout=300, stratify=False))[1]
     assert len(held) == 300
     assert 440 < held.mean() < 560
     assert t.take(held).counts()["a"] != 150  # a stratified one has 150
@@ -113,16 +113,16 @@ def test_unstratified_rows_are_drawn_over_the_whole_file() -> None:
 @pytest.mark.parametrize("holdout", [0.001, 10.0, 11.0])
 def test_impossible_hold_outs(holdout: float) -> None:
     with pytest.raises(FlukeError, match=r"folds.holdout .* of the 10 images"):
-        split(of_sizes([5, 5]), Folds(holdout=holdout))
+        split_holdout(of_sizes([5, 5]), Folds(holdout=holdout))
     with pytest.raises(FlukeError, match="no row can be held out"):
-        split(of_sizes([1, 1, 1]), Folds(holdout=0.4))
+        split_holdout(of_sizes([1, 1, 1]), Folds(holdout=0.4))
 
 
 def test_grouped_hold_out(shared: Path) -> None:
     t = real(shared, "nyala")
     assert t.groups is not None
     for seed in range(3):
-        train, held = split(t, Folds(seed=seed))
+        train, held = split_holdout(t, Folds(seed=seed))
         assert not set(t.groups[train]) & set(t.groups[held])
         assert abs(len(held) - 0.2 * len(t)) <= 2
         assert set(t.take(train).counts()) == set(t.classes)
@@ -136,7 +136,7 @@ def test_grouped_hold_out(shared: Path) -> None:
 
 def test_whole_groups_come_as_near_as_they_can() -> None:
     t = table([(f"c{i // 100}",) for i in range(200)], groups=[f"g{i // 10}" for i in range(200)])
-    assert len(split(t, Folds(holdout=12))[1]) == 10
+    assert len(split_holdout(t, Folds(holdout=12))[1]) == 10
     sizes = [6, 1, 1, 1, 1, 1, 1]
     t = table([("a",)] * 12, groups=[f"g{g}" for g, size in enumerate(sizes) for _ in range(size)])
     assert np.bincount(assign_folds(t, Folds(n=2))).tolist() == [6, 6]
@@ -148,7 +148,7 @@ def test_groups_of_several_classes_keep_each_class_in_training() -> None:
         n = 60
         t = table([(f"c{k}",) for k in random.integers(0, 6, n)], groups=[f"g{g}" for g in random.integers(0, 15, n)])
         assert t.groups is not None
-        train, held = split(t, Folds(holdout=0.3, seed=seed))
+        train, held = split_holdout(t, Folds(holdout=0.3, seed=seed))
         assert set(t.take(train).counts()) == set(t.classes)
         assert not set(t.groups[train]) & set(t.groups[held])
 
@@ -203,12 +203,12 @@ def test_same_seed_same_folds_on_any_machine() -> None:
     """Recorded: a change here changes every user's folds."""
     t = of_sizes([2, 3, 7, 12])
     assert assign_folds(t, Folds(n=3, seed=5)).tolist() == GOLDEN_FOLDS
-    assert split(t, Folds(holdout=0.25, seed=5))[1].tolist() == GOLDEN_HELD
+    assert split_holdout(t, Folds(holdout=0.25, seed=5))[1].tolist() == GOLDEN_HELD
     m = table([("a", "b") if i % 3 else ("b", "c") if i % 4 else () for i in range(24)], multi=True)
     assert assign_folds(m, Folds(n=3, seed=5)).tolist() == GOLDEN_MULTI
     assert assign_folds(t, Folds(n=3, seed=6)).tolist() != GOLDEN_FOLDS
     assert assign_folds(m, Folds(n=3, seed=6)).tolist() != GOLDEN_MULTI
-    assert split(t, Folds(holdout=0.25, seed=6))[1].tolist() != GOLDEN_HELD
+    assert split_holdout(t, Folds(holdout=0.25, seed=6))[1].tolist() != GOLDEN_HELD
 
 
 GOLDEN_FOLDS = [2, 1, 0, 2, 1, 1, 0, 0, 2, 0, 0, 1, 1, 0, 2, 1, 1, 2, 1, 2, 0, 0, 2, 2]
@@ -222,7 +222,7 @@ GOLDEN_MULTI = [0, 0, 0, 0, 1, 2, 1, 2, 2, 2, 1, 1, 2, 0, 1, 2, 0, 2, 1, 1, 1, 0
 def test_labels_are_stratified(shared: Path) -> None:
     t = real(shared, "fashion79")
     y = t.targets()
-    train, held = split(t, Folds(holdout=1000))
+    train, held = split_holdout(t, Folds(holdout=1000))
     assert len(held) == 1000
     assert len(train) == len(t) - 1000
     share = 1000 / len(t)
@@ -246,7 +246,7 @@ def test_labels_with_groups_and_rare_labels() -> None:
     t = table(labels, groups=[f"g{i // 3}" for i in range(200)], multi=True)
     assert t.groups is not None
     for stratify in (True, False):
-        train, held = split(t, Folds(holdout=0.25, stratify=stratify))
+        train, held = split_holdout(t, Folds(holdout=0.25, stratify=stratify))
         assert not set(t.groups[train]) & set(t.groups[held])
         assert 44 <= len(held) <= 52
         assert 7 in train
@@ -280,22 +280,22 @@ def test_written_folds_are_read_back(tmp_path: Path) -> None:
     write_folds(tmp_path / "folds.csv", t, fold)
     own = load_train(Data(root=str(tmp_path)), Folds(csv="folds.csv"))
     np.testing.assert_array_equal(assign_folds(own, Folds(n=3, seed=9)), fold)
-    train, held = split(own, Folds(csv="folds.csv"))
+    train, held = split_holdout(own, Folds(csv="folds.csv"))
     np.testing.assert_array_equal(held, np.flatnonzero(fold == 0))
     assert len(train) + len(held) == 6
     with pytest.raises(FlukeError, match=r"its folds are 0, 1, 2; with folds.n 5, 0 to 4 are wanted"):
         assign_folds(own, Folds(n=5))
     with pytest.raises(FlukeError, match="0 of 4 rows are in fold 0"):
-        split(table([("a",)] * 4, folds=[1, 1, 2, 2]), Folds())
+        split_holdout(table([("a",)] * 4, folds=[1, 1, 2, 2]), Folds())
     t = table([("a",), ("a",), ("b",)], folds=[1, 1, 0])
-    assert "1 classes held out whole, so never learnt: 'b'" in describe_split(t, *split(t, Folds()))
+    assert "1 classes held out whole, so never learnt: 'b'" in describe_split(t, *split_holdout(t, Folds()))
 
 
 def test_nobody_is_new_without_a_label_for_it() -> None:
     labels = [(name,) for name in "aabbccdd" for _ in range(2)]
     names = [str(i) for i in range(16)]
     table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, False)
-    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), None, False)
+    train, _ = split_identities(table, Folds(unknown=0.5, holdout=0.25), None, False)
     assert {labels[i] for i in train} == {(name,) for name in "abcd"}
-    train, _ = split_individuals(table, Folds(unknown=0.5, holdout=0.25), "new", False)
+    train, _ = split_identities(table, Folds(unknown=0.5, holdout=0.25), "new", False)
     assert len({labels[i] for i in train}) == 2

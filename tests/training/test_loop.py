@@ -36,7 +36,7 @@ def test_what_a_run_leaves(arguments: Callable, contest: Path, tmp_path: Path, c
     assert json.loads((run / "metrics.json").read_text())["accuracy"] == result["accuracy"]
 
     # What stands in the files is what was validated and submitted.
-    val, test = score_file.load(run / "scores_val.npz"), score_file.load(run / "scores_test.npz")
+    val, test = score_file.load_scores(run / "scores_val.npz"), score_file.load_scores(run / "scores_test.npz")
     truth = [label for (label,) in val.labels or []]
     answers = [val.classes[i] for i in val.logits.argmax(1)]
     assert np.mean([a == t for a, t in zip(answers, truth)]) == pytest.approx(result["accuracy"])
@@ -108,14 +108,14 @@ def test_weights_and_draws_come_from_the_training_rows_alone(
     arguments: Callable, contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
 ) -> None:
     seen = []
-    for name in ("make_objective", "row_weights"):
+    for name in ("make_classification_loss", "sampling_weights"):
         real = getattr(tasks, name)
-        at = 1 if name == "make_objective" else 0
+        at = 1 if name == "make_classification_loss" else 0
         monkeypatch.setattr(tasks, name, lambda *args, real=real, at=at: seen.append(args[at]) or real(*args))
     fields = {"objective_class_weights": "balanced", "train_sampler": "weighted", "folds_stratify": False, "train_epochs": 1}
     train_classifier.main(arguments(tmp_path / "run", **fields))
     table = pd.read_csv(contest / "train.csv", dtype=str)
-    learnt = table[~table["image"].isin(score_file.load(tmp_path / "run" / "scores_val.npz").names)]
+    learnt = table[~table["image"].isin(score_file.load_scores(tmp_path / "run" / "scores_val.npz").names)]
     expected = np.sort(learnt["label"].map(sorted(table["label"].unique()).index).to_numpy())
     assert len(seen) >= 2
     assert all(np.array_equal(np.sort(targets), expected) for targets in seen)
@@ -126,8 +126,8 @@ def test_the_loop_steps_the_schedule_once_an_optimiser_step(
 ) -> None:
     """36 rows in batches of 8 are 4 batches, 2 optimiser steps of two: torch's OneCycleLR over 3 epochs of 2."""
     rates: list[float] = []
-    real = loop.set_rate
-    monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate) or real(optimizer, rate))
+    real = loop.set_learning_rate
+    monkeypatch.setattr(loop, "set_learning_rate", lambda optimizer, rate: rates.append(rate) or real(optimizer, rate))
     train_classifier.main(arguments(tmp_path / "run", train_epochs=3, train_accumulate=2, optim_schedule="onecycle"))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=6)
@@ -153,7 +153,7 @@ def test_weights_that_have_learnt_held_out_images_are_named(arguments: Callable,
     train_classifier.main(arguments(tmp_path / "same", train_epochs=1, model_weights=weights))
     assert "has learnt" not in capsys.readouterr().out
     train_classifier.main(arguments(tmp_path / "other", train_epochs=1, model_weights=weights, folds_seed=1))
-    first, other = (set(score_file.load(tmp_path / name / "scores_val.npz").names) for name in ("first", "other"))
+    first, other = (set(score_file.load_scores(tmp_path / name / "scores_val.npz").names) for name in ("first", "other"))
     assert f"model.weights is a run that has learnt {len(other - first)} of the images held out here" in capsys.readouterr().out
 
 
@@ -163,7 +163,7 @@ def test_a_fold_that_has_learnt_every_held_out_image_is_named(arguments: Callabl
     weights = tmp_path / "first" / "fold0" / "best" / "model.safetensors"
     capsys.readouterr()
     kfold.main([*arguments(tmp_path / "second", train_epochs=1, model_weights=weights), "--folds.n", "2", "--only", "1"])
-    held_out = len(score_file.load(tmp_path / "second" / "fold1" / "scores_val.npz").names)
+    held_out = len(score_file.load_scores(tmp_path / "second" / "fold1" / "scores_val.npz").names)
     assert f"model.weights is a run that has learnt {held_out} of the images held out here" in capsys.readouterr().out
 
 
@@ -184,16 +184,16 @@ def test_classes_are_drawn_more_often_as_the_recipe_says(arguments: Callable, tm
 
 def test_dry_run_takes_few_rows_and_submits_nothing(arguments: Callable, tmp_path: Path) -> None:
     train_classifier.main(arguments(tmp_path / "run", train_limit_rows=8))
-    assert len(score_file.load(tmp_path / "run" / "scores_val.npz").rows) == 8
+    assert len(score_file.load_scores(tmp_path / "run" / "scores_val.npz").rows) == 8
     assert not (tmp_path / "run" / "submission.csv").exists()
 
 
 def test_accumulated_batches_are_one_step(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without BatchNorm, two batches of 4 in one step are a batch of 8."""
-    monkeypatch.setattr(loop, "seed_of", lambda *parts: 7)
+    monkeypatch.setattr(loop, "derive_seed", lambda *parts: 7)
     fixed = {"folds_holdout": 16, "model_name": "test_efficientnet_ln", "data_augment": "[]", "optim_name": "sgd", "optim_lr": 0.1}
     whole = train_classifier.main(arguments(tmp_path / "a", **fixed))
     parts = train_classifier.main(arguments(tmp_path / "b", **fixed, train_batch_size=4, train_accumulate=2))
     assert whole["loss"] == pytest.approx(parts["loss"], abs=1e-4)
-    a, b = (score_file.load(tmp_path / name / "scores_test.npz").logits for name in "ab")
+    a, b = (score_file.load_scores(tmp_path / name / "scores_test.npz").logits for name in "ab")
     np.testing.assert_allclose(a, b, atol=1e-3)

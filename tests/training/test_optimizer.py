@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from lib.config.recipe import Optim
 from lib.errors import FlukeError
-from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, rate_factor, set_rate
+from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 
 EPOCHS, PER_EPOCH = 7, 5
 TOTAL = EPOCHS * PER_EPOCH
@@ -57,7 +57,7 @@ def test_head_learns_at_its_own_rate(backbone: nn.Module, rest: nn.Module) -> No
     found = group_of(optimizer)
     assert {found[id(p)]["lr"] for p in backbone.parameters()} == {1e-5}
     assert [found[id(p)]["lr"] for p in rest.parameters()] == pytest.approx([1e-3] * 4)
-    set_rate(optimizer, 5e-6)
+    set_learning_rate(optimizer, 5e-6)
     assert {found[id(p)]["lr"] for p in backbone.parameters()} == {5e-6}
     assert [found[id(p)]["lr"] for p in rest.parameters()] == pytest.approx([5e-4] * 4)
 
@@ -99,7 +99,7 @@ def test_unknown_optimiser_is_refused(backbone: nn.Module, rest: nn.Module) -> N
 
 def ours(**fields: object) -> list[float]:
     o = Optim(lr=0.1, **fields)
-    return [0.1 * rate_factor(o, step, TOTAL, PER_EPOCH) for step in range(TOTAL)]
+    return [0.1 * schedule_factor(o, step, TOTAL, PER_EPOCH) for step in range(TOTAL)]
 
 
 def sgd() -> torch.optim.Optimizer:
@@ -170,7 +170,7 @@ def test_warm_up_is_torchs_and_leads_into_the_cosine() -> None:
 @pytest.mark.parametrize("epochs", [0.1, 0.3, 1 / 3, 0.7])
 def test_fractions_of_an_epoch_drop_on_time(epochs: float) -> None:
     o = Optim(schedule="step", step_epochs=epochs, factor=0.5)
-    drops = [rate_factor(o, step, 2100, 210) for step in (0, round(210 * epochs) - 1, round(210 * epochs), round(420 * epochs))]
+    drops = [schedule_factor(o, step, 2100, 210) for step in (0, round(210 * epochs) - 1, round(210 * epochs), round(420 * epochs))]
     assert drops == [1, 1, 0.5, 0.25]
 
 

@@ -1,0 +1,57 @@
+"""Arithmetic that metrics share: checks, and sums over rows that count several times in a resample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from lib.errors import FlukeError
+
+Array = NDArray[Any]
+
+BINS = 15  # of the calibration error, as in Guo et al. 2017
+BLOCK = 4_000_000  # numbers in a temporary array: 32 MB
+
+
+def check_finite(logits: Array, targets: Array | None = None) -> None:
+    """Raise FlukeError for no row, or rows of `logits` (n, C) that hold NaN or a best score that isn't finite; ValueError for
+    `targets` of other rows or columns."""
+    if len(logits) == 0:
+        raise FlukeError("There is no row to measure.")
+    # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
+    bad = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
+    if len(bad):
+        first = ", ".join(map(str, bad[:5]))
+        raise FlukeError(f"{len(bad)} of {len(logits)} rows of scores hold NaN or infinity (counted from 0: {first}).")
+    if targets is None:
+        return
+    if len(targets) != len(logits) or (targets.ndim == 2 and targets.shape != logits.shape):
+        raise ValueError(f"targets {targets.shape} don't belong to logits {logits.shape}")
+    if targets.ndim == 1 and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
+        raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
+
+
+# --- the metrics ------------------------------------------------------------------------------------------------------------------
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Weighted mean of `values` (n,) in each resample, (b,)."""
+    return values @ weights / weights.sum(axis=0)
+
+
+def _mean_defined(values: Array) -> Array:
+    """(C, b) to (b,): the mean of what is not NaN."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
+
+
+def _sums(values: Array, groups: Array, n_groups: int, weights: Array) -> Array:
+    """(n_groups, b): the weighted sum of `values` (n,) over the rows of each group; `groups` (n,) int."""
+    return csr_array((values.astype(np.float64), (groups, np.arange(len(groups)))), shape=(n_groups, len(groups))) @ weights
