@@ -159,6 +159,17 @@ CASES = [
     Case("a list for a field's name", "a list or a mapping can't be a key", recipe("? [data]\n: 1\n")),
     Case("a recipe with anchors", "*a refers to another place; write its value out", recipe("data: &a {size: 32}\nmodel: *a\n")),
     Case("a recipe nested too deep", "the YAML is nested a thousand levels deep", recipe("[" * 5000)),
+    Case(
+        "a field that was removed, with another value than its default",
+        "data.max_images was removed, and only null is still accepted (found 5)",
+        recipe("data: {max_images: 5}"),
+    ),
+    Case(
+        "infinity for a number of rows",
+        "--folds.holdout: expected a number > 0 and < 1 or a whole number >= 1",
+        {"folds_holdout": ".inf"},
+    ),
+    Case("a loss to add that isn't there", "(found tripplet; did you mean triplet?)", {"objective_also": "{tripplet: 0.5}"}),
     # tables
     Case(
         "a label column that isn't there",
