@@ -43,8 +43,6 @@ class Parser(argparse.ArgumentParser):
         group = options.pop("group", None)
         if choices := options.pop("choices", ()):
             options |= {"type": partial(_choose, choices), "metavar": f"{{{','.join(choices)}}}"}
-        elif options.get("type") is int:
-            options["type"] = _whole_number
         return group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
 
     def error(self, message: str) -> Any:
@@ -57,13 +55,6 @@ def _choose(names: Sequence[str], text: str) -> str:
         hint = did_you_mean(text, names, otherwise="")
         raise argparse.ArgumentTypeError(f"expected {', '.join(names)} (found {show(text)}{hint})")
     return text
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number (found {show(text)})") from None
 
 
 def make_parser(doc: str, recipe: bool = True) -> Parser:

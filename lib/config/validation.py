@@ -1,4 +1,4 @@
-"""Make a Recipe from values as YAML gives them, and name every value that a field doesn't allow."""
+"""Make a Recipe, or a section of it, from values as YAML gives them, and name every value that a field doesn't allow."""
 
 from __future__ import annotations
 
@@ -13,27 +13,44 @@ from lib.errors import FlukeError, did_you_mean
 
 
 def make_recipe(values: dict[str, dict[str, Any]], places: dict[str, str]) -> Recipe:
-    """Return the recipe with `values` by section and field, whose names are checked already, and defaults for all others.
+    """Return the recipe with `values` by section and field, and defaults for all other fields.
 
-    `places` says by "section.field" what stands before a field's name in a message: "--" or the file. Raises FlukeError, in one
+    `places` says by "section.field" what stands before the field's name in a message: "--" or the file. Raises FlukeError, in one
     sentence, for all values that are wrong.
     """
     sections, faults = {}, []
-    for section, kind in SECTIONS.items():
-        given = values.get(section, {})
-        try:
-            sections[section] = kind(**given)
-        except ValidationError as error:
-            for fault in error.errors(include_url=False, include_context=False):
-                name, *inner = fault["loc"]
-                sentence = _describe(f"{section}.{name}", field_schemas(kind)[str(name)], given[str(name)], inner)
-                faults.append(places.get(f"{section}.{name}", "") + sentence)
+    for section in SECTIONS:
+        sections[section], found = _make(section, values.get(section, {}))
+        faults += [places.get(field, "") + sentence for field, sentence in found]
     if faults:
-        raise FlukeError("; ".join(dict.fromkeys(faults)) + ".")  # the parts of a union repeat a fault
+        raise FlukeError("; ".join(faults) + ".")
     return Recipe(**sections)
 
 
-def _describe(name: str, schema: dict[str, Any], value: Any, inner: list[int | str]) -> str:
+def make_section(section: str, values: dict[str, Any], place: str) -> Any:
+    """Return one section with `values` by field. Raises FlukeError, which begins with `place`, for all that are wrong."""
+    made, faults = _make(section, values)
+    if faults:
+        raise FlukeError(f"{place}: {'; '.join(sentence for _, sentence in faults)}.")
+    return made
+
+
+def _make(section: str, values: dict[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
+    """Return the section and no faults, or None and for each fault "section.field" and the sentence."""
+    try:
+        return SECTIONS[section](**values), []
+    except ValidationError as error:
+        schemas, faults = field_schemas(SECTIONS[section]), {}
+        for fault in error.errors(include_url=False, include_context=False):
+            name, *inner = map(str, fault["loc"])
+            field = f"{section}.{name}"
+            known = name in schemas
+            sentence = _describe(field, schemas[name], values[name], inner) if known else f"unknown field {field}"
+            faults[sentence] = field  # the parts of a union repeat a sentence
+        return None, [(field, sentence) for sentence, field in faults.items()]
+
+
+def _describe(name: str, schema: dict[str, Any], value: Any, inner: list[str]) -> str:
     """Return what a field expects and what was found, at the place `inner` of a list or a mapping."""
     for i, key in enumerate(inner):
         if isinstance(value, list) and schema.get("type") == "array":
@@ -42,7 +59,7 @@ def _describe(name: str, schema: dict[str, Any], value: Any, inner: list[int | s
             if inner[i + 1 :] == ["[key]"]:
                 schema, value = schema["propertyNames"], key
                 break
-            schema, value, name = schema["additionalProperties"], value[str(key)], f"{name}.{key}"
+            schema, value, name = schema["additionalProperties"], value[key], f"{name}.{key}"
         else:
             break  # the name of a part of a union
     expected = in_words(schema)

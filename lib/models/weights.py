@@ -13,6 +13,7 @@ from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor
 
 from lib.config.recipe import Model
+from lib.config.validation import make_section
 from lib.errors import FlukeError
 from lib.files import atomic_write
 from lib.models.network import Network, NetworkSpec, make_backbone
@@ -94,7 +95,7 @@ def read_spec(path: Path) -> NetworkSpec | None:
         return None
     try:
         value: dict[str, Any] = json.loads(text)
-        model = Model(**value.pop("model"))
+        model = make_section("model", value.pop("model"), f"{path}: its description can't be read")
         return NetworkSpec(model=model, classes=tuple(value.pop("classes")), **value)
     except (ValueError, TypeError, KeyError) as error:
         raise FlukeError(f"{path}: its description can't be read ({error}).") from None

@@ -167,6 +167,55 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (recipe.train.epochs, recipe.train.seed) == (5, 7)
 
 
+def test_later_changes_win_and_lists_can_be_appended_to(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("train: {epochs: 3, seed: 7}\ndata: {take: {a: 1}, augment: [RandomVerticalFlip]}\n")
+    second.write_text("train: {epochs: 4}\ndata: {take: {b: 2}}\n")
+    argv = ["--train.epochs", "5", "--cfg", str(first), f"--cfg={second}", "--data", "{size: 64, fit: crop}", "--data.size=32"]
+    argv += [
+        "--data.augment+",
+        "{RandomRotation: {degrees: 3}}",
+        "--data.augment+",
+        "[RandomInvert]",
+        "--retrieval.threshold",
+        "-0.5",
+    ]
+    args = command_line.parse(command_line.make_parser("a script"), argv)
+    recipe = args.recipe
+    assert args.recipe_file == str(second)
+    assert (recipe.train.epochs, recipe.train.seed, recipe.data.take) == (4, 7, {"b": 2})
+    assert (recipe.data.size, recipe.data.fit, recipe.retrieval.threshold) == (32, "crop", -0.5)
+    assert recipe.data.augment == ["RandomVerticalFlip", {"RandomRotation": {"degrees": 3}}, "RandomInvert"]
+    assert read("--model.hidden+", "64").model.hidden == [64]
+    assert read("--data.eval_size", "null", "--model.kwargs", "{a: [1, null]}").model.kwargs == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--train.epochs"], r"^--train.epochs: expected one argument\.$"),
+        (["x.yaml"], r"^unrecognized arguments: x.yaml\.$"),
+        (["--kind", "clasifier"], r"^--kind: expected classifier, embedding \(found clasifier; did you mean classifier\?\)\.$"),
+        (["--only", "x"], r"^--only: invalid int value: 'x'\.$"),
+        (["--data", "5"], r"^--data: section data holds fields \(root, .*\), not 5\.$"),
+        (["--data", "{sise: 5}"], r"^--data: unknown field data.sise \(did you mean data.size\?\)\.$"),
+        (["--data.augment", "[a"], r"^--data.augment: expected a list \[a, b\] \(found '\[a'\)\.$"),
+        (
+            ["--data.augment", "[RandomRotation: 3]"],
+            r"expected text or a mapping {name: {name: value}} \(found {RandomRotation: 3}\)",
+        ),
+        (["--data.drop_images", "[" + "a, " * 99 + "1]"], r"^--data.drop_images: expected text \(found 1; "),
+        (["--data.drop_images", "a" * 999], r"found a{60}\.\.\.\)\.$"),
+    ],
+)
+def test_wrong_command_line_is_one_sentence(argv: list[str], sentence: str) -> None:
+    parser = command_line.make_parser("a script")
+    parser.add_argument("--kind", choices=("classifier", "embedding"), default="classifier")
+    parser.add_argument("--only", nargs="+", type=int)
+    with pytest.raises(FlukeError, match=sentence):
+        command_line.parse(parser, argv)
+
+
 # --- labels -----------------------------------------------------------------------------------------------------------------------
 
 LABELS = [
