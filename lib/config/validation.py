@@ -27,11 +27,11 @@ def make_recipe(values: dict[str, dict[str, Any]], places: dict[str, str]) -> Re
     return Recipe(**sections)
 
 
-def make_section(section: str, values: dict[str, Any], place: str) -> Any:
-    """Return one section with `values` by field. Raises FlukeError, which begins with `place`, for all that are wrong."""
+def make_section(section: str, values: dict[str, Any]) -> Any:
+    """Return one section with `values` by field. Raises ValueError, in one line, for all that are wrong."""
     made, faults = _make(section, values)
     if faults:
-        raise FlukeError(f"{place}: {'; '.join(sentence for _, sentence in faults)}.")
+        raise ValueError("; ".join(sentence for _, sentence in faults))
     return made
 
 
