@@ -174,7 +174,7 @@ def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
         ({"predict_tta": "[mirror]"}, "mirror needs data.mirror_identities"),
         (
             {"predict_tta": "[hflip]", "data_mirror_identities": True, "data_augment": "[]"},
-            "hflip contradicts data.mirror_identities; take mirror",
+            "excludes hflip and hvflip in predict.tta; use mirror",
         ),
     ],
 )
