@@ -22,6 +22,7 @@ from lib.config import command_line
 from lib.errors import FlukeError
 from lib.files import default_run_folder, write_json, write_text
 from lib.process import run_script
+from lib.run_folder import RunFolder
 
 Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
 
@@ -65,13 +66,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     import numpy as np
 
     from lib.metrics import intervals, registry
-    from lib.pipelines import finished
+    from lib.pipelines.runs import load_recipe
     from lib.scores import averaging, combination
     from lib.scores.decisions import label_thresholds
     from lib.submission import writing
     from lib.tables.sample import load_sample
 
-    recipe = finished.load_recipe(Path(args.runs[0]))
+    recipe = load_recipe(RunFolder(args.runs[0]))
     if recipe is None:
         print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
     sample = load_sample(recipe) if recipe is not None and test else None

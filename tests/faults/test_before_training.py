@@ -458,13 +458,13 @@ CASES = [
     ),
     Case(
         "one individual alone, for embeddings",
-        "1 individuals to train on; an embedding needs two at least",
+        "1 individuals to train on; an embedding needs at least two",
         given(rows(lambda table: table.assign(label=["a", "new"] * 24)), data_new_label="new", objective_name="arcface"),
         train_embedding,
     ),
     Case(
         "a metric that the held-out images don't define",
-        "train.metric auroc isn't defined on these 12 validation rows",
+        "train.metric auroc is undefined on these 12 validation rows",
         {"train_metric": "auroc", "folds_unknown": 0, "objective_name": "arcface"},
         train_embedding,
     ),
