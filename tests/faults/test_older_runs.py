@@ -1,7 +1,7 @@
 """Runs begun by version 0.1.0, before the files moved into packages, go on: resume, predict, retrieve and combine.
 
-tests/data/older_runs holds a classifier, an embedding run and a k-fold run as that version left them in the middle, and what the same
-version made of them afterwards.
+tests/data/older_runs holds a classifier, an embedding run and a k-fold run as that version left them in the middle, and in
+expected/ what the same version made of them afterwards.
 """
 
 import shutil
