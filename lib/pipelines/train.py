@@ -107,10 +107,8 @@ def train_run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold
         if kind == "embedding":
             if (new := recipe.data.new_label) is not None and new not in (counts := train.counts()):
                 say(f"note: no training image has the label {new!r} (data.new_label){did_you_mean(new, counts)}")
-            d, folds, number = recipe.data, fold.of_row if fold else None, fold.number if fold else 0
-            train_rows, val_rows = folds_of.split_identities(
-                train, recipe.folds, d.new_label, d.new_rows == "negatives", folds, number
-            )
+            d, of_fold = recipe.data, (fold.of_row, fold.number) if fold else None
+            train_rows, val_rows = folds_of.split_identities(train, recipe.folds, d.new_label, d.new_rows == "negatives", of_fold)
         elif fold is None:
             train_rows, val_rows = folds_of.split_holdout(train, recipe.folds)
         else:
