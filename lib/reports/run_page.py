@@ -16,7 +16,7 @@ from lib.config.recipe import Recipe
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
-from lib.reports import figures, html
+from lib.reports import class_tables, drawing, figures, html
 from lib.retrieval.ranking import replace_missing
 from lib.scores.averaging import probabilities as probabilities_of
 from lib.tables.table import Table
@@ -38,7 +38,7 @@ def write_run_page(
     """
     greater = registry.metric_direction(task.metric) == "max"
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
-    drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
+    drawn: dict[str, Figure] = {"Training": figures.training_curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):
         multi = task.train.multi
         images = task.targets.sum(0).astype(int) if multi else np.bincount(task.targets, minlength=len(task.classes))
@@ -49,7 +49,7 @@ def write_run_page(
     drawn |= more
     for title, file in {"Training": "curves.png", "Confusion": "confusion.png"}.items():
         if title in drawn:
-            figures.save_figure(drawn[title], folder / file)
+            drawing.save_figure(drawn[title], folder / file)
     value = result[task.metric]
     interval = result.get("interval")
     headline = html.Headline(
@@ -58,7 +58,7 @@ def write_run_page(
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     facts = _facts(recipe, folder, epochs=result["epochs"])
     tables["Epochs"] = pd.DataFrame(history)
-    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
+    html.write_page(folder / "report.html", html.Page(folder.name, headline, others, drawn, tables, facts), examples)
 
 
 def write_folds_page(recipe: Recipe, folder: Path, side: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
@@ -66,13 +66,14 @@ def write_folds_page(recipe: Recipe, folder: Path, side: Table, logits: np.ndarr
     learn, `logits` (n, C) of the table `side`. `result` is what cv.json holds."""
     drawn, tables, examples = _classifier(side.classes, side.targets(), logits, side.paths)
     if "Confusion" in drawn:
-        figures.save_figure(drawn["Confusion"], folder / "confusion.png")
+        drawing.save_figure(drawn["Confusion"], folder / "confusion.png")
     metric = result["pooled_metric"]
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
-    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
+    page = html.Page(folder.name, headline, others, drawn, tables, _facts(recipe, folder))
+    html.write_page(folder / "report.html", page, examples)
 
 
 def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
@@ -87,24 +88,24 @@ def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any
 
 def _classifier(
     classes: tuple[str, ...], targets: np.ndarray, logits: np.ndarray, paths: Sequence[Path], images: list[int] | None = None
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[html.Example]]:
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
     multi = targets.ndim == 2
     probabilities = probabilities_of(logits, multi)
-    table = html.class_table(logits, targets, classes, images)
+    table = class_tables.class_table(logits, targets, classes, images)
     tables = {"Labels" if multi else "Classes": table}
     if multi:
         ordered = table.sort_values("#")
-        drawn = {"Labels": figures.average_precisions(classes, ordered["average precision"].to_numpy(), targets.mean(0))}
+        drawn = {"Labels": figures.average_precision_chart(classes, ordered["average precision"].to_numpy(), targets.mean(0))}
     else:
         answers = logits.argmax(1)
         confidence = probabilities.max(1)
         drawn = {
-            "Confusion": figures.confusion(targets, answers, classes),
-            "Calibration": figures.reliability(confidence, answers == targets),
+            "Confusion": figures.confusion_matrix(targets, answers, classes),
+            "Calibration": figures.reliability_diagram(confidence, answers == targets),
         }
         if (answers != targets).any():
-            tables["Most frequent mistakes"] = html.confused_pairs(targets, answers, classes)
-    return drawn, tables, html.confident_mistakes(paths, targets, probabilities, classes)
+            tables["Most frequent mistakes"] = class_tables.confused_pairs(targets, answers, classes)
+    return drawn, tables, class_tables.confident_mistakes(paths, targets, probabilities, classes)
 
 
 def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
@@ -120,5 +121,5 @@ def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | No
         "Known and new": figures.score_histograms(
             best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
         ),
-        "Known against new": figures.roc(verify_pairs(found.known, best), "known against new"),
+        "Known against new": figures.roc_curve(verify_pairs(found.known, best), "known against new"),
     }
