@@ -2,7 +2,7 @@
 
     python scripts/digits.py --out demo/data
 
-<out>/classes: images/, train.csv, test.csv, sample_submission.csv, and truth.csv with the test labels, which a contest would not publish.
+<out>/classes: images/, train.csv, test.csv, sample_submission.csv, and truth.csv, the labels of the test images.
 <out>/identities: the same digits as ten identities, two of which are in the test only; their right answer is new_digit.
 """
 
