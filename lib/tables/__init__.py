@@ -2,6 +2,7 @@
 
 folders         images in folders: listings, and the paths of the images that a table names
 readers         columns of CSV and Parquet files, as strings
+target          what is predicted per image: one label, several labels, or an identity
 table           one table of images: rows, names, paths, labels, classes, groups
 filters         what is left out of a table, and what is refused in it
 loading         the training table, the test table, and tables to predict, from the recipe

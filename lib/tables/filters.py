@@ -101,7 +101,7 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     elif data.only_classes:
         leave_out("only_classes", [label for label in left if label not in data.only_classes])
     classes = tuple(sorted([*left, *data.take]))
-    if len(classes) < (1 if table.multi else 2):
+    if len(classes) < (1 if table.target.several else 2):
         why = "; ".join([*table.notes, *notes]) or "nothing was left out"
         raise FlukeError(
             f"{table.source}: {len(classes)} of {len(counts):,} classes are left, too few to train on ({why}); keep more classes."

@@ -78,7 +78,7 @@ def split_identities(
     With `fold`, the fold of each row (n,) and the number of one, that fold's rows are the queries, and each fold has other unknown
     identities. Raises FlukeError for several labels per image.
     """
-    if table.multi:
+    if table.target.several:
         raise FlukeError("data.label_separator: train_embedding takes one identity per image; set it to null.")
     labels = np.array([label for (label,) in table.labels or []])
     is_new = labels == new_label

@@ -49,7 +49,7 @@ class SplitUnits:
             min(counts, key=lambda label: (self.table_counts[label], label), default="") if folds.stratify else ""
             for counts in self.label_counts
         ]
-        if table.multi and folds.stratify:
+        if table.target.several and folds.stratify:
             self.label_matrix = np.zeros((len(self.sizes), len(table.classes) + 1), dtype=bool)
             row, label = np.nonzero(table.targets())
             self.label_matrix[rows[row], label] = True

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import drawing, figures
+from lib.tables.target import ONE_LABEL
 from tests.reports import HOSTILE
 
 
@@ -122,7 +123,7 @@ def test_calibration_error_agrees_with_the_metric() -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(4, p=row) for row in probabilities])  # calibrated: the error then depends on the bins
     figure = figures.reliability_diagram(probabilities.max(axis=1), logits.argmax(axis=1) == targets)
-    error = registry.compute_metrics("single", logits, targets)["ece"]
+    error = registry.compute_metrics(ONE_LABEL, logits, targets)["ece"]
     assert f"calibration error {error:.3f}." in figure.get_label()
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == 500
 
