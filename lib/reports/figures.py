@@ -22,8 +22,6 @@ from lib.metrics.resampling import BINS
 from lib.metrics.verification import Verification
 from lib.reports.drawing import BLUE, GREY, INK, ORANGE, add_legend, drawable, style_axes
 
-# --- training ---------------------------------------------------------------------------------------------------------------------
-
 
 def training_curves(history: Sequence[Mapping[str, Any]], metric: str = "accuracy", higher_is_better: bool = True) -> Figure:
     """Draw losses, validation metric and learning rate over the epochs, in one panel each.
@@ -86,9 +84,6 @@ def learning_rate_drops(lr: NDArray[np.float64]) -> list[int]:
     fell = lr[1:] <= 0.75 * lr[:-1]
     near = np.concatenate([[False], constant[:-1]]) | np.concatenate([constant[1:], [False]]) if len(lr) > 1 else constant
     return [int(i) + 1 for i in np.flatnonzero(fell & near)]
-
-
-# --- classification ---------------------------------------------------------------------------------------------------------------
 
 
 def confusion_matrix(
@@ -225,9 +220,6 @@ def average_precision_chart(
         + (f"; {missing} labels without a positive image are left out." if missing else ".")
     )
     return figure
-
-
-# --- retrieval --------------------------------------------------------------------------------------------------------------------
 
 
 def threshold_curve(

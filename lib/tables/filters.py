@@ -78,7 +78,10 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     classes in the recipe, and when too few classes are left.
     """
     counts, notes = table.counts(), []
-    _refuse_unknown_classes(table, data, counts)
+    for field, named in (("take", data.take), ("only_classes", data.only_classes)):
+        if unknown := sorted(set(named) - set(counts)):
+            hint = did_you_mean(unknown[0], counts)
+            raise FlukeError(f"data.{field}: {table.source} has no class {first_few(map(repr, unknown))}{hint}")
     others: dict[str, int] = {}
     left = {label: count for label, count in counts.items() if label not in data.take}
 
@@ -109,13 +112,6 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     if notes:
         table = _take_first(table, Counter({label: len(table) for label in [*left, *others]}) + Counter(data.take))
     return replace(table, classes=classes, notes=(*table.notes, *notes))
-
-
-def _refuse_unknown_classes(table: Table, data: Data, counts: Counter[str]) -> None:
-    for field, named in (("take", data.take), ("only_classes", data.only_classes)):
-        if unknown := sorted(set(named) - set(counts)):
-            hint = did_you_mean(unknown[0], counts)
-            raise FlukeError(f"data.{field}: {table.source} has no class {first_few(map(repr, unknown))}{hint}")
 
 
 def _take_first(table: Table, limits: Counter[str]) -> Table:

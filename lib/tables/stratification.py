@@ -19,36 +19,27 @@ from lib.tables.table import Table
 
 
 class SplitUnits:
-    """The units of a split: the groups of a table, or its single rows when it has no groups."""
+    """The units of a split: the groups of a table, or its single rows when it has no groups.
 
-    unit_of_row: np.ndarray
-    """(n,) int64: the unit of each row."""
-    random: np.random.RandomState
-    """Generator of all draws of this split."""
-    sizes: list[int]
-    """Rows of each unit."""
-    label_counts: list[Counter[str]]
-    """Rows of each label in each unit."""
-    table_counts: Counter[str]
-    """Rows of each label in the table."""
-    strata: list[str]
-    """Stratum of each unit: its rarest label, because rare ones leave least choice; "" for all units when not stratified."""
-    label_matrix: np.ndarray | None = None
-    """(units, C + 1) bool: the labels of each unit, and whether it has none. Only when several labels per image are stratified."""
+    With several labels per image and stratification, `label_matrix` is (units, C + 1) bool: the labels of each unit, and whether it
+    has none.
+    """
 
     def __init__(self, table: Table, folds: Folds) -> None:
         rows = np.arange(len(table)) if table.groups is None else np.unique(table.groups, return_inverse=True)[1]
-        self.unit_of_row = rows
+        self.unit_of_row: np.ndarray = rows  # (n,) int64
         self.random = np.random.RandomState(folds.seed)
-        self.sizes = np.bincount(rows).tolist()
-        self.label_counts = [Counter() for _ in self.sizes]
+        self.sizes: list[int] = np.bincount(rows).tolist()  # rows of each unit
+        self.label_counts: list[Counter[str]] = [Counter() for _ in self.sizes]  # rows of each label in each unit
         for unit, labels in zip(rows.tolist(), table.labels or []):
             self.label_counts[unit].update(labels)
         self.table_counts = table.counts()
+        # A unit's stratum is its rarest label, because rare ones leave least choice; "", which is no label, stands for all rows.
         self.strata = [
             min(counts, key=lambda label: (self.table_counts[label], label), default="") if folds.stratify else ""
             for counts in self.label_counts
         ]
+        self.label_matrix: np.ndarray | None = None
         if table.target.several and folds.stratify:
             self.label_matrix = np.zeros((len(self.sizes), len(table.classes) + 1), dtype=bool)
             row, label = np.nonzero(table.targets())
