@@ -29,7 +29,7 @@ def split_holdout(table: Table, folds: Folds) -> tuple[np.ndarray, np.ndarray]:
     if table.folds is not None:
         held_out = table.folds == 0
         if held_out.all() or not held_out.any():
-            raise FlukeError(f"folds.csv: {held_out.sum():,} of {n:,} rows are in fold 0, which is held out; put some of the rows in it.")
+            raise FlukeError(f"folds.csv: {held_out.sum():,} of {n:,} rows are in fold 0, the hold-out; put some rows in it.")
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
     count = round(n * folds.holdout) if folds.holdout < 1 else int(folds.holdout)
     if not 0 < count < n:
