@@ -149,8 +149,8 @@ def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fo
         if d.new_label is not None and d.new_label not in (counts := table.counts()):
             hint = did_you_mean(d.new_label, counts)
             run.log(f"note: no training image has the label {d.new_label!r} (data.new_label){hint}")
-        folds, number = (fold.of_row, fold.number) if fold else (None, 0)
-        return splits.split_identities(table, recipe.folds, d.new_label, d.new_rows == "negatives", folds, number)
+        of_fold = (fold.of_row, fold.number) if fold else None
+        return splits.split_identities(table, recipe.folds, d.new_label, d.new_rows == "negatives", of_fold)
     if fold is None:
         return splits.split_holdout(table, recipe.folds)
     return np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)

@@ -14,7 +14,7 @@ from lib.config.recipe import Recipe
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
-from lib.reports import figures, html
+from lib.reports import class_tables, drawing, figures, html
 from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
@@ -29,18 +29,18 @@ def write_run_page(
     """Write report.html and its figures as PNG; `result` is what metrics.json holds."""
     curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     greater = registry.METRICS[task.metric].higher_is_better
-    drawn: dict[str, Figure] = {"Training": figures.curves(curves, task.metric, greater)} if history else {}
+    drawn: dict[str, Figure] = {"Training": figures.training_curves(curves, task.metric, greater)} if history else {}
     tables: dict[str, pd.DataFrame] = {}
-    examples: list[html.Example] = []
+    mistakes: list[class_tables.Mistake] = []
     if evaluation.open_set is not None:
         drawn |= _open_set_figures(evaluation.open_set)
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        more, tables, examples = _class_results(task.target, task.val, evaluation.outputs, train_images)
+        more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images)
         drawn |= more
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
         if title in drawn:
-            figures.save_figure(drawn[title], path)
+            drawing.save_figure(drawn[title], path)
     interval = result.get("interval")
     headline = html.Headline(
         task.metric,
@@ -52,7 +52,7 @@ def write_run_page(
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     tables["Epochs"] = pd.DataFrame(history)
     facts = _facts(recipe, folder, epochs=result["epochs"])
-    html.write_page(folder.report, folder.name, headline, others, drawn, tables, examples, facts)
+    html.write_page(folder.report, html.Page(folder.name, headline, others, drawn, tables, facts), mistakes)
 
 
 def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
@@ -60,15 +60,16 @@ def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np
 
     `result` is what cv.json holds.
     """
-    drawn, tables, examples = _class_results(table.target, table, logits)
+    drawn, tables, mistakes = _class_results(table.target, table, logits)
     if "Confusion" in drawn:
-        figures.save_figure(drawn["Confusion"], folder.confusion)
+        drawing.save_figure(drawn["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
-    html.write_page(folder.report, folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
+    page = html.Page(folder.name, headline, others, drawn, tables, _facts(recipe, folder))
+    html.write_page(folder.report, page, mistakes)
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:
@@ -83,21 +84,21 @@ def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str
 
 def _class_results(
     target: Target, table: Table, logits: np.ndarray, train_images: list[int] | None = None
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[html.Example]]:
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
     """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class."""
     classes, paths, targets = table.classes, table.paths, table.targets()
     probabilities = target.probabilities(logits)
-    per_class = html.class_table(logits, targets, classes, train_images)
+    per_class = class_tables.class_table(logits, targets, classes, train_images)
     draw = _label_results if target.several else _confusion_results
     drawn, tables = draw(per_class, targets, probabilities, classes)
-    return drawn, tables, html.confident_mistakes(paths, targets, probabilities, classes)
+    return drawn, tables, class_tables.confident_mistakes(paths, targets, probabilities, classes)
 
 
 def _label_results(
     per_class: pd.DataFrame, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
     precisions = per_class.sort_values("#")["average precision"].to_numpy()
-    return {"Labels": figures.average_precisions(classes, precisions, targets.mean(0))}, {"Labels": per_class}
+    return {"Labels": figures.average_precision_chart(classes, precisions, targets.mean(0))}, {"Labels": per_class}
 
 
 def _confusion_results(
@@ -105,11 +106,11 @@ def _confusion_results(
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
     answers, tables = probabilities.argmax(1), {"Classes": per_class}
     drawn = {
-        "Confusion": figures.confusion(targets, answers, classes),
-        "Calibration": figures.reliability(probabilities.max(1), answers == targets),
+        "Confusion": figures.confusion_matrix(targets, answers, classes),
+        "Calibration": figures.reliability_diagram(probabilities.max(1), answers == targets),
     }
     if (answers != targets).any():
-        tables["Most frequent mistakes"] = html.confused_pairs(targets, answers, classes)
+        tables["Most frequent mistakes"] = class_tables.confused_pairs(targets, answers, classes)
     return drawn, tables
 
 
@@ -122,8 +123,8 @@ def _open_set_figures(found: OpenSetEvaluation) -> dict[str, Figure]:
         "Threshold for new individuals": figures.threshold_curve(
             found.curve.thresholds, maps, found.threshold, "map@5", "similarity"
         ),
-        "Known and new": figures.score_histograms(
+        "Known and unknown": figures.score_histograms(
             best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
         ),
-        "Known against new": figures.roc(verify_pairs(found.known, best), "known against new"),
+        "Known against unknown": figures.roc_curve(verify_pairs(found.known, best), "known against unknown"),
     }

@@ -621,7 +621,7 @@ def test_a_specialist_is_split_like_the_first_run_and_scored_on_every_held_out_r
     result = json.loads((second / ("cv.json" if script == "kfold" else "metrics.json")).read_text())
     assert result["rows"] == sum(label != ("cat",) for label in specialist.labels or [])  # measured on its own classes only
     assert not (second / "submission.csv").exists()
-    assert "images of other classes are scored in validation, not learnt" in capsys.readouterr().out
+    assert "images of other classes are scored in validation but not trained on" in capsys.readouterr().out
     found = ensemble.main(["--runs", str(first), str(second), "--method", "mean_prob", "--out", str(tmp_path / "both")])
     assert len(found["members"]) == 2
     assert (tmp_path / "both" / "submission.csv").exists()
