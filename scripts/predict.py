@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate.utils import broadcast_object_list
 
-    from lib.images import decoding
+    from lib.images import checking
     from lib.models.weights import read_spec
     from lib.pipelines import kfold
     from lib.scores import score_file
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = make_accelerator(Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
     paths = side.paths
-    bad = broadcast_from_main(accelerator, lambda: decoding.find_unreadable(paths, data.workers, data.check))
+    bad = broadcast_from_main(accelerator, lambda: checking.find_unreadable(paths, data.workers, data.check))
     side = filters.drop_unreadable(side, bad, "error", what="test")
     outputs = kfold.predict_average(files, recipe, side, accelerator)
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"

@@ -19,7 +19,7 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, did_you_mean
 from lib.files import lock_folder, read_json, write_json, write_text
-from lib.images import augmentation, decoding
+from lib.images import augmentation, checking
 from lib.images.cache import open_cache
 from lib.images.dataset import ImageDataset
 from lib.images.samplers import ShardedBatches, check_batch_size, derive_seed
@@ -55,14 +55,14 @@ def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callab
     test = loading.load_test(d, train.classes, train.multi)
 
     def unreadable() -> list[dict[int, str]]:
-        return [decoding.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
+        return [checking.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
 
     bad = broadcast_from_main(accelerator, unreadable)
     train = filters.drop_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
         test = filters.drop_unreadable(test, bad[1], "error", what="test")
     say(describe_table(train.take(train.known())))
-    say(f"  {decoding.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
+    say(f"  {checking.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")
     return train, test
@@ -293,13 +293,11 @@ def make_dataset(
     """The images of a table, through the cache if the recipe has one: that of `whole`, of which the table is a part, so that all
     splits of it share one."""
     d = recipe.data
-    read = None
+    cache = None
     if d.cache_dir is not None:
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
         paths = side.paths if whole is None else whole.paths
         place = {path: i for i, path in enumerate(paths)}
-        read = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([place[path] for path in side.paths]).get
-    mirrored = side.paths if targets is not None and len(targets) > len(side) else []
-    return ImageDataset(
-        [*side.paths, *mirrored], transform, targets, recipe.train.seed, augmentation.decode_side(transform), read, len(side)
-    )
+        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([place[path] for path in side.paths])
+    mirrored = targets is not None and len(targets) > len(side)
+    return ImageDataset(side.paths, transform, targets, recipe.train.seed, cache, mirrored)
