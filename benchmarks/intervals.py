@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lib.tables.target import IDENTITY
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lib.config import command_line
@@ -86,8 +88,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from lib.scores import score_file
 
     file = score_file.load_scores(path)
-    if file.kind != "embeddings" or file.labels is None or file.multi:
-        raise FlukeError(f"{path}: expected embeddings with one label an image.")
+    if file.target is not IDENTITY or file.labels is None:
+        raise FlukeError(f"{path}: expected embeddings with one label per image.")
     return file.logits, np.unique([row[0] for row in file.labels], return_inverse=True)[1]
 
 

@@ -39,13 +39,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--thresholds",
         action="store_true",
-        help="Several labels an image: each label's threshold of best F1, in the scores and in what is printed.",
+        help="Several labels per image: each label's threshold of best F1, in the scores and in what is printed.",
     )
     parser.add_argument(
         "--offsets",
         type=Optional[Literal["accuracy", "macro_f1"]],
         default=None,
-        help="One label an image: the best offset a class.",
+        help="One label per image: the best offset a class.",
     )
     args = command_line.parse(parser, argv)
 
@@ -56,10 +56,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"--out {out}: is there already, and not empty; take another name, or remove it first.")
     oof, test = alignment.load_aligned_scores(args.runs)
     first = (oof or test)[0]
-    if args.thresholds and not first.multi:
-        raise FlukeError("--thresholds are for several labels an image; for one label there is --offsets.")
-    if args.offsets and first.multi:
-        raise FlukeError("--offsets are for one label an image; for several there is --thresholds.")
+    if args.thresholds and not first.target.several:
+        raise FlukeError("--thresholds are for several labels per image; for one label there is --offsets.")
+    if args.offsets and first.target.several:
+        raise FlukeError("--offsets are for one label per image; for several there is --thresholds.")
     adjust = {"temperature": args.temperature, "thresholds": args.thresholds, "offsets": args.offsets}
 
     import numpy as np
@@ -75,11 +75,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if recipe is None:
         print(f"{args.runs[0]} has no recipe.yaml that says what a submission is: none will be written.")
     sample = load_sample(recipe) if recipe is not None and test else None
-    task: registry.Task = "multi" if first.multi else "single"
-    metric = args.metric or ("macro_f1" if args.thresholds else registry.default_metric(task))
-    registry.check_metric(metric, task)
+    metric = registry.resolve_metric(args.metric or ("macro_f1" if args.thresholds else "auto"), first.target)
     if registry.METRICS[metric].resampled is None:
-        raise FlukeError(f"--metric {metric}: is known in training only; take {registry.default_metric(task)} or another.")
+        raise FlukeError(f"--metric {metric}: is known in training only; take {first.target.default_metric} or another.")
     result = {"runs": args.runs, "method": args.method, "metric": metric, **{key: value for key, value in adjust.items() if value}}
 
     if oof:
@@ -97,7 +95,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         )
     else:
         fitted = combination.Combination(
-            combination.fit_method(args.method, averaging.extend_members(test), None, first.multi, None)
+            combination.fit_method(args.method, averaging.extend_members(test), None, first.target, None)
         )
     if oof and test:
         interval = intervals.interval_on_test(metric, result["score"], result["interval"], len(targets), len(test[0].names))
@@ -114,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         of_test = replace(test[0], logits=fitted(averaging.extend_members(test)), source=source)
         if recipe is not None and sample is not None:
             least = None
-            if first.multi and oof and not args.thresholds:  # with --thresholds they are in the logits
+            if first.target.several and oof and not args.thresholds:  # with --thresholds they are in the logits
                 least = label_thresholds(honest, targets, first.classes, metric)
             writing.submit(recipe.predict, out / "submission.csv", sample, of_test, least)
         score_file.save_scores(out / "scores_test.npz", of_test)

@@ -72,13 +72,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = {name: args[name] for name in ("image_column", "label_column", "label_separator") if args[name] is not None}
     data = replace(where, **names)
     if args.table is None:
-        side = loading.load_test(data, spec.classes, spec.multi)
+        side = loading.load_test(data, spec.classes, spec.target)
         if side is None:
             raise FlukeError(f"--run {args.run}: its recipe has no test images; name a table or a folder with --table.")
     else:
         path = Path(args.table)
         home = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
-        side = loading.load_images(path, Path(args.image_dir or home), data, spec.classes, spec.multi, args.table != args.sample)
+        side = loading.load_images(path, Path(args.image_dir or home), data, spec.classes, spec.target, args.table != args.sample)
     recipe = replace(recipe or Recipe(), data=data)
     sample = None
     if args.sample:
@@ -89,8 +89,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 print(f"no submission: {sample.path} asks for images that {args.table} doesn't name; --sample names another")
             sample = None
     if sample is not None:  # their faults now, not after the prediction
-        check_sample(sample, recipe.predict, side.names, spec.classes, spec.multi)
-    thresholds = finished.read_thresholds(Path(args.run), spec.classes) if spec.multi else None
+        check_sample(sample, recipe.predict, side.names, spec.classes, spec.target)
+    thresholds = finished.read_thresholds(Path(args.run), spec.classes) if spec.target.several else None
 
     accelerator = make_accelerator(Train(log_with=[]), folder)
     folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     kind: Literal["embeddings", "logits"] = "embeddings" if spec.kind == "embedding" else "logits"
     classes = () if kind == "embeddings" else spec.classes
     source = {"run": args.run, "model": spec.model.name, "networks": len(files), "table": str(side.source)}
-    found = score_file.Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kind)
+    found = score_file.Scores(side.rows, side.names, classes, outputs, side.labels, spec.target, source)
 
     def write() -> dict[str, Any]:
         if sample is not None:

@@ -1,4 +1,4 @@
-"""Train a classifier, one label an image or several, from a contest's tables to a checked submission.
+"""Train a classifier, one label per image or several, from a contest's tables to a checked submission.
 
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml --model.name resnet50d --train.epochs 3

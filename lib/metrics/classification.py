@@ -1,15 +1,10 @@
-"""What is measured: metrics of logits and targets.
+"""Metrics of logits and targets.
 
-A metric takes `weights`, (n, b): how often each of n rows counts in each of b resamples, and returns its b values. A column of ones
-is the plain metric; bootstrap counts (lib/metrics/intervals.py) give all resamples in a few matrix products, where 2,000 calls of
-scikit-learn take minutes. Undefined (an average precision without a positive) is NaN, and no class has to occur among the rows.
-
-What `logits` and `targets` hold:
-
-    single      (n, C) logits, float32            (n,) int, the right column
-    multi       (n, C) logits, float32            (n, C) 0 or 1
-
-Ties are broken by column: the lower one is ranked better.
+Each takes `logits` (n, C) float32, `targets` and `weights` (n, b) float64, and returns (b,) values. Targets are (n,) int class
+indices (one label per image) or (n, C) 0 and 1 (several). `weights` says how often each of n rows counts in each of b resamples.
+A column of ones gives the plain metric. Bootstrap counts (lib/metrics/intervals.py) give all resamples in a few matrix products,
+because 2,000 calls of scikit-learn take minutes. An undefined value, such as an average precision without a positive, is NaN. No
+class has to occur among the rows. Ties are broken by column: the lower one is ranked better.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 
-from lib.metrics.resampling import BINS, BLOCK, Array, _mean_defined, _ratio, _sums, weighted_mean
+from lib.metrics.resampling import BINS, BLOCK, Array, group_sums, mean_defined, ratio, weighted_mean
 
 
 def rank_of_target(logits: Array, targets: Array) -> NDArray[np.int64]:
@@ -35,58 +30,58 @@ def _counts(logits: Array, targets: Array, weights: Array) -> tuple[Array, Array
         predicted, true = (logits.T >= 0).astype(np.float64), (targets.T > 0).astype(np.float64)
         return (predicted * true) @ weights, predicted @ weights, true @ weights
     n_classes, first, ones = logits.shape[1], logits.argmax(axis=1), np.ones(len(logits))
-    right = _sums(first == targets, targets, n_classes, weights)
-    return right, _sums(ones, first, n_classes, weights), _sums(ones, targets, n_classes, weights)
+    right = group_sums(first == targets, targets, n_classes, weights)
+    return right, group_sums(ones, first, n_classes, weights), group_sums(ones, targets, n_classes, weights)
 
 
-def _accuracy(logits: Array, targets: Array, weights: Array) -> Array:
+def accuracy(logits: Array, targets: Array, weights: Array) -> Array:
     return weighted_mean(logits.argmax(axis=1) == targets, weights)
 
 
-def _top5_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
+def top5_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
     return weighted_mean(rank_of_target(logits, targets) < 5, weights)
 
 
-def _map5(logits: Array, targets: Array, weights: Array) -> Array:
+def map_at_5(logits: Array, targets: Array, weights: Array) -> Array:
     place = rank_of_target(logits, targets) + 1
     return weighted_mean(np.where(place <= 5, 1 / place, 0), weights)
 
 
-def _balanced_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
+def balanced_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
     right, _, true = _counts(logits, targets, weights)
-    return _mean_defined(_ratio(right, true))
+    return mean_defined(ratio(right, true))
 
 
-def _macro_f1(logits: Array, targets: Array, weights: Array) -> Array:
+def macro_f1(logits: Array, targets: Array, weights: Array) -> Array:
     """Classes neither true nor predicted in any row are left out (scikit-learn: zero_division=nan)."""
     right, predicted, true = _counts(logits, targets, weights)
-    return _mean_defined(_ratio(2 * right, predicted + true))
+    return mean_defined(ratio(2 * right, predicted + true))
 
 
-def _micro_f1(logits: Array, targets: Array, weights: Array) -> Array:
+def micro_f1(logits: Array, targets: Array, weights: Array) -> Array:
     right, predicted, true = (count.sum(axis=0) for count in _counts(logits, targets, weights))
-    return _ratio(2 * right, predicted + true)
+    return ratio(2 * right, predicted + true)
 
 
-def _samples_f1(logits: Array, targets: Array, weights: Array) -> Array:
+def samples_f1(logits: Array, targets: Array, weights: Array) -> Array:
     """A row without labels that gets none is right (scikit-learn: zero_division=1)."""
     predicted, true = logits >= 0, targets > 0
     size = predicted.sum(axis=1) + true.sum(axis=1)
     return weighted_mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
 
 
-def _log_loss(logits: Array, targets: Array, weights: Array) -> Array:
+def log_loss(logits: Array, targets: Array, weights: Array) -> Array:
     own = np.take_along_axis(log_softmax(logits.astype(np.float64), axis=1), targets[:, None], axis=1)[:, 0]
     return weighted_mean(
         -np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights
     )  # a right class ruled out costs 708, not infinity
 
 
-def _ece(logits: Array, targets: Array, weights: Array) -> Array:
+def expected_calibration_error(logits: Array, targets: Array, weights: Array) -> Array:
     """Expected calibration error (Guo et al. 2017): equal bins of confidence, |confidence - accuracy| weighted by rows."""
     confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = _sums(confidence - (logits.argmax(axis=1) == targets), bins, BINS, weights)
+    gaps = group_sums(confidence - (logits.argmax(axis=1) == targets), bins, BINS, weights)
     return np.abs(gaps).sum(axis=0) / weights.sum(axis=0)
 
 
@@ -107,16 +102,16 @@ def _average_precision(true: Array, scores: Array, rows: Array, weights: Array) 
     for some in np.array_split(weights, -(-len(stops) * weights.shape[1] // BLOCK), axis=1):
         gained = positive @ some
         seen, right = np.cumsum(every @ some, axis=0), np.cumsum(gained, axis=0)
-        found.append(_ratio((gained * right / np.maximum(seen, 1)).sum(axis=0), right[-1]))
+        found.append(ratio((gained * right / np.maximum(seen, 1)).sum(axis=0), right[-1]))
     return np.concatenate(found)
 
 
-def _macro_map(logits: Array, targets: Array, weights: Array) -> Array:
+def macro_map(logits: Array, targets: Array, weights: Array) -> Array:
     """Labels without a positive are left out, in each resample."""
     rows = np.arange(len(logits))
-    return _mean_defined(np.stack([_average_precision(t > 0, s, rows, weights) for t, s in zip(targets.T, logits.T)]))
+    return mean_defined(np.stack([_average_precision(t > 0, s, rows, weights) for t, s in zip(targets.T, logits.T)]))
 
 
-def _micro_map(logits: Array, targets: Array, weights: Array) -> Array:
+def micro_map(logits: Array, targets: Array, weights: Array) -> Array:
     rows = np.repeat(np.arange(len(logits)), logits.shape[1])
     return _average_precision(targets.ravel() > 0, logits.ravel(), rows, weights)

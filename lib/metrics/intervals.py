@@ -68,12 +68,18 @@ def gain_interval(
 ) -> tuple[float, float]:
     """95% percentile bootstrap interval of what `logits` gain over `base` in a metric, above 0 being better, both on the same
     resampled rows (or whole `groups`): does combining pay?"""
-    resampled, sign = METRICS[metric].resampled, 1 if METRICS[metric].higher_is_better else -1
+    resampled, sign = METRICS[metric].resampled, METRICS[metric].sign
     assert resampled is not None, metric
     draws = _resample_counts(len(targets), n or _num_resamples(targets.size), seed, groups)
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
+
+
+def mean_interval(values: Array, groups: Array | None) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean of `values` (n,), NaN left out; `groups` (n,) are drawn whole."""
+    there = ~np.isnan(values)
+    return bootstrap_interval(values[there], groups=None if groups is None else groups[there])
 
 
 def interval_on_test(metric: str, score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
@@ -88,4 +94,4 @@ def interval_on_test(metric: str, score: float, interval: tuple[float, float], r
 
 def _clip_to_range(metric: str, values: Array) -> Array:
     """Values of a metric kept within its range."""
-    return np.clip(values, 0, None if metric == "log_loss" else 1)
+    return np.clip(values, *METRICS[metric].range)

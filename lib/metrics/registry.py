@@ -1,4 +1,8 @@
-"""Every metric by its name: how it is computed, for which targets, its direction and range."""
+"""Every metric by its name: how it is computed, for which targets, its direction and its range.
+
+All that depends on the choice of a metric stands in its entry of METRICS. A metric maps (logits, targets, weights) to (b,) values;
+lib/metrics/classification.py says what these hold.
+"""
 
 from __future__ import annotations
 
@@ -9,90 +13,90 @@ from typing import Literal
 import numpy as np
 
 from lib.errors import FlukeError, did_you_mean
-from lib.metrics.classification import (
-    _accuracy,
-    _balanced_accuracy,
-    _ece,
-    _log_loss,
-    _macro_f1,
-    _macro_map,
-    _map5,
-    _micro_f1,
-    _micro_map,
-    _samples_f1,
-    _top5_accuracy,
-)
+from lib.metrics import classification as c
 from lib.metrics.resampling import Array, check_finite
-
-Task = Literal["single", "multi", "retrieval"]
+from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, Target
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name. `resampled` maps (logits, targets, weights) to (b,) values; None where the value comes from elsewhere."""
+    """One metric's entry."""
 
     resampled: Callable[[Array, Array, Array], Array] | None
-    tasks: tuple[str, ...]
+    """(logits, targets, weights) -> (b,) values; None where the training loop or a retrieval computes the value."""
+    targets: tuple[str, ...]
+    """Names of the targets that it is for (lib/tables/target.py)."""
     higher_is_better: bool = True
+    range: tuple[float, float] = (0.0, 1.0)
+    thresholds: Literal["none", "per_label", "joint"] = "none"
+    """Several labels: whether it depends on thresholds, and whether each label's threshold can be fitted on that label alone."""
+    compares_rows: bool = False
+    """Whether it depends on the order of rows within a label, which thresholds or temperatures of single folds would change."""
+
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, else -1."""
+        return 1 if self.higher_is_better else -1
 
     def function(self, logits: Array, targets: Array) -> float:
-        """The metric's plain value, NaN where the rows don't define it. Raises FlukeError when logits aren't finite."""
+        """Return the metric's value, NaN where the rows don't define it. Raises FlukeError for logits that aren't finite."""
         check_finite(logits, targets)
         assert self.resampled is not None, "computed by the training loop or from neighbours, not from logits"
         return float(self.resampled(logits, targets, np.ones((len(logits), 1)))[0])
 
 
-def compute_metrics(task: Task, logits: Array, targets: Array) -> dict[str, float]:
-    """Every metric of a task that can be computed from logits; those that the rows don't define are left out.
+ONE, SEVERAL, RETRIEVAL = ONE_LABEL.name, SEVERAL_LABELS.name, IDENTITY.name
+METRICS = {
+    "loss": Metric(None, (ONE, SEVERAL), higher_is_better=False, range=(0.0, np.inf)),  # the recipe's objective
+    "accuracy": Metric(c.accuracy, (ONE,)),
+    "balanced_accuracy": Metric(c.balanced_accuracy, (ONE,)),
+    "top5_accuracy": Metric(c.top5_accuracy, (ONE,)),
+    "macro_f1": Metric(c.macro_f1, (ONE, SEVERAL), thresholds="per_label"),
+    "micro_f1": Metric(c.micro_f1, (SEVERAL,), thresholds="joint"),
+    "samples_f1": Metric(c.samples_f1, (SEVERAL,), thresholds="joint"),
+    "macro_map": Metric(c.macro_map, (SEVERAL,), compares_rows=True),
+    "micro_map": Metric(c.micro_map, (SEVERAL,)),
+    "log_loss": Metric(c.log_loss, (ONE,), higher_is_better=False, range=(0.0, np.inf)),
+    "ece": Metric(c.expected_calibration_error, (ONE,), higher_is_better=False),
+    "map@5": Metric(c.map_at_5, (ONE, RETRIEVAL)),
+    "recall@1": Metric(None, (RETRIEVAL,)),  # this and the following: lib/retrieval/evaluation.py
+    "recall@5": Metric(None, (RETRIEVAL,)),
+    "map@r": Metric(None, (RETRIEVAL,)),
+    "auroc": Metric(None, (RETRIEVAL,)),
+}
+
+
+def compute_metrics(target: Target, logits: Array, targets: Array) -> dict[str, float]:
+    """Return every metric of a target that can be computed from logits; those that the rows don't define are left out.
 
     For several labels `n_left_out` counts the labels without a positive, which macro_map leaves out. Raises FlukeError when logits
     are NaN or infinite, or when there is no row.
     """
     check_finite(logits, targets)
-    plain = np.ones((len(logits), 1))
-    used = {name: metric.resampled for name, metric in METRICS.items() if task in metric.tasks and metric.resampled}
-    values = {name: float(resampled(logits, targets, plain)[0]) for name, resampled in used.items()}
-    if task == "multi":
+    ones = np.ones((len(logits), 1))
+    computed = {name: metric.resampled for name, metric in METRICS.items() if target.name in metric.targets and metric.resampled}
+    values = {name: float(resampled(logits, targets, ones)[0]) for name, resampled in computed.items()}
+    if target.several:
         values["n_left_out"] = float(np.sum(~np.any(targets, axis=0)))
     return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-def check_metric(name: str, task: Task) -> None:
-    """Raise FlukeError unless `name` is a metric of `task` (or loss); the sentence names those that are."""
-    fitting = [other for other, metric in METRICS.items() if task in metric.tasks]
+def resolve_metric(name: str, target: Target) -> str:
+    """Return the metric that `train.metric` names for a target; auto is the target's default.
+
+    Raises FlukeError for an unknown metric and for one of another target; the sentence names those that fit.
+    """
+    if name == "auto":
+        return target.default_metric
+    fitting = [other for other, metric in METRICS.items() if target.name in metric.targets]
     if name not in METRICS:
-        there_are = f"; there are {', '.join(fitting)}."
-        raise FlukeError(f"Unknown metric {name!r}{did_you_mean(name, [*fitting, *METRICS], otherwise=there_are)}")
+        otherwise = f"; there are {', '.join(fitting)}."
+        raise FlukeError(f"Unknown metric {name!r}{did_you_mean(name, [*fitting, *METRICS], otherwise=otherwise)}")
     if name not in fitting:
-        kind = {"single": "one label an image", "multi": "several labels an image", "retrieval": "retrieval"}[task]
-        raise FlukeError(f"Metric {name} doesn't fit {kind}; these do: {', '.join(fitting)}.")
+        raise FlukeError(f"Metric {name} doesn't fit {target.wording}; these do: {', '.join(fitting)}.")
+    return name
 
 
-def metric_direction(name: str) -> Literal["max", "min"]:
-    """Whether more or less of a metric is better."""
-    return "max" if METRICS[name].higher_is_better else "min"
-
-
-def default_metric(task: Task) -> str:
-    """The metric that `train.metric: auto` stands for."""
-    return {"single": "accuracy", "multi": "macro_map", "retrieval": "map@5"}[task]
-
-
-METRICS = {
-    "loss": Metric(None, ("single", "multi"), higher_is_better=False),  # the objective's own, from the training loop
-    "accuracy": Metric(_accuracy, ("single",)),
-    "balanced_accuracy": Metric(_balanced_accuracy, ("single",)),
-    "top5_accuracy": Metric(_top5_accuracy, ("single",)),
-    "macro_f1": Metric(_macro_f1, ("single", "multi")),
-    "micro_f1": Metric(_micro_f1, ("multi",)),
-    "samples_f1": Metric(_samples_f1, ("multi",)),
-    "macro_map": Metric(_macro_map, ("multi",)),
-    "micro_map": Metric(_micro_map, ("multi",)),
-    "log_loss": Metric(_log_loss, ("single",), higher_is_better=False),
-    "ece": Metric(_ece, ("single",), higher_is_better=False),
-    "map@5": Metric(_map5, ("single", "retrieval")),
-    "recall@1": Metric(None, ("retrieval",)),  # these are of neighbours: lib/retrieval/ranking.py
-    "recall@5": Metric(None, ("retrieval",)),
-    "map@r": Metric(None, ("retrieval",)),
-    "auroc": Metric(None, ("retrieval",)),
-}
+def metric_from_logits(name: str, target: Target) -> str:
+    """Return `name`, or the target's default where `name` can't be computed from logits (loss)."""
+    return name if METRICS[name].resampled is not None else target.default_metric

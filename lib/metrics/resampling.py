@@ -34,24 +34,22 @@ def check_finite(logits: Array, targets: Array | None = None) -> None:
         raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
 
 
-# --- the metrics ------------------------------------------------------------------------------------------------------------------
-
-
-def _ratio(part: Array, whole: Array) -> Array:
+def ratio(part: Array, whole: Array) -> Array:
+    """Return part / whole, NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def weighted_mean(values: Array, weights: Array) -> Array:
-    """Weighted mean of `values` (n,) in each resample, (b,)."""
+    """Return the weighted mean of `values` (n,) in each resample, (b,)."""
     return values @ weights / weights.sum(axis=0)
 
 
-def _mean_defined(values: Array) -> Array:
-    """(C, b) to (b,): the mean of what is not NaN."""
+def mean_defined(values: Array) -> Array:
+    """Return the mean of the columns of `values` (C, b) over what is not NaN, (b,)."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
+    return ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
 
 
-def _sums(values: Array, groups: Array, n_groups: int, weights: Array) -> Array:
-    """(n_groups, b): the weighted sum of `values` (n,) over the rows of each group; `groups` (n,) int."""
+def group_sums(values: Array, groups: Array, n_groups: int, weights: Array) -> Array:
+    """Return the weighted sum of `values` (n,) over the rows of each group, (n_groups, b); `groups` (n,) int."""
     return csr_array((values.astype(np.float64), (groups, np.arange(len(groups)))), shape=(n_groups, len(groups))) @ weights

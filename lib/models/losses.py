@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib.config.recipe import Objective
 from lib.errors import FlukeError
+from lib.tables.target import Target
 
 SINGLE = ("cross_entropy", "focal")
 MULTI = ("bce", "focal", "asymmetric")
@@ -23,7 +24,7 @@ sigmoid_focal_loss gives NaN at a logit of 20)."""
 def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
     """Weights (classes,) float32 of the training rows' `targets`.
 
-    (n,) int64, one label an image: n / (classes * images of the class), scikit-learn's "balanced", to the power `power`.
+    (n,) int64, one label per image: n / (classes * images of the class), scikit-learn's "balanced", to the power `power`.
     (n, classes) float32, several: negatives / positives of each label, for positives. A class without an image, and a label of
     every image, gets 1.
     """
@@ -38,7 +39,7 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
 
 
 class SoftmaxLoss(nn.Module):
-    """Cross-entropy or focal loss of one label an image.
+    """Cross-entropy or focal loss of one label per image.
 
     Calls: logits (B, C), targets (B,) int64 or (B, C) float (mixed labels) -> scalar, the mean over the batch of weight * loss.
     (PyTorch's weighted mean divides by the batch's weights; then the halves of a batch on two processes would not average to the
@@ -71,7 +72,7 @@ class SoftmaxLoss(nn.Module):
 
 
 class SigmoidLoss(nn.Module):
-    """BCE, focal loss on BCE, or asymmetric loss (Ridnik et al. 2021; gamma 4 and 1, clip 0.05) of several labels an image.
+    """BCE, focal loss on BCE, or asymmetric loss (Ridnik et al. 2021; gamma 4 and 1, clip 0.05) of several labels per image.
 
     Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels of t * weight * loss if true +
     (1 - t) * loss if not: mixed targets, too, are drawn to their positive side by `weight`, and by each side's own focus.
@@ -98,15 +99,14 @@ class SigmoidLoss(nn.Module):
         return (targets * self.weight * true + (1 - targets) * false).mean()
 
 
-def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], multi: bool) -> nn.Module:
+def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target) -> nn.Module:
     """The objective of a classifier; class weights and priors come from `targets`, those of the training rows alone.
 
     Raises FlukeError when the objective doesn't fit the labels or a class factor names no class.
     """
-    fitting = MULTI if multi else SINGLE
+    fitting = MULTI if target.several else SINGLE
     if o.name not in fitting:
-        kind = "several labels an image" if multi else "one label an image"
-        raise FlukeError(f"objective.name {o.name} is not for {kind} in train_classifier; it takes {', '.join(fitting)}.")
+        raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")
     if unknown := sorted(set(o.class_factors) - set(classes)):
         raise FlukeError(
             f"objective.class_factors names {unknown[0]!r}, which is not a class; classes begin with {list(classes)[:5]}."
@@ -114,9 +114,9 @@ def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[s
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
     weight *= np.array([o.class_factors.get(name, 1.0) for name in classes], np.float32)
-    if multi:
+    if target.several:
         if o.logit_adjustment or o.label_smoothing:
-            raise FlukeError("objective.logit_adjustment and label_smoothing are for one label an image; set them to 0.")
+            raise FlukeError("objective.logit_adjustment and label_smoothing are for one label per image; set them to 0.")
         return SigmoidLoss(o, torch.from_numpy(weight))
     share = np.maximum(np.bincount(targets, minlength=n), 1) / len(targets)
     return SoftmaxLoss(o, torch.from_numpy(weight), torch.from_numpy(np.log(share).astype(np.float32)))

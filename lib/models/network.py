@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import timm
 import torch
@@ -14,21 +14,42 @@ from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError, did_you_mean
+from lib.tables.target import Target, stored_target
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """All that is needed to build a network again and to feed it; saved inside its weights file."""
+    """What is needed to build a network and to feed it; saved inside its weights file."""
 
     model: Model
     classes: tuple[str, ...]
-    multi: bool
-    kind: str
-    """classifier or embedding"""
+    target: Target
     size: int
-    """Side in pixels of the images it is evaluated on."""
+    """Side in pixels of the images that it is evaluated on."""
     fit: Literal["squash", "crop", "pad"]
-    """How they become square (config.Data.fit)."""
+    """How images become square (data.fit of the recipe)."""
+
+    @property
+    def kind(self) -> str:
+        """classifier or embedding."""
+        return KINDS[self.target.outputs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values; `from_dict` reads them."""
+        stored = {"multi": self.target.several, "kind": self.kind, "size": self.size, "fit": self.fit}
+        return {"model": asdict(self.model), "classes": list(self.classes), **stored}
+
+    @staticmethod
+    def from_dict(stored: dict[str, Any]) -> NetworkSpec:
+        """Return what `to_dict` described. Raises ValueError, TypeError or KeyError for anything else."""
+        values = dict(stored)
+        outputs = {kind: outputs for outputs, kind in KINDS.items()}[values.pop("kind")]
+        target = stored_target(outputs, values.pop("multi"))
+        return NetworkSpec(Model(**values.pop("model")), tuple(values.pop("classes")), target, **values)
+
+
+KINDS = {"logits": "classifier", "embeddings": "embedding"}
+"""What weights files call a network by its outputs."""
 
 
 class GeM(nn.Module):
@@ -99,7 +120,7 @@ class Network(nn.Module):
         # In bfloat16, with its 8 bits, some rows' two best logits of many classes tie, and cosines near 1 have wrong gradients.
         with torch.autocast(x.device.type, enabled=False):
             output = self.head(x)
-            if self.spec.kind == "embedding":
+            if self.spec.target.outputs == "embeddings":
                 output = F.normalize(output)
             if targets is None or self.objective is None:
                 return {"output": output}
@@ -162,9 +183,11 @@ def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
         layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
         width = hidden
     layers.append(nn.Dropout(spec.model.dropout))
-    if spec.kind == "classifier":
+    if spec.target.outputs == "logits":
         layers.append(last := nn.Linear(width, len(spec.classes)))
-        if spec.multi:  # start at a low probability, or thousands of easy negatives make the first steps (Lin et al. 2017, 3.3)
+        if (
+            spec.target.several
+        ):  # start at a low probability, or thousands of easy negatives make the first steps (Lin et al. 2017, 3.3)
             nn.init.constant_(last.bias, math.log(0.05 / 0.95))
     else:
         if spec.model.embedding_dim is not None:

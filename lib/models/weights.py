@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -76,7 +74,7 @@ def save_network(path: Path, network: Network) -> None:
     """Write weights and Spec as one safetensors file, atomically; `load_network` needs nothing else."""
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata={"fluke": json.dumps(asdict(network.spec), ensure_ascii=False)})
+        safetensors.torch.save_file(state, temporary, metadata={"fluke": json.dumps(network.spec.to_dict(), ensure_ascii=False)})
 
 
 def read_spec(path: Path) -> NetworkSpec | None:
@@ -93,10 +91,8 @@ def read_spec(path: Path) -> NetworkSpec | None:
     if text is None:
         return None
     try:
-        value: dict[str, Any] = json.loads(text)
-        model = Model(**value.pop("model"))
-        return NetworkSpec(model=model, classes=tuple(value.pop("classes")), **value)
-    except (ValueError, TypeError, KeyError) as error:
+        return NetworkSpec.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FlukeError(f"{path}: its description can't be read ({error}).") from None
 
 

@@ -28,6 +28,7 @@ from lib.scores import score_file
 from lib.scores.score_file import Scores
 from lib.tables.filters import drop_unreadable
 from lib.tables.table import Table
+from lib.tables.target import IDENTITY
 from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import predict
 
@@ -99,7 +100,7 @@ def embed(
     pictures = make_dataset(recipe, table, make_eval_transform(d))
     batch_size, flips = recipe.predict.batch_size or 64, sorted(set(recipe.predict.tta))
     vectors = predict([network], pictures, accelerator, batch_size, d.workers, flips, title=f"embed {table.source.name}")[0]
-    entry = Scores(table.rows, table.names, (), vectors, source={"run": run.name, "model": mark}, kind="embeddings")
+    entry = Scores(table.rows, table.names, (), vectors, target=IDENTITY, source={"run": run.name, "model": mark})
     run_on_main(accelerator, lambda: score_file.save_scores(path, entry))
     return table, vectors
 
@@ -138,7 +139,7 @@ def load_held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
     path = run / "scores_val.npz"
     val = score_file.load_scores(path)
     queries = val.source.get("queries")
-    if val.kind != "embeddings" or not isinstance(queries, int) or not 0 < queries < len(val.rows):
+    if val.target is not IDENTITY or not isinstance(queries, int) or not 0 < queries < len(val.rows):
         raise FlukeError(f"{path}: doesn't say which rows were held out; train again, with another --out.")
     place = {row: i for i, row in enumerate(table.rows.tolist())}
     now = [place.get(row) for row in val.rows.tolist()]

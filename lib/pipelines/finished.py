@@ -71,16 +71,19 @@ def evaluate_predictions(side: Table, logits: np.ndarray, thresholds: dict[str, 
         named = first_few(f"{label!r} ({count:,} images)" for label, count in unknown.items())
         print(f"left out of the metrics: {len(unknown):,} labels that the network doesn't know: {named}")
         labels = [tuple(label for label in row if label not in unknown) for row in side.labels or []]
-        kept = [i for i, row in enumerate(labels) if side.multi or row]
+        kept = [i for i, row in enumerate(labels) if side.target.several or row]
         side, logits = replace(side, labels=labels).take(kept), logits[kept]
     if len(side) == 0:
         return {}
-    task: registry.Task = "multi" if side.multi else "single"
-    targets, metric = side.targets(), registry.default_metric(task)
-    found = registry.compute_metrics(task, logits, targets)
+    targets, metric = side.targets(), side.target.default_metric
+    found = registry.compute_metrics(side.target, logits, targets)
     if thresholds is not None:
         shifted = logits - logit(np.clip([thresholds[label] for label in side.classes], 1e-9, 1 - 1e-9))
-        found |= {key: value for key, value in registry.compute_metrics(task, shifted, targets).items() if key.endswith("f1")}
+        found |= {
+            key: value
+            for key, value in registry.compute_metrics(side.target, shifted, targets).items()
+            if key in registry.METRICS and registry.METRICS[key].thresholds != "none"
+        }
     low, high = bootstrap_interval((metric, logits, targets))
     print(f"{len(side):,} labelled images: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     print(f"{metric}: 95% from {low:.4f} to {high:.4f}")

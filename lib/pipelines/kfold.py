@@ -84,7 +84,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         elif recipe.data.only_classes:
             say("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
         elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults now, not after the training
-            check_sample(sample, recipe.predict, test.names, train.classes, train.multi)
+            check_sample(sample, recipe.predict, test.names, train.classes, train.target)
         _check_folds(train, of_row)
         done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
         for k in done:
@@ -126,12 +126,12 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
         thresholds = None
         if kind == "classifier":
             oof = join_folds(folder, train, n)
-            known = train.known()  # not all of them with data.only_classes, and then not all test images either
+            known = train.in_classes()  # not all of them with data.only_classes, and then not all test images either
             side, logits = train.take(known), oof.logits[known]
             n_test = 0 if test is None or not known.all() else len(test)
             result |= broadcast_from_main(accelerator, lambda: pooled_metrics(side, logits, result["metric"], n_test))
             run_on_main(accelerator, lambda: score_file.save_scores(folder / "oof.npz", oof))
-            if train.multi:
+            if train.target.several:
                 thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
                 run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
         else:
@@ -143,7 +143,7 @@ def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only:
             except Interrupted:
                 raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
             source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
-            of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.multi, source)
+            of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source)
             run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_test.npz", of_test))
             if sample is not None:
                 path = folder / "submission.csv"
@@ -172,7 +172,7 @@ def _compare_folds(path: Path, train: Table, of_row: np.ndarray) -> None:
 
 def _check_folds(train: Table, of_row: np.ndarray) -> None:
     """Raise FlukeError when a fold holds no image of the classes to be learnt (data.only_classes), or holds them all."""
-    known = train.known()
+    known = train.in_classes()
     for k in np.unique(of_row).tolist():
         held = of_row == k
         if not known[held].any() or not known[~held].any():
@@ -226,17 +226,16 @@ def join_folds(folder: Path, train: Table, n: int) -> Scores:
     source = {**parts[0].source, "run": folder.name, "folds": n}
     del source["best_epoch"], source["queries"]
     groups = group_list(train)
-    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.multi, source, groups=groups)
+    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.target, source, groups=groups)
 
 
 def pooled_metrics(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
     """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
     task's usual one where that is no function of logits (loss); groups are drawn whole. `test_interval` is for the score
     of another `test_rows` images of the same kind."""
-    task: registry.Task = "multi" if side.multi else "single"
     targets = side.targets()
-    found = registry.compute_metrics(task, logits, targets)
-    name = metric if registry.METRICS[metric].resampled is not None else registry.default_metric(task)
+    found = registry.compute_metrics(side.target, logits, targets)
+    name = registry.metric_from_logits(metric, side.target)
     interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
     if test_rows:

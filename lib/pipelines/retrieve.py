@@ -26,6 +26,7 @@ from lib.submission.formats import Format
 from lib.tables import loading
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
+from lib.tables.target import ONE_LABEL
 from lib.training.distributed import run_on_main
 
 CENTRES = ("arcface", "subcenter_arcface", "cosface")  # objectives whose weights stand for the individuals
@@ -85,8 +86,8 @@ def answer_queries(job: RetrievalJob, path: Path | None, image_dir: Path | None,
 def _queries(job: RetrievalJob, path: Path | None, image_dir: Path | None, classes: tuple[str, ...]) -> Table:
     d = job.recipe.data
     if path is not None:
-        return loading.load_images(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, False)
-    found = loading.load_test(d, classes, False)
+        return loading.load_images(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, ONE_LABEL)
+    found = loading.load_test(d, classes, ONE_LABEL)
     if found is None:
         raise FlukeError(
             "The recipe names no test images (data.test_csv, test_dir, sample_submission); give a table or folder: --queries."
@@ -266,7 +267,7 @@ def compare_pair(job: RetrievalJob, images: list[Path]) -> dict[str, Any]:
 def add_to_gallery(job: RetrievalJob, path: Path, image_dir: Path | None) -> dict[str, Any]:
     """Embed the images of a labelled table into the saved gallery; rows of data.new_label are left out."""
     d = job.recipe.data
-    rows = loading.load_images(path, image_dir or Path(d.root) / d.image_dir, d, (), False)
+    rows = loading.load_images(path, image_dir or Path(d.root) / d.image_dir, d, (), ONE_LABEL)
     if rows.labels is None:
         raise FlukeError(f"--add {path}: has no column {d.label_column!r} (data.label_column) of names.")
     rows = rows.take(_labels(rows) != (d.new_label or ""))

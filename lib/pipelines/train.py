@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -36,6 +36,7 @@ from lib.tables import filters, loading
 from lib.tables import splits as folds_of
 from lib.tables.sample import load_sample
 from lib.tables.table import Table, describe_table
+from lib.tables.target import IDENTITY
 from lib.training.accelerator import keep_memory, make_accelerator
 from lib.training.checkpoint import find_checkpoint, read_state
 from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
@@ -52,7 +53,7 @@ def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callab
     """
     d = recipe.data
     train = loading.load_train(d, recipe.folds, keep_others=kind == "classifier")
-    test = loading.load_test(d, train.classes, train.multi)
+    test = loading.load_test(d, train.classes, train.target)
 
     def unreadable() -> list[dict[int, str]]:
         return [checking.find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train, test)]
@@ -61,7 +62,7 @@ def load_tables(recipe: Recipe, kind: str, accelerator: Accelerator, say: Callab
     train = filters.drop_unreadable(train, bad[0], d.on_unreadable)
     if test is not None:
         test = filters.drop_unreadable(test, bad[1], "error", what="test")
-    say(describe_table(train.take(train.known())))
+    say(describe_table(train.take(train.in_classes())))
     say(f"  {checking.describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
     if test is not None:
         say(f"test: {len(test):,} images")
@@ -116,7 +117,7 @@ def train_run(recipe: Recipe, folder: Path, kind: str = "classifier", fold: Fold
         else:
             train_rows, val_rows = np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
         if kind == "classifier":
-            train_rows = train_rows[train.known()[train_rows]]
+            train_rows = train_rows[train.in_classes()[train_rows]]
         if limit := recipe.train.limit_rows:
             train_rows = evenly_spaced(train_rows, limit)
             val_rows = val_rows if fold else evenly_spaced(val_rows, limit)  # the table of all folds was cut before
@@ -155,9 +156,11 @@ def _run(
     batches = ShardedBatches(order, order.n, t.batch_size, accelerator.process_index, world)
     sample = load_sample(recipe) if task.kind == "classifier" and fold is None and not specialist else None
     if sample is not None and test is not None:  # its faults now, not after the training
-        check_sample(sample, recipe.predict, test.names, task.classes, task.train.multi)
+        check_sample(sample, recipe.predict, test.names, task.classes, task.train.target)
     set_seed(derive_seed(t.seed, 2) % 2**32)
-    spec = NetworkSpec(recipe.model, task.classes, task.train.multi, task.kind, d.eval_size or d.size, d.fit)
+    spec = NetworkSpec(
+        recipe.model, task.classes, IDENTITY if task.kind == "embedding" else task.train.target, d.eval_size or d.size, d.fit
+    )
     network = Network(spec, recipe.objective)
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
@@ -224,11 +227,10 @@ def _run(
     found = broadcast_from_main(accelerator, lambda: task.evaluate(val_outputs, network.objective))
     which = f"{t.keep} epoch {outcome.best_epoch}" if outcome.best_epoch else "of an unfinished first epoch"
     say(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
-    kept: Literal["embeddings", "logits"] = "embeddings" if task.kind == "embedding" else "logits"
 
     def scores_of(side: Table, outputs: np.ndarray) -> Scores:
-        classes = () if kept == "embeddings" else side.classes
-        return Scores(side.rows, side.names, classes, outputs, side.labels, side.multi, source, kept, group_list(side))
+        classes = () if spec.target is IDENTITY else side.classes
+        return Scores(side.rows, side.names, classes, outputs, side.labels, spec.target, source, group_list(side))
 
     held_out, outputs = task.shown, val_outputs
     if len(task.beside):
@@ -237,7 +239,7 @@ def _run(
         outputs = np.concatenate([outputs, outputs_of(others, "predict other classes")])
     run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_val.npz", scores_of(held_out, outputs)))
     thresholds: dict[str, float] | None = None
-    if isinstance(task, Classifier) and task.train.multi:
+    if isinstance(task, Classifier) and task.train.target.several:
         thresholds = label_thresholds(val_outputs, task.val_targets, task.classes, task.metric)
         run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
     if test is not None:

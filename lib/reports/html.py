@@ -85,10 +85,10 @@ class Query:
 def class_table(
     logits: NDArray[np.floating], targets: NDArray[Any], classes: Sequence[str], train_images: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """A row a class, worst first: lowest recall, or with several labels an image lowest average precision.
+    """A row a class, worst first: lowest recall, or with several labels per image lowest average precision.
 
     `logits`: (n, C); `targets`: (n,) indices into `classes`, or (n, C) 0 or 1; `train_images`: the classes' numbers of training
-    images. One label an image: also what the class is most often taken for. What is undefined for want of images is NaN, and last.
+    images. One label per image: also what the class is most often taken for. What is undefined for want of images is NaN, and last.
     """
     several = targets.ndim == 2
     answers = (logits > 0).astype(int) if several else logits.argmax(axis=1)
@@ -130,7 +130,7 @@ def confident_mistakes(
 ) -> list[Example]:
     """The most confident mistakes, most confident first.
 
-    `probabilities`: (n, C); `truth`: (n,) indices into `classes`, or (n, C) bool for several labels an image, where an image's
+    `probabilities`: (n, C); `truth`: (n,) indices into `classes`, or (n, C) bool for several labels per image, where an image's
     mistake is the label whose probability is furthest from the truth, "no X" if X was missed.
     """
     row = np.arange(len(images))

@@ -18,8 +18,8 @@ from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
 from lib.retrieval.ranking import replace_missing
-from lib.scores.averaging import probabilities as probabilities_of
 from lib.tables.table import Table
+from lib.tables.target import target_of
 from lib.training.tasks import Classifier, Embedder, Task, class_centres
 
 
@@ -36,12 +36,11 @@ def write_run_page(
 
     `outputs` are the best network's for task.shown, `objective` is its; `result` is what metrics.json holds.
     """
-    greater = registry.metric_direction(task.metric) == "max"
+    greater = registry.METRICS[task.metric].higher_is_better
     told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
     if isinstance(task, Classifier):
-        multi = task.train.multi
-        images = task.targets.sum(0).astype(int) if multi else np.bincount(task.targets, minlength=len(task.classes))
+        images = task.train.target.counts(task.targets, len(task.classes)).astype(int)
         more, tables, examples = _classifier(task.classes, task.val_targets, outputs, task.shown.paths, images.tolist())
     else:
         assert isinstance(task, Embedder)
@@ -88,11 +87,11 @@ def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any
 def _classifier(
     classes: tuple[str, ...], targets: np.ndarray, logits: np.ndarray, paths: Sequence[Path], images: list[int] | None = None
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[html.Example]]:
-    multi = targets.ndim == 2
-    probabilities = probabilities_of(logits, multi)
+    target = target_of(targets)
+    probabilities = target.probabilities(logits)
     table = html.class_table(logits, targets, classes, images)
-    tables = {"Labels" if multi else "Classes": table}
-    if multi:
+    tables = {"Labels" if target.several else "Classes": table}
+    if target.several:
         ordered = table.sort_values("#")
         drawn = {"Labels": figures.average_precisions(classes, ordered["average precision"].to_numpy(), targets.mean(0))}
     else:

@@ -13,21 +13,13 @@ from lib.scores.score_file import Scores, load_scores
 
 
 def encode_targets(scores: Scores, where: str = "scores") -> np.ndarray:
-    """The true labels as a metric wants them: (n,) int64 columns of `logits`, or with several labels an image (n, C) int64 0 and 1.
+    """Return the true labels as `scores.target` encodes them, for metrics.
 
     Raises FlukeError when labels aren't known, or not among the classes.
     """
     if not scores.labels:
         raise FlukeError(f"{where}: has no labels to be scored against.")
-    column = {name: i for i, name in enumerate(scores.classes)}
-    if bad := sorted({label for row in scores.labels for label in row if label not in column}):
-        raise FlukeError(f"{where}: {len(bad)} labels are none of the {len(column)} classes: {first_few(bad)}.")
-    if not scores.multi:
-        return np.array([column[row[0]] for row in scores.labels], dtype=np.int64)
-    out = np.zeros((len(scores.labels), len(column)), dtype=np.int64)
-    for r, row in enumerate(scores.labels):
-        out[r, [column[label] for label in row]] = 1
-    return out
+    return scores.target.encode(scores.labels, scores.classes, where)
 
 
 def align_scores(members: Sequence[Scores], where: Sequence[str] = ()) -> list[Scores]:
@@ -43,8 +35,8 @@ def align_scores(members: Sequence[Scores], where: Sequence[str] = ()) -> list[S
     known = {name: i for i, name in enumerate(first.classes)}
     for member, here in zip(members, where):
         there = where[0]
-        if (member.kind, member.multi) != (first.kind, first.multi):
-            raise FlukeError(f"{here}: {_task(member)}, but {there}: {_task(first)}; they can't be combined.")
+        if member.target is not first.target:
+            raise FlukeError(f"{here}: {member.target.wording}, but {there}: {first.target.wording}; they can't be combined.")
         _compare_classes(member.classes, known, here, there)
         theirs = {row: i for i, row in enumerate(member.rows.tolist())}
         extra = [member.names[i] for row, i in theirs.items() if row not in position]
@@ -66,14 +58,10 @@ def align_scores(members: Sequence[Scores], where: Sequence[str] = ()) -> list[S
             raise FlukeError(f"{here} and {there} have other labels for {len(different):,} rows ({first_few(different)}).")
         columns = np.argsort([known[name] for name in member.classes], kind="stable")
         groups = None if member.groups is None else [member.groups[i] for i in order]
-        values = member.logits[order] if member.kind == "embeddings" else member.logits[order][:, columns]
+        values = member.logits[order] if member.target.outputs == "embeddings" else member.logits[order][:, columns]
         classes = tuple(member.classes[c] for c in columns)
         out.append(replace(member, rows=first.rows, names=names, classes=classes, logits=values, labels=labels, groups=groups))
     return out
-
-
-def _task(scores: Scores) -> str:
-    return "embeddings" if scores.kind == "embeddings" else "several labels an image" if scores.multi else "one label an image"
 
 
 def _compare_classes(classes: tuple[str, ...], known: dict[str, int], here: str, there: str) -> None:
@@ -120,7 +108,7 @@ def load_aligned_scores(folders: Sequence[str]) -> tuple[list[Scores], list[Scor
         there = [scores for scores in side if scores is not None]
         if lacking := [folder for folder, scores in zip(folders, side) if scores is None and there]:
             raise FlukeError(f"{first_few(lacking)}: no {what}, which other runs have.")
-        if embedded := [folder for folder, scores in zip(folders, side) if scores and scores.kind == "embeddings"]:
+        if embedded := [folder for folder, scores in zip(folders, side) if scores and scores.target.outputs == "embeddings"]:
             raise FlukeError(f"{first_few(embedded)}: holds embeddings, not logits of classes; retrieve.py combines those.")
         sides.append(align_scores(there, folders) if there else [])
     oof, test = sides

@@ -15,6 +15,7 @@ from lib.metrics.registry import METRICS
 from lib.scores.averaging import AVERAGES, Members, WeightedAverage, majority_vote, mean_probabilities
 from lib.scores.decisions import Adjustment, ScoreFunction, fit_adjustment, fit_temperature
 from lib.scores.stacking import StackedClassifier, _gradient_boosting, _logistic_regression, greedy_weights, simplex_weights
+from lib.tables.target import Target, target_of
 
 # --- methods ----------------------------------------------------------------------------------------------------------------------
 
@@ -24,29 +25,29 @@ STACK_CLASSES = 500  # a stack learns classes^2 * members weights
 
 
 def fit_method(
-    method: str, members: Members, targets: np.ndarray | None, multi: bool, score: ScoreFunction | None
+    method: str, members: Members, targets: np.ndarray | None, target: Target, score: ScoreFunction | None
 ) -> WeightedAverage | StackedClassifier:
     """Fit one of POOLS or FITTED. A pool needs neither `targets` nor `score`. Raises FlukeError where a method can't be used."""
     if method in AVERAGES:
-        return WeightedAverage(AVERAGES[method], np.full(len(members), 1 / len(members)), multi)
+        return WeightedAverage(AVERAGES[method], np.full(len(members), 1 / len(members)), target)
     assert targets is not None, method
     assert score is not None, method
     if method in ("stack_lr", "stack_gb"):
-        if not multi and members[0].shape[1] > STACK_CLASSES:
+        if not target.several and members[0].shape[1] > STACK_CLASSES:
             raise FlukeError(f"--method {method}: for at most {STACK_CLASSES} classes, not {members[0].shape[1]:,}; take greedy.")
-        return StackedClassifier(_logistic_regression() if method == "stack_lr" else _gradient_boosting(), members, targets, multi)
+        return StackedClassifier(_logistic_regression() if method == "stack_lr" else _gradient_boosting(), members, targets, target)
     if method == "weighted":
         weights = np.array([score(m, targets) for m in members])
         if (weights < 0).any():
             raise FlukeError("--method weighted: votes are weighted by a metric that is better when higher; set --metric to one.")
         if not weights.sum() > 0:
             raise FlukeError("--method weighted: no run scores above 0 on the out-of-fold rows, so none has a vote.")
-        return WeightedAverage(majority_vote, weights / weights.sum(), multi)
+        return WeightedAverage(majority_vote, weights / weights.sum(), target)
     # Calibrated first: an overconfident member's mistakes cost so much log-loss that noise, mixed in, would lessen it.
     temperatures = np.array([fit_temperature(m, targets) for m in members])
     members = [m / t for m, t in zip(members, temperatures)]
-    weights = simplex_weights(members, targets) if method == "optimal" else greedy_weights(members, targets, score, multi)
-    return WeightedAverage(mean_probabilities, weights, multi, temperatures)
+    weights = simplex_weights(members, targets) if method == "optimal" else greedy_weights(members, targets, score, target)
+    return WeightedAverage(mean_probabilities, weights, target, temperatures)
 
 
 @dataclass
@@ -69,23 +70,22 @@ def fit_combination(
     An Adjust is fitted on scores that are out of fold for the method too, for a stack's own training rows look too sure: rows of
     one of `folds` (n,) are left out together.
     """
-    multi = targets.ndim == 2
-    fitted = fit_method(method, members, targets, multi, score)
+    target = target_of(targets)
+    fitted = fit_method(method, members, targets, target, score)
     if not any(adjust.values()):
         return Combination(fitted)
     logits = fitted(members)
     if isinstance(fitted, StackedClassifier):
 
         def stack(rows: np.ndarray) -> WeightedAverage | StackedClassifier:
-            return fit_method(method, [m[rows] for m in members], targets[rows], multi, score)
+            return fit_method(method, [m[rows] for m in members], targets[rows], target, score)
 
         logits = crossfit(stack, members, folds)
     return Combination(fitted, fit_adjustment(logits, targets, **adjust))
 
 
 def inner_folds(targets: np.ndarray, n: int = 5, seed: int = 0, groups: Sequence[str] | None = None) -> np.ndarray:
-    """(rows,) fold of each row, 0 to n - 1: random, stratified by class (if one label an image; rare classes as far as they go), or
-    with `groups` (rows,) whole groups at random."""
+    """Return the fold of each row, (rows,), 0 to n - 1: random, by class for one label per image; `groups` are kept whole."""
     if groups is not None:
         unit = np.unique(groups, return_inverse=True)[1]
         return (np.random.default_rng(seed).permutation(unit.max() + 1) % n)[unit]
@@ -108,9 +108,9 @@ def crossfit(fit_on: Callable[[np.ndarray], Callable[[Members], np.ndarray]], me
     return out
 
 
-def disagreement(members: Members, multi: bool) -> np.ndarray:
-    """(M, M) share of rows whose first class differs between two members; if `multi`, share of label decisions (at 1/2)."""
-    decided = [m >= 0 if multi else m.argmax(axis=1) for m in members]
+def disagreement(members: Members, target: Target) -> np.ndarray:
+    """Return the share of decisions that differ between two members, (M, M): of first classes, or of labels given."""
+    decided = [m >= 0 if target.several else m.argmax(axis=1) for m in members]
     return np.array([[float((a != b).mean()) for b in decided] for a in decided])
 
 
@@ -131,7 +131,7 @@ def evaluate_combination(
     with intervals, and what was fitted. `names` (M,) name the members, `folds` (n,) say which rows are left out together, `groups`
     (n,) which are drawn together for intervals, `adjust` goes to `fit_adjustment`.
     """
-    multi, sign = targets.ndim == 2, 1 if METRICS[metric].higher_is_better else -1
+    target, sign = target_of(targets), METRICS[metric].sign
     measure = METRICS[metric].function
 
     def score(logits: np.ndarray, true: np.ndarray) -> float:
@@ -154,9 +154,11 @@ def evaluate_combination(
     logits, honest = combination(members), honestly(**adjust)
     fitted = method in FITTED or any(adjust.values())
     # A threshold or a temperature changes no order within a label, but five of them, one a fold, would in the pooled rows.
-    judged = honestly() if metric == "macro_map" and any(adjust.values()) else honest
+    judged = honestly() if METRICS[metric].compares_rows and any(adjust.values()) else honest
     of_each = members
-    if adjust.get("thresholds") and metric.endswith("f1"):  # or combining would be credited with what thresholds gain
+    if (
+        adjust.get("thresholds") and METRICS[metric].thresholds != "none"
+    ):  # or combining would be credited with what thresholds gain
 
         def own(m: np.ndarray, rows: np.ndarray) -> Combination:
             return fit_combination("mean", [m[rows]], targets[rows], score, folds[rows], thresholds=True, metric=metric)
@@ -170,7 +172,7 @@ def evaluate_combination(
             {"run": name, "score": score, "interval": bootstrap_interval((metric, m, targets), groups=groups), "weight": w}
             for name, score, m, w in zip(names, alone, of_each, weights)
         ],
-        "disagreement": disagreement(of_each, multi).tolist(),
+        "disagreement": disagreement(of_each, target).tolist(),
         "score": measure(judged, targets),
         "interval": bootstrap_interval((metric, judged, targets), groups=groups),
         "best_member": names[best],

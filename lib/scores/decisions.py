@@ -1,6 +1,6 @@
 """What is fitted on one model's out-of-fold scores: temperature, offsets a class, thresholds a label.
 
-`logits` are (n, C); `targets` (n,) int64 classes, or (n, C) 0 and 1 for several labels an image.
+`logits` are (n, C); `targets` (n,) int64 classes, or (n, C) 0 and 1 for several labels per image.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_expit, log_softmax
+from scipy.special import expit
 
 from lib.errors import FlukeError
 from lib.metrics.registry import METRICS
+from lib.tables.target import target_of
 
 ScoreFunction = Callable[[np.ndarray, np.ndarray], float]
 """(logits, targets) -> a number, higher is better."""
@@ -56,17 +57,12 @@ def fit_adjustment(
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """The T, 0.05 to 20, that minimises the log-loss of logits / T (Guo et al. 2017)."""
 
+    target = target_of(targets)
+
     def loss(log_t: float) -> float:
-        return float(-log_likelihood(logits / np.exp(log_t), targets).mean())
+        return float(-target.log_likelihood(logits / np.exp(log_t), targets).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
-def log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Log-probability of what is true: (n,), or (n * C,) for several labels an image."""
-    if targets.ndim == 2:
-        return log_expit(np.where(targets == 1, logits, -logits)).ravel()
-    return log_softmax(logits, axis=1)[np.arange(len(targets)), targets]
 
 
 def fit_thresholds(logits: np.ndarray, targets: np.ndarray, metric: str | None = None) -> np.ndarray:
@@ -84,7 +80,7 @@ def fit_thresholds(logits: np.ndarray, targets: np.ndarray, metric: str | None =
         f1[:-1][z[:-1] == z[1:]] = -1  # no threshold parts equal logits
         k = int(np.argmax(f1))
         out[c] = (z[k] + z[k + 1]) / 2 if k + 1 < len(z) else z[k] - 1
-    together = METRICS[metric].function if metric in ("micro_f1", "samples_f1") else None
+    together = METRICS[metric].function if metric is not None and METRICS[metric].thresholds == "joint" else None
     for _ in range(0 if together is None else 2):
         for c in np.flatnonzero(targets.any(axis=0)):
             tries = [out[c], *np.quantile(logits[:, c], np.linspace(0.025, 0.975, 20))]

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lib.errors import FlukeError, first_few, one_line
 from lib.files import atomic_write
+from lib.tables.target import ONE_LABEL, Target, stored_target
 
 FORMAT = "fluke scores 1"
 
@@ -36,11 +37,10 @@ class Scores:
     """(n, C) float32, before softmax or sigmoid; for `kind` embeddings (n, d) float32."""
     labels: list[tuple[str, ...]] | None = None
     """Each row's true labels, which need not be among `classes`; None where they aren't known."""
-    multi: bool = False
-    """Several labels an image: logits are for sigmoids, not for a softmax."""
+    target: Target = ONE_LABEL
+    """What is predicted; for an identity `logits` are embeddings."""
     source: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, plain JSON: run, model, fold, metric, git, ..."""
-    kind: Literal["logits", "embeddings"] = "logits"
     groups: list[str] | None = None
     """n groups (sightings, patients) whose images belong together when rows are resampled or split; None: each row alone."""
 
@@ -50,8 +50,8 @@ def save_scores(path: Path, scores: Scores) -> None:
     _validate(scores, path)
     meta = {
         "format": FORMAT,
-        "kind": scores.kind,
-        "multi": scores.multi,
+        "kind": scores.target.outputs,
+        "multi": scores.target.several,
         "names": list(scores.names),
         "classes": list(scores.classes),
         "labels": scores.labels,
@@ -61,7 +61,7 @@ def save_scores(path: Path, scores: Scores) -> None:
     arrays = {
         "meta": np.frombuffer(json.dumps(meta).encode("ascii"), dtype=np.uint8),
         "rows": np.ascontiguousarray(scores.rows),
-        scores.kind: np.ascontiguousarray(scores.logits),
+        scores.target.outputs: np.ascontiguousarray(scores.logits),
     }
     with atomic_write(path) as temporary, open(temporary, "wb") as handle:  # a handle, for NumPy appends .npz to a name
         np.savez(handle, allow_pickle=False, **arrays)
@@ -96,7 +96,14 @@ def load_scores(path: Path) -> Scores:
         labels = None if meta["labels"] is None else [tuple(row) for row in meta["labels"]]
         groups = None if meta.get("groups") is None else list(meta["groups"])
         scores = Scores(
-            rows, list(meta["names"]), tuple(meta["classes"]), values, labels, bool(meta["multi"]), meta["source"], kind, groups
+            rows,
+            list(meta["names"]),
+            tuple(meta["classes"]),
+            values,
+            labels,
+            stored_target(kind, bool(meta["multi"])),
+            meta["source"],
+            groups,
         )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise FlukeError(f"{path}: {error.strerror}.") from None
@@ -119,10 +126,10 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"{len(twice):,} rows are there more than once: {first_few(twice)}")
     shape = scores.logits.shape
     if scores.logits.dtype != np.float32 or len(shape) != 2 or shape[0] != n:
-        faults.append(f"{scores.kind} are {scores.logits.dtype} {shape}, not float32 with {n} rows")
+        faults.append(f"{scores.target.outputs} are {scores.logits.dtype} {shape}, not float32 with {n} rows")
     elif len(bad := np.flatnonzero(~np.isfinite(scores.logits).all(axis=1))):
         faults.append(f"{len(bad):,} of {n:,} rows hold NaN or infinity: {first_few(scores.names[i] for i in bad)}")
-    if scores.kind == "logits" and len(shape) == 2 and shape[1] != len(scores.classes):
+    if scores.target.outputs == "logits" and len(shape) == 2 and shape[1] != len(scores.classes):
         faults.append(f"{shape[1]} columns for {len(scores.classes)} classes")
     if twice := _repeated(scores.classes):
         faults.append(f"classes named more than once: {first_few(twice)}")
@@ -131,7 +138,9 @@ def _validate(scores: Scores, path: Path) -> None:
     if scores.labels is not None and len(scores.labels) != n:
         faults.append(f"{len(scores.labels)} rows of labels for {n} names")
     elif (
-        scores.labels is not None and not scores.multi and (bad_rows := [r for r, row in enumerate(scores.labels) if len(row) != 1])
+        scores.labels is not None
+        and not scores.target.several
+        and (bad_rows := [r for r, row in enumerate(scores.labels) if len(row) != 1])
     ):
         faults.append(f"{len(bad_rows):,} rows without exactly one label: {first_few(scores.names[i] for i in bad_rows)}")
     if faults:

@@ -9,22 +9,23 @@ from typing import Literal
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.tables.sample import Sample, match_images
+from lib.tables.target import Target
 
 Format = Literal["label", "topk", "labels", "scores"]
 """What its columns hold: a label, the k best, all that apply, or a column of scores a class."""
 
 
-def infer_format(sample: Sample, classes: Sequence[str], multi: bool, separator: str = " ") -> Format:
+def infer_format(sample: Sample, classes: Sequence[str], target: Target, separator: str = " ") -> Format:
     """What the sample's columns hold, for `predict.submission: auto`; `classes` are all labels that may be written.
 
     scores: the other columns are the classes, in any order, or one column the score of one of two classes (see
     `class_of_columns`). With one
-    other column: labels for several labels an image; topk when most of the sample's cells hold several known labels; else label.
+    other column: labels for several labels per image; topk when most of the sample's cells hold several known labels; else label.
     Raises FlukeError when the columns are none of these.
     """
     others, known = sample.others, set(classes)
     number = None if known.intersection(sample.cells) else next(filter(_is_fraction, sample.cells), None)
-    if set(others) == known or (number and not multi and len(classes) == 2 and class_of_columns(sample, classes)):
+    if set(others) == known or (number and not target.several and len(classes) == 2 and class_of_columns(sample, classes)):
         return "scores"
     if len(others) > 1:
         unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
@@ -32,7 +33,7 @@ def infer_format(sample: Sample, classes: Sequence[str], multi: bool, separator:
             f"{sample.path}: its {len(others)} columns after the image names would have to be the {len(classes)} classes; "
             f"no classes: {first_few(map(repr, unknown)) or 'none'}; lacking: {first_few(map(repr, lacking)) or 'none'}."
         )
-    if multi:
+    if target.several:
         return "labels"
     if number:
         raise FlukeError(
@@ -51,9 +52,9 @@ def _is_fraction(cell: str) -> bool:
         return False
 
 
-def resolve_format(sample: Sample, p: Predict, classes: Sequence[str], multi: bool) -> Format:
+def resolve_format(sample: Sample, p: Predict, classes: Sequence[str], target: Target) -> Format:
     """predict.submission, inferred if it is auto."""
-    return infer_format(sample, classes, multi, p.separator) if p.submission == "auto" else p.submission
+    return infer_format(sample, classes, target, p.separator) if p.submission == "auto" else p.submission
 
 
 def class_of_columns(sample: Sample, classes: Sequence[str]) -> list[int] | None:
@@ -92,10 +93,10 @@ def column_faults(sample: Sample, kind: Format, classes: Sequence[str], separato
     return []
 
 
-def check_sample(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], multi: bool) -> None:
+def check_sample(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], target: Target) -> None:
     """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or the answers
     don't fit its columns."""
     match_images(sample.ids, names, sample.path)
-    kind = resolve_format(sample, p, classes, multi)
+    kind = resolve_format(sample, p, classes, target)
     if faults := column_faults(sample, kind, classes, p.separator):
         raise FlukeError(f"{sample.path} (predict.submission {kind}): {'; '.join(faults)}.")

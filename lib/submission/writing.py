@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit
 
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
@@ -17,6 +17,7 @@ from lib.files import atomic_write
 from lib.scores.score_file import Scores
 from lib.submission.formats import Format, class_of_columns, column_faults, resolve_format
 from lib.tables.sample import Sample, match_images, read_records
+from lib.tables.target import ONE_LABEL, Target
 
 
 def submit(
@@ -31,7 +32,7 @@ def submit(
 
     `thresholds`: the probability from which on each label is given; None: 0.5. Raises FlukeError as `write` does.
     """
-    kind = resolve_format(sample, p, test.classes, test.multi)
+    kind = resolve_format(sample, p, test.classes, test.target)
     least = np.array([0.5 if thresholds is None else thresholds[label] for label in test.classes])
     write(
         path,
@@ -40,7 +41,7 @@ def submit(
         kind,
         test.logits,
         test.classes,
-        multi=test.multi,
+        target=test.target,
         k=p.topk,
         separator=p.separator,
         thresholds=least,
@@ -60,7 +61,7 @@ def write(
     values: NDArray[np.floating] | Sequence[Sequence[str]],
     classes: Sequence[str],
     *,
-    multi: bool = False,
+    target: Target = ONE_LABEL,
     k: int = 5,
     separator: str = " ",
     thresholds: float | NDArray[np.floating] = 0.5,
@@ -70,7 +71,7 @@ def write(
 
     `values` are logits (n, C) over `classes`, or n lists of labels, best first. label and topk take the first and the first `k`;
     labels takes those with a probability (sigmoid) of `thresholds`, one or (C,), at least, and the most probable one where that
-    leaves none, unless `allow_empty`; scores writes probabilities, sigmoid if `multi` else softmax, in float64 digits, so that what
+    leaves none, unless `allow_empty`; scores writes probabilities, as `target` says, in float64 digits, so that what
     the logits rank stays ranked. Raises FlukeError; what stood at `path` before then still stands.
     """
     if len(values) != len(names):
@@ -82,7 +83,7 @@ def write(
         # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
         if bad := [repr(names[i]) for i in np.flatnonzero(~np.isfinite(values.max(axis=1))).tolist()]:
             raise FlukeError(f"{path}: {len(bad):,} predictions hold NaN or infinity: {first_few(bad)}.")
-        answers = _answers(values[positions], kind, classes, multi, k, separator, thresholds, allow_empty, sample)
+        answers = _answers(values[positions], kind, classes, target, k, separator, thresholds, allow_empty, sample)
     else:
         first = {"label": 1, "topk": k}.get(kind)
         answers = ([separator.join(values[i][:first])] for i in positions.tolist())
@@ -98,7 +99,7 @@ def _answers(
     logits: NDArray[np.floating],
     kind: Format,
     classes: Sequence[str],
-    multi: bool,
+    target: Target,
     k: int,
     separator: str,
     thresholds: float | NDArray[np.floating],
@@ -109,7 +110,7 @@ def _answers(
     if kind == "scores":
         columns = class_of_columns(sample, classes)
         exact = logits.astype(np.float64)
-        for row in (expit(exact) if multi else softmax(exact, axis=1))[:, columns].tolist():
+        for row in target.probabilities(exact)[:, columns].tolist():
             yield [repr(value) for value in row]
     elif kind == "labels":
         chosen = expit(logits.astype(np.float64)) >= thresholds

@@ -69,7 +69,7 @@ def refuse_repeats(table: Table) -> None:
 
 
 def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
-    """The table with its class list, after the filters by class, which are for one label an image (lib/config/constraints.py).
+    """The table with its class list, after the filters by class, which are for one label per image (lib/config/constraints.py).
     Rows that data.only_classes leaves out stay, outside of the class list, if `keep_others`."""
     counts, notes = table.counts(), []
     others: dict[str, int] = {}
@@ -99,7 +99,7 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     elif data.only_classes:
         leave_out("only_classes", [label for label in left if label not in data.only_classes])
     classes = tuple(sorted([*left, *data.take]))
-    if len(classes) < (1 if table.multi else 2):
+    if len(classes) < (1 if table.target.several else 2):
         why = "; ".join([*table.notes, *notes]) or "nothing was left out"
         raise FlukeError(f"{table.source}: {len(classes)} of {len(counts):,} classes are left, too few to learn from ({why}).")
     if notes:

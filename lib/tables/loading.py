@@ -14,6 +14,7 @@ from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, refuse_repeats
 from lib.tables.readers import find_images, list_images, read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.table import Table
+from lib.tables.target import Target, label_target
 
 
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
@@ -54,7 +55,7 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     return table
 
 
-def load_test(data: Data, classes: tuple[str, ...], multi: bool) -> Table | None:
+def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | None:
     """The recipe's test images: `test_csv`, else the rows of the sample submission, else all of `test_dir`; None without any.
 
     Labels are read from a `test_csv` that has them, not from a sample submission, whose labels mean nothing. Raises FlukeError.
@@ -62,16 +63,16 @@ def load_test(data: Data, classes: tuple[str, ...], multi: bool) -> Table | None
     root = Path(data.root)
     folder = root / (data.test_dir or data.image_dir)
     if data.test_csv is not None and data.test_csv != data.sample_submission:
-        return load_images(root / data.test_csv, folder, data, classes, multi)
+        return load_images(root / data.test_csv, folder, data, classes, target)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
         if header and data.image_column not in header:  # samples may call it "id"; it comes first in them
             data = replace(data, image_column=header[0])
-        return load_images(root / sample, folder, data, classes, multi, labelled=False)
-    return None if data.test_dir is None else load_images(folder, folder, data, classes, multi)
+        return load_images(root / sample, folder, data, classes, target, labelled=False)
+    return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
 
 
-def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], multi: bool, labelled: bool = True) -> Table:
+def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], target: Target, labelled: bool = True) -> Table:
     """Images to predict: those that a CSV or Parquet file names, relative to `folder`, or all images of `path` if that is a folder.
 
     Labels are read if `labelled` and the file has a `data.label_column` that isn't blank from top to bottom. Raises FlukeError,
@@ -90,9 +91,9 @@ def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], 
         columns, lines = read_columns(path, wanted)
         labels = columns.get("data.label_column", [])
         known = labels if any(label.strip() for label in labels) else None
-        separator = data.label_separator if multi else None
+        separator = data.label_separator if target.several else None
         table, missing = _table(path, folder, columns["data.image_column"], known, lines, separator)
-    table = drop_unreadable(replace(table, classes=classes, multi=multi), missing, "error", what="test")
+    table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
 
@@ -112,7 +113,7 @@ def _table(
         split = [(label,) for label in labels]
     paths, missing = find_images(folder, names)
     rows = np.arange(len(names), dtype=np.int64)
-    return Table(rows, names, paths, split, (), None, separator is not None, source=source, lines=lines), missing
+    return Table(rows, names, paths, split, (), None, label_target(separator), source=source, lines=lines), missing
 
 
 def _class_folders(folder: Path) -> tuple[list[str], tuple[str, ...]]:

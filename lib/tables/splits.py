@@ -27,7 +27,7 @@ def split_holdout(table: Table, folds: Folds) -> tuple[np.ndarray, np.ndarray]:
 
     Without groups the number held out is exact and, stratified, within one row of each class's share; with groups both are met as
     nearly as whole groups allow. Every class keeps a row, or a group, to train on: a class that has just one is never held out, and
-    others give more instead. Several labels an image: iterative stratification (Sechidis et al. 2011). With the user's own folds,
+    others give more instead. Several labels per image: iterative stratification (Sechidis et al. 2011). With the user's own folds,
     fold 0 is held out. Raises FlukeError when so many rows can't be held out.
     """
     n = len(table)
@@ -87,9 +87,9 @@ def split_identities(
     it. Rows of
     `new_label` are split like an individual's if training uses them (`keep_new`), and are all asked about if it doesn't. With
     `fold` (n,), fold `number` is what is held out; each row is then asked about in one fold only. Raises FlukeError for several
-    labels an image.
+    labels per image.
     """
-    if table.multi:
+    if table.target.several:
         raise FlukeError("data.label_separator: train_embedding takes one individual an image; set it to null.")
     labels = np.array([label for (label,) in table.labels or []])
     new = labels == new_label
@@ -160,7 +160,7 @@ class _Units:
             min(c, key=lambda label: (self.rows_of[label], label), default="") if folds.stratify else "" for c in self.counts
         ]
         self.labels: np.ndarray | None = None
-        if table.multi and folds.stratify:
+        if table.target.several and folds.stratify:
             self.labels = np.zeros((len(self.sizes), len(table.classes) + 1), dtype=bool)  # the last: has no label
             unit, label = np.nonzero(table.targets())
             self.labels[rows[unit], label] = True

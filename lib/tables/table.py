@@ -15,6 +15,7 @@ import numpy as np
 
 from lib.errors import FlukeError, first_few
 from lib.tables.readers import row_unit
+from lib.tables.target import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +29,14 @@ class Table:
     paths: list[Path]
     """Where the images are read from; never outside their folder."""
     labels: list[tuple[str, ...]] | None
-    """Labels of each image, exactly one unless `multi`; None when the table has none."""
+    """Labels of each image, exactly one unless `target` takes several; None when the table has none."""
     classes: tuple[str, ...]
     """Sorted classes of the training table after its filters; what integers and columns of scores refer to. With data.only_classes
     a classifier's table keeps rows of other classes too, for its scores to be set beside another run's."""
     groups: np.ndarray | None
     """(n,) str: images of one group never sit on both sides of a split."""
-    multi: bool
-    """Whether an image may have several labels, or none."""
+    target: Target
+    """What is predicted: how many labels per image may have."""
     folds: np.ndarray | None = None
     """(n,) int64: the user's own folds (`folds.csv` of the recipe)."""
     source: Path = Path("table")
@@ -81,25 +82,16 @@ class Table:
         )
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:
-        """Class indices, (n,) int64; with several labels an image 0 and 1, (n, number of classes) float32.
+        """Class indices, (n,) int64; with several labels per image 0 and 1, (n, number of classes) float32.
 
         Raises FlukeError when there are no labels, or some that are not in `classes` (default: the table's), with their counts.
         """
         if self.labels is None:
             raise FlukeError(f"{self.source}: has no labels, but they are needed here.")
-        position = {label: i for i, label in enumerate(self.classes if classes is None else classes)}
-        if unknown := [(label, count) for label, count in self.counts().most_common() if label not in position]:
-            found = first_few(f"{label!r} ({count:,} images)" for label, count in unknown)
-            raise FlukeError(f"{self.source}: {len(unknown):,} labels are not among the {len(position):,} classes: {found}.")
-        if not self.multi:
-            return np.array([position[label] for (label,) in self.labels], dtype=np.int64)
-        targets = np.zeros((len(self), len(position)), dtype=np.float32)
-        for i, labels in enumerate(self.labels):
-            targets[i, [position[label] for label in labels]] = 1
-        return targets
+        return self.target.encode(self.labels, self.classes if classes is None else classes, str(self.source))
 
-    def known(self) -> np.ndarray:
-        """(n,) bool: whether each row's labels are all among the classes."""
+    def in_classes(self) -> np.ndarray:
+        """Return whether each row's labels are all among the classes, (n,) bool."""
         return np.array([set(labels) <= set(self.classes) for labels in self.labels or [()] * len(self)], dtype=bool)
 
     def counts(self) -> Counter[str]:
@@ -121,9 +113,9 @@ def describe_table(table: Table, what: str = "train") -> str:
         lines[0] += f", {len(table.classes):,} classes: " + (
             ", ".join(ends) if len(ends) < 7 else f"{first_few(ends[:3])} ... {first_few(ends[-3:])}"
         )
-        if table.multi:
+        if table.target.several:
             bare = sum(not labels for labels in table.labels)
-            lines.append(f"  {sum(counts.values()) / max(len(table), 1):.1f} labels an image; {bare:,} images without any")
+            lines.append(f"  {sum(counts.values()) / max(len(table), 1):.1f} labels per image; {bare:,} images without any")
         else:
             few = [f"{n:,} with {k}" for k in (1, 2) if (n := sum(count == k for count in counts.values()))]
             lines += [f"  classes with few images: {', '.join(few)}"] if few else []

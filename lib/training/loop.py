@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from lib.errors import FlukeError, Interrupted
 from lib.files import write_text
 from lib.images.dataset import ImageDataset, make_train_loader
 from lib.images.samplers import ShardedBatches, derive_seed
-from lib.metrics.registry import metric_direction
+from lib.metrics.registry import METRICS
 from lib.models.network import Network
 from lib.models.weights import save_network
 from lib.training import checkpoint
@@ -68,7 +68,7 @@ def fit(
     """
     t, o, metric = recipe.train, recipe.optim, task.metric
     device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
-    direction = metric_direction(metric)
+    direction: Literal["max", "min"] = "max" if METRICS[metric].higher_is_better else "min"
     network.to(device).to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     ema = ModelEmaV3(network, decay=t.ema, use_warmup=True) if t.ema else None
     assert network.objective is not None

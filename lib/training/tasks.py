@@ -19,6 +19,7 @@ from lib.models.losses import make_classification_loss
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
 from lib.retrieval.search import ClassCentres, make_class_centres
 from lib.tables.table import Table
+from lib.tables.target import IDENTITY
 
 
 class Task(Protocol):
@@ -26,7 +27,6 @@ class Task(Protocol):
 
     kind: str
     """classifier or embedding"""
-    name: registry.Task
     metric: str
     """What chooses the best epoch."""
 
@@ -63,21 +63,19 @@ class Classifier:
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         self.recipe, self.train, self.classes = recipe, train, train.classes
-        known = val.known()
+        known = val.in_classes()
         self.shown, self.beside = val.take(known), val.take(~known)
         self.queries = len(self.shown)
         if not self.queries:
             raise FlukeError(f"{train.source}: no held-out image is of the {len(self.classes)} classes to be learnt.")
-        self.name: registry.Task = "multi" if train.multi else "single"
-        self.metric = registry.default_metric(self.name) if recipe.train.metric == "auto" else recipe.train.metric
-        registry.check_metric(self.metric, self.name)
+        self.metric = registry.resolve_metric(recipe.train.metric, train.target)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
         self.targets, self.val_targets = train.targets(), self.shown.targets()
         self.loss = self.objective(0).eval()
 
     def objective(self, width: int) -> nn.Module:
-        return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.train.multi)
+        return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.train.target)
 
     def order(self) -> RandomOrder:
         t = self.recipe.train
@@ -89,7 +87,7 @@ class Classifier:
         return RandomOrder(len(self.train), derive_seed(t.seed, 0), sampling_weights(self.targets, t.sampler_power, factors))
 
     def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        found = registry.compute_metrics(self.name, outputs, self.val_targets)
+        found = registry.compute_metrics(self.train.target, outputs, self.val_targets)
         with torch.no_grad():
             found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
         return _require_metric(self.metric, found, len(outputs))
@@ -111,9 +109,7 @@ class Embedder:
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         d, t = recipe.data, recipe.train
         self.recipe, self.queries = recipe, len(val)
-        self.name: registry.Task = "retrieval"
-        self.metric = registry.default_metric("retrieval") if t.metric == "auto" else t.metric
-        registry.check_metric(self.metric, "retrieval")
+        self.metric = registry.resolve_metric(t.metric, IDENTITY)
         labels = [label for (label,) in train.labels or []]
         self.train = replace(train, classes=tuple(sorted(set(labels) - {d.new_label})))
         self.classes = self.train.classes

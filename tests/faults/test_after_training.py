@@ -186,7 +186,7 @@ def wide(root: Path) -> None:
 
 
 def several(root: Path) -> None:
-    """Runs of several labels an image, with weights."""
+    """Runs of several labels per image, with weights."""
     for name in ("scores_val.npz", "scores_test.npz"):
         scored(f"single/{name}", lambda s: {"multi": True})(root)
     network(f"single/{BEST}", {"multi": True})(root)
@@ -299,9 +299,9 @@ AFTER = [
     after(ensemble, "--runs emb", "runs of embeddings", "emb: holds embeddings, not logits of classes"),
     after(ensemble, f"{S} --out single", "a run where the ensemble would go", "is there already, and not empty", TWIN),
     after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is known in training only", TWIN),
-    after(ensemble, f"{S} --thresholds", "thresholds for one label an image", "--thresholds are for several labels", TWIN),
+    after(ensemble, f"{S} --thresholds", "thresholds for one label per image", "--thresholds are for several labels", TWIN),
     after(
-        ensemble, "--runs single --offsets accuracy", "offsets for several labels", "--offsets are for one label an image", several
+        ensemble, "--runs single --offsets accuracy", "offsets for several labels", "--offsets are for one label per image", several
     ),
     after(
         ensemble,
@@ -357,8 +357,8 @@ AFTER = [
     after(
         ensemble,
         S,
-        "one label an image and several",
-        "twin: several labels an image, but single: one label an image",
+        "one label per image and several",
+        "twin: several labels per image, but single: one label per image",
         both(TWIN, scored(VAL, lambda s: {"multi": True})),
     ),
     after(
@@ -497,7 +497,7 @@ AFTER = [
         "has no column 'label' (data.label_column); --queries",
         raw("own/blind.csv", b"image\n2_000.png\n"),
     ),
-    after(retrieve, f"{ASK} --data.label_separator |", "several labels an image, to be asked", "label_separator"),
+    after(retrieve, f"{ASK} --data.label_separator |", "several labels per image, to be asked", "label_separator"),
     after(
         retrieve,
         "--run emb narrow --combine mean --out asked",

@@ -427,8 +427,8 @@ CASES = [
         "model.pool gem: test_vit has no feature map",
         {"model_name": "test_vit", "data_size": 160, "model_pool": "gem"},
     ),
-    Case("an objective for several labels", "objective.name bce is not for one label an image", {"objective_name": "bce"}),
-    Case("an objective for embeddings", "objective.name arcface is not for one label an image", {"objective_name": "arcface"}),
+    Case("an objective for several labels", "objective.name bce is not for one label per image", {"objective_name": "bce"}),
+    Case("an objective for embeddings", "objective.name arcface is not for one label per image", {"objective_name": "arcface"}),
     Case("an objective for classifiers", "objective focal is not for embeddings", {"objective_name": "focal"}, train_embedding),
     Case(
         "a factor for a class that isn't there",
@@ -449,11 +449,11 @@ CASES = [
     ),
     Case(
         "logit adjustment for several labels",
-        "logit_adjustment and label_smoothing are for one label an image",
+        "logit_adjustment and label_smoothing are for one label per image",
         {"data_label_separator": "|", "objective_name": "bce", "objective_logit_adjustment": 1},
     ),
     Case(
-        "several labels an image, for embeddings",
+        "several labels per image, for embeddings",
         "train_embedding takes one individual an image; set it to null",
         given(cell(0, "label", "ant|bee"), data_label_separator="|", objective_name="arcface"),
         train_embedding,
@@ -489,7 +489,7 @@ CASES = [
         {"objective_name": "arcface", "objective_mixup": 0.5},
         train_embedding,
     ),
-    Case("a metric that doesn't fit", "doesn't fit one label an image; these do: ", {"train_metric": "macro_map"}),
+    Case("a metric that doesn't fit", "doesn't fit one label per image; these do: ", {"train_metric": "macro_map"}),
     Case("a metric that isn't there", "Unknown metric 'acuracy'; did you mean accuracy?", {"train_metric": "acuracy"}),
     Case("a part to freeze that isn't there", "fits no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),

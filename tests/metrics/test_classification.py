@@ -5,9 +5,10 @@ import pytest
 from sklearn import metrics as sk
 
 from lib.errors import FlukeError
-from lib.metrics.registry import METRICS, check_metric, compute_metrics, default_metric, metric_direction
+from lib.metrics.registry import METRICS, compute_metrics, resolve_metric
 from lib.metrics.retrieval import map_at_r, reciprocal_ranks
 from lib.metrics.verification import verify_pairs
+from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, TARGETS, Target
 
 
 def single(n: int = 300, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +33,7 @@ def multi(n: int = 300, labels: int = 12, seed: int = 0) -> tuple[np.ndarray, np
 
 def test_single_label_metrics_equal_scikit_learn() -> None:
     logits, targets = single()
-    found = compute_metrics("single", logits, targets)
+    found = compute_metrics(ONE_LABEL, logits, targets)
     predicted = logits.argmax(axis=1)
     probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
     every = np.arange(logits.shape[1])
@@ -51,7 +52,7 @@ def test_single_label_metrics_equal_scikit_learn() -> None:
 
 def test_multi_label_metrics_equal_scikit_learn() -> None:
     logits, targets = multi()
-    found = compute_metrics("multi", logits, targets)
+    found = compute_metrics(SEVERAL_LABELS, logits, targets)
     predicted, has = (logits >= 0).astype(int), targets.any(axis=0)
     expected = {
         "macro_map": sk.average_precision_score(targets[:, has], logits[:, has], average="macro"),
@@ -67,7 +68,7 @@ def test_multi_label_metrics_equal_scikit_learn() -> None:
 def test_macro_map_leaves_out_and_counts_labels_without_a_positive() -> None:
     logits, targets = multi()
     wider = np.pad(targets, ((0, 0), (0, 3))), np.pad(logits, ((0, 0), (0, 3)))
-    found, more = compute_metrics("multi", logits, targets), compute_metrics("multi", wider[1], wider[0])
+    found, more = compute_metrics(SEVERAL_LABELS, logits, targets), compute_metrics(SEVERAL_LABELS, wider[1], wider[0])
     assert more["macro_map"] == found["macro_map"]
     assert more["n_left_out"] == found["n_left_out"] + 3
 
@@ -81,7 +82,7 @@ def test_calibration_error_of_a_loop_over_bins() -> None:
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert compute_metrics("single", logits, targets)["ece"] == pytest.approx(expected, rel=1e-5)
+    assert compute_metrics(ONE_LABEL, logits, targets)["ece"] == pytest.approx(expected, rel=1e-5)
 
 
 # --- MAP@k, mAP@R -----------------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_map5_of_1000_rows_of_logits_with_ties() -> None:
     for row, target in zip(logits.tolist(), targets.tolist()):
         ranked = sorted(range(9), key=lambda c: (-row[c], c))  # ties: the lower column first
         expected += contest_ap(str(target), [str(c) for c in ranked], 5) / 1000
-    found = compute_metrics("single", logits, targets)
+    found = compute_metrics(ONE_LABEL, logits, targets)
     assert found["map@5"] == pytest.approx(expected)
     assert found["accuracy"] == np.mean(logits.argmax(axis=1) == targets)
 
@@ -164,15 +165,15 @@ def test_equal_error_rate_of_perfect_and_of_reversed_scores() -> None:
 # --- intervals --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["single", "multi", "retrieval"])
-def test_resampled_metrics_equal_metrics_of_repeated_rows(task: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_resampled_metrics_equal_metrics_of_repeated_rows(target: Target) -> None:
     """What counts with weight 3 is there three times."""
-    logits, targets = multi(80) if task == "multi" else single(80)
-    if task == "retrieval":
+    logits, targets = multi(80) if target.several else single(80)
+    if target is IDENTITY:
         targets = np.where(targets == 0, logits.shape[1] - 1, targets)
     weights = np.random.default_rng(0).integers(0, 4, (80, 6))
     for name, metric in METRICS.items():
-        if task in metric.tasks and metric.resampled is not None:
+        if target.name in metric.targets and metric.resampled is not None:
             found = metric.resampled(logits, targets, weights.astype(float))
             repeats = [np.repeat(np.arange(80), w) for w in weights.T]
             assert found == pytest.approx([metric.function(logits[r], targets[r]) for r in repeats], rel=1e-9), name
@@ -181,27 +182,27 @@ def test_resampled_metrics_equal_metrics_of_repeated_rows(task: str) -> None:
 # --- names, directions, bad input -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["single", "multi"])
-def test_every_task_has_its_metrics(task: str) -> None:
-    logits, targets = multi(50) if task == "multi" else single(50)
-    names = set(compute_metrics(task, logits, targets)) - {"n_left_out"}  # type: ignore[arg-type]
-    assert names == {name for name, metric in METRICS.items() if task in metric.tasks} - {"loss"}
-    assert default_metric(task) in names  # type: ignore[arg-type]
+@pytest.mark.parametrize("target", [ONE_LABEL, SEVERAL_LABELS])
+def test_every_task_has_its_metrics(target: Target) -> None:
+    logits, targets = multi(50) if target.several else single(50)
+    names = set(compute_metrics(target, logits, targets)) - {"n_left_out"}
+    assert names == {name for name, metric in METRICS.items() if target.name in metric.targets} - {"loss"}
+    assert target.default_metric in names
     for name in [*names, "loss"]:
-        check_metric(name, task)  # type: ignore[arg-type]
+        resolve_metric(name, target)
 
 
 def test_directions() -> None:
-    assert {name for name in METRICS if metric_direction(name) == "min"} == {"loss", "log_loss", "ece"}
+    assert {name for name in METRICS if not METRICS[name].higher_is_better} == {"loss", "log_loss", "ece"}
 
 
 def test_a_metric_that_does_not_exist_or_fit_gets_a_sentence() -> None:
     with pytest.raises(FlukeError, match=r"Unknown metric 'acuracy'; did you mean accuracy\?"):
-        check_metric("acuracy", "single")
-    with pytest.raises(FlukeError, match=r"Metric accuracy doesn't fit several labels an image; these do: loss, .*macro_map"):
-        check_metric("accuracy", "multi")
-    with pytest.raises(FlukeError, match="Metric recall@1 doesn't fit one label an image"):
-        check_metric("recall@1", "single")
+        resolve_metric("acuracy", ONE_LABEL)
+    with pytest.raises(FlukeError, match=r"Metric accuracy doesn't fit several labels per image; these do: loss, .*macro_map"):
+        resolve_metric("accuracy", SEVERAL_LABELS)
+    with pytest.raises(FlukeError, match="Metric recall@1 doesn't fit one label per image"):
+        resolve_metric("recall@1", ONE_LABEL)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -209,22 +210,22 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     logits, targets = single(20)
     logits[[3, 7], 2] = value
     with pytest.raises(FlukeError, match=r"2 of 20 rows of scores hold NaN or infinity \(counted from 0: 3, 7\)"):
-        compute_metrics("single", logits, targets)
+        compute_metrics(ONE_LABEL, logits, targets)
     with pytest.raises(FlukeError, match="no row"):
-        compute_metrics("single", logits[:0], targets[:0])
+        compute_metrics(ONE_LABEL, logits[:0], targets[:0])
     with pytest.raises(ValueError, match="targets"):
-        compute_metrics("single", np.zeros((2, 3)), np.array([0, -1]))
+        compute_metrics(ONE_LABEL, np.zeros((2, 3)), np.array([0, -1]))
 
 
 def test_large_logits_and_ruled_out_classes_stay_finite() -> None:
     logits = np.array([[1e4, -1e4, 0], [0, -np.inf, 1], [3e4, 3e4, 0]], np.float32)
-    found = compute_metrics("single", logits, np.array([0, 2, 1]))
+    found = compute_metrics(ONE_LABEL, logits, np.array([0, 2, 1]))
     assert all(np.isfinite(list(found.values())))
-    assert np.isfinite(compute_metrics("single", logits, np.array([0, 1, 1]))["log_loss"])
+    assert np.isfinite(compute_metrics(ONE_LABEL, logits, np.array([0, 1, 1]))["log_loss"])
 
 
 def test_what_the_rows_do_not_define_is_left_out() -> None:
     logits, targets = multi(20)
-    empty = compute_metrics("multi", logits, np.zeros_like(targets))
+    empty = compute_metrics(SEVERAL_LABELS, logits, np.zeros_like(targets))
     assert "macro_map" not in empty
     assert "micro_map" not in empty

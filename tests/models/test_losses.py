@@ -12,6 +12,7 @@ from lib.config.recipe import Objective
 from lib.errors import FlukeError
 from lib.models.embedding_losses import make_embedding_loss
 from lib.models.losses import class_weights, make_classification_loss
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
 CLASSES = ("a", "b", "c", "d")
 TARGETS = np.array([0] * 12 + [1] * 6 + [2] * 5 + [3])
@@ -19,11 +20,11 @@ LABELS = np.array([[1, 0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1], [0, 0
 
 
 def single(**fields: object) -> torch.nn.Module:
-    return make_classification_loss(Objective(**fields), TARGETS, CLASSES, False)
+    return make_classification_loss(Objective(**fields), TARGETS, CLASSES, ONE_LABEL)
 
 
 def multi(**fields: object) -> torch.nn.Module:
-    return make_classification_loss(Objective(**fields), LABELS, CLASSES, True)
+    return make_classification_loss(Objective(**fields), LABELS, CLASSES, SEVERAL_LABELS)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def labels() -> torch.Tensor:
     return (torch.rand(9, 4, generator=torch.Generator().manual_seed(1)) < 0.3).float()
 
 
-# --- one label an image -----------------------------------------------------------------------------------------------------------
+# --- one label per image ---
 
 
 def test_class_weights_are_scikit_learns() -> None:
@@ -152,17 +153,17 @@ def test_mixed_labels_are_losses_of_both_sides(fields: dict, logits: torch.Tenso
 @pytest.mark.parametrize("name", ["bce", "asymmetric", "arcface", "triplet"])
 def test_objective_that_is_not_for_one_label_is_refused(name: str) -> None:
     with pytest.raises(
-        FlukeError, match=f"objective.name {name} is not for one label an image in train_classifier; it takes cross_"
+        FlukeError, match=f"objective.name {name} is not for one label per image in train_classifier; it takes cross_"
     ):
         single(name=name)
 
 
 def test_other_misfits_are_refused() -> None:
-    with pytest.raises(FlukeError, match=r"objective.name cross_entropy is not for several labels an image"):
+    with pytest.raises(FlukeError, match=r"objective.name cross_entropy is not for several labels per image"):
         multi()
     with pytest.raises(FlukeError, match=r"objective.class_factors names 'z', which is not a class"):
         single(class_factors={"a": 2.0, "z": 2.0})
-    with pytest.raises(FlukeError, match=r"logit_adjustment and label_smoothing are for one label an image"):
+    with pytest.raises(FlukeError, match=r"logit_adjustment and label_smoothing are for one label per image"):
         multi(name="bce", label_smoothing=0.1)
     with pytest.raises(FlukeError, match=r"objective bce is not for embeddings; train_embedding takes cross_entropy, arcface"):
         embedding(name="bce")

@@ -18,6 +18,7 @@ from lib.models.embedding_losses import make_embedding_loss
 from lib.models.losses import make_classification_loss
 from lib.models.network import GeM, Network, NetworkSpec, make_mixup
 from lib.models.weights import load_initial_weights, load_network, read_spec, save_network
+from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -31,7 +32,15 @@ def make(
     **m: object,
 ) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(Model(name=name, pretrained=False, **m), classes, multi, kind, size, "squash"))
+    return Network(
+        NetworkSpec(
+            Model(name=name, pretrained=False, **m),
+            classes,
+            IDENTITY if kind == "embedding" else SEVERAL_LABELS if multi else ONE_LABEL,
+            size,
+            "squash",
+        )
+    )
 
 
 def pictures(n: int = 4, size: int = 32) -> torch.Tensor:
@@ -41,7 +50,7 @@ def pictures(n: int = 4, size: int = 32) -> torch.Tensor:
 def step(network: Network, size: int = 32, lr: float = 0.1) -> float:
     """One step of SGD on two batches' worth of noise; returns the loss."""
     targets = torch.arange(4) % len(network.spec.classes)
-    network.objective = make_classification_loss(Objective(), targets.numpy(), network.spec.classes, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), network.spec.classes, ONE_LABEL)
     network.train()
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=lr)
     loss = network(pictures(size=size), targets)["loss"]
@@ -239,7 +248,7 @@ def test_mix_prob_is_the_share_of_mixed_batches(prob: float, least: int, most: i
 def test_mixing_is_a_function_of_the_seed_and_off_in_evaluation() -> None:
     targets = torch.tensor([0, 1, 2, 0])
     network = Network(make().spec, Objective(mixup=0.4, cutmix=1.0))
-    network.objective = make_classification_loss(Objective(), targets.numpy(), CLASSES, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), CLASSES, ONE_LABEL)
     losses = []
     for batch in (0, 0, 1):
         network.load_state_dict(make().state_dict(), strict=False)

@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
+from lib.tables.target import ONE_LABEL
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -138,7 +139,7 @@ def test_reliability_agrees_with_the_metric() -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(4, p=row) for row in probabilities])  # calibrated: the error then depends on the bins
     figure = figures.reliability(probabilities.max(axis=1), logits.argmax(axis=1) == targets)
-    error = registry.compute_metrics("single", logits, targets)["ece"]
+    error = registry.compute_metrics(ONE_LABEL, logits, targets)["ece"]
     assert f"calibration error {error:.3f}." in figure.get_label()
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == 500
 

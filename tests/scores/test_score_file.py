@@ -16,6 +16,7 @@ from lib.errors import FlukeError
 from lib.scores import alignment, score_file
 from lib.scores.alignment import align_scores, load_aligned_scores, load_run_scores
 from lib.scores.score_file import Scores, load_scores, save_scores
+from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, TARGETS
 
 TEXT = st.text(max_size=8) | st.sampled_from(["", " ", "a ", "NA", "01", "x\0", "\0", "naïve", "=1+1", "\ud800", "a\nb,\"c'"])
 
@@ -25,26 +26,33 @@ def make(n=6, classes=("ant", "bee", "cat"), multi=False, seed=0, rows=None, **m
     rows = np.arange(n) if rows is None else np.asarray(rows)
     labels = [(classes[r % len(classes)],) for r in rows]
     logits = rng.normal(size=(len(rows), len(classes))).astype(np.float32)
-    return Scores(rows.astype(np.int64), [f"{r}.jpg" for r in rows], classes, logits, labels, multi, {"run": f"run{seed}"}, **more)
+    return Scores(
+        rows.astype(np.int64),
+        [f"{r}.jpg" for r in rows],
+        classes,
+        logits,
+        labels,
+        SEVERAL_LABELS if multi else ONE_LABEL,
+        {"run": f"run{seed}"},
+        **more,
+    )
 
 
 @st.composite
 def any_scores(draw) -> Scores:
-    n, multi = draw(st.integers(0, 5)), draw(st.booleans())
-    kind = draw(st.sampled_from(["logits", "embeddings"]))
-    classes = tuple(draw(st.lists(TEXT, unique=True, max_size=4))) if kind == "logits" else ()
-    width = len(classes) if kind == "logits" else draw(st.integers(1, 4))
+    n, target = draw(st.integers(0, 5)), draw(st.sampled_from(TARGETS))
+    classes = tuple(draw(st.lists(TEXT, unique=True, max_size=4))) if target.outputs == "logits" else ()
+    width = len(classes) if target.outputs == "logits" else draw(st.integers(1, 4))
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
-    row = st.lists(TEXT, min_size=0 if multi else 1, max_size=3 if multi else 1).map(tuple)
+    row = st.lists(TEXT, min_size=0 if target.several else 1, max_size=3 if target.several else 1).map(tuple)
     return Scores(
         np.array(draw(st.lists(st.integers(0, 2**62), min_size=n, max_size=n, unique=True)), dtype=np.int64),
         draw(st.lists(TEXT, min_size=n, max_size=n)),
         classes,
         draw(hnp.arrays(np.float32, (n, width), elements=finite)),
         draw(st.none() | st.lists(row, min_size=n, max_size=n)),
-        multi,
+        target,
         draw(st.dictionaries(TEXT, st.none() | st.integers() | TEXT | st.lists(st.booleans(), max_size=2), max_size=3)),
-        kind,
     )
 
 
@@ -53,7 +61,7 @@ def any_scores(draw) -> Scores:
 def test_what_is_saved_is_loaded_to_the_last_character_and_bit(tmp_path, before):
     save_scores(tmp_path / "s.npz", before)
     after = load_scores(tmp_path / "s.npz")
-    for name in ("names", "classes", "labels", "multi", "source", "kind"):
+    for name in ("names", "classes", "labels", "target", "source"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.rows.tolist() == before.rows.tolist()
     assert after.logits.dtype == np.float32
@@ -172,7 +180,7 @@ def test_targets():
     assert alignment.encode_targets(make()).tolist() == [0, 1, 2, 0, 1, 2]
     several = replace(make(n=3, multi=True), labels=[(), ("cat", "ant"), ("bee",)])
     assert alignment.encode_targets(several).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
-    with pytest.raises(FlukeError, match=r"here: 1 labels are none of the 3 classes: dog"):
+    with pytest.raises(FlukeError, match=r"here: 1 labels are not among the 3 classes: 'dog' .1 images"):
         alignment.encode_targets(replace(make(n=1), labels=[("dog",)]), "here")
     with pytest.raises(FlukeError, match="no labels"):
         alignment.encode_targets(replace(make(), labels=None))
@@ -188,7 +196,7 @@ def shuffled(s: Scores, rows: list[int], columns: list[int]) -> Scores:
         tuple(s.classes[c] for c in columns),
         s.logits[rows][:, columns],
         s.labels and [s.labels[i] for i in rows],
-        s.multi,
+        s.target,
         s.source,
     )
 
@@ -223,8 +231,8 @@ def test_align_refuses_what_is_not_the_same_table():
         (replace(a, labels=[("cat",), *a.labels[1:]]), r"other labels for 1 rows \(0\.jpg\)"),
         (replace(a, classes=("x", "y", "z")), "no class in common: runs of different contests"),
         (replace(a, classes=("ant", "bee", "cow")), r"1 only in the first \(cow\), 1 only in the second \(cat\)"),
-        (replace(a, multi=True), "several labels an image"),
-        (replace(a, kind="embeddings", classes=()), "embeddings"),
+        (replace(a, target=SEVERAL_LABELS), "several labels per image"),
+        (replace(a, target=IDENTITY, classes=()), "retrieval"),
     ]
     for other, sentence in cases:
         with pytest.raises(FlukeError, match=sentence):
@@ -253,6 +261,6 @@ def test_runs_and_their_missing_parts(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FlukeError, match="holds no scores"):
         load_run_scores(tmp_path / "empty")
-    save_scores(kfold / "oof.npz", make(kind="embeddings"))
+    save_scores(kfold / "oof.npz", replace(make(), target=IDENTITY))
     with pytest.raises(FlukeError, match="embeddings"):
         load_aligned_scores([str(kfold)])

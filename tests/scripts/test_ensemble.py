@@ -19,6 +19,7 @@ from lib.metrics.registry import METRICS
 from lib.scores import averaging, combination, decisions, stacking
 from lib.scores.alignment import align_scores
 from lib.scores.score_file import Scores, load_scores, save_scores
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 from scripts import ensemble
 
 accuracy = METRICS["accuracy"].function
@@ -33,7 +34,7 @@ def members(n=1500, classes=6, skills=(1.6, 1.2, 0.8), seed=0):
 
 
 def labels(n=800, classes=5, skills=(1.5, 1.0), seed=0):
-    """The same with several labels an image."""
+    """The same with several labels per image."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((n, classes)) < np.linspace(0.1, 0.5, classes)).astype(int)
     return [(2 * skill * (targets - 0.7) + rng.normal(size=targets.shape)).astype(np.float32) for skill in skills], targets
@@ -47,7 +48,7 @@ THIRDS = np.full(3, 1 / 3)
 
 
 def test_pools_by_hand():
-    p = {name: softmax(pool(LOGITS, THIRDS, False), axis=1)[0] for name, pool in averaging.AVERAGES.items()}
+    p = {name: softmax(pool(LOGITS, THIRDS, ONE_LABEL), axis=1)[0] for name, pool in averaging.AVERAGES.items()}
     np.testing.assert_allclose(p["mean_prob"], [1.3 / 3, 0.9 / 3, 0.8 / 3], rtol=1e-5)
     product = np.array([0.7 * 0.1 * 0.5, 0.2 * 0.6 * 0.1, 0.1 * 0.3 * 0.4]) ** (1 / 3)
     np.testing.assert_allclose(p["geometric"], product / product.sum(), rtol=1e-5)
@@ -68,16 +69,16 @@ def test_a_sure_model_keeps_its_order(name):
 
 def test_weights_weigh_and_ties_of_votes_go_to_the_surer_side():
     weights = np.array([0.5, 0.5, 0])
-    p = softmax(averaging.mean_probabilities(LOGITS, weights, False), axis=1)[0]
+    p = softmax(averaging.mean_probabilities(LOGITS, weights, ONE_LABEL), axis=1)[0]
     np.testing.assert_allclose(p, [0.4, 0.4, 0.2], rtol=1e-5)
     tie = [np.log(np.array([[0.6, 0.3, 0.1]])), np.log(np.array([[0.1, 0.8, 0.1]]))]
-    assert np.argsort(-averaging.majority_vote(tie, np.array([0.5, 0.5]), False))[0].tolist() == [1, 0, 2]
+    assert np.argsort(-averaging.majority_vote(tie, np.array([0.5, 0.5]), ONE_LABEL))[0].tolist() == [1, 0, 2]
 
 
 def test_pools_of_several_labels_by_hand():
     a, b = np.array([[0.9, 0.4], [0.2, 0.3]]), np.array([[0.4, 0.45], [0.1, 0.8]])
     both, halves = [np.log(p / (1 - p)) for p in (a, b)], np.array([0.5, 0.5])
-    p = {name: expit(pool(both, halves, True)) for name, pool in averaging.AVERAGES.items()}
+    p = {name: expit(pool(both, halves, SEVERAL_LABELS)) for name, pool in averaging.AVERAGES.items()}
     np.testing.assert_allclose(p["mean_prob"], (a + b) / 2, rtol=1e-5)
     np.testing.assert_allclose(p["geometric"], np.sqrt(a * b), rtol=1e-5)
     np.testing.assert_allclose(p["rank"], np.array([[2, 1.5], [1, 1.5]]) / 3, rtol=1e-5)  # of the rows within a label
@@ -86,13 +87,11 @@ def test_pools_of_several_labels_by_hand():
 
 def test_a_specialist_shares_out_the_first_models_mass():
     first, specialist = np.log(np.array([[0.1, 0.3, 0.2, 0.4]])), np.log(np.array([[0.9, 0.1]])) + 5
-    p = softmax(averaging.extend_specialist(first, specialist, np.array([2, 1]), False), axis=1)
+    p = softmax(ONE_LABEL.extend(first, specialist, np.array([2, 1])), axis=1)
     np.testing.assert_allclose(p, [[0.1, 0.05, 0.45, 0.4]], rtol=1e-5)
     sure = np.log(np.array([[0.98, 0.01, 0.005, 0.005]]))  # an image of another class: the specialist can't overrule
-    assert averaging.extend_specialist(sure, specialist, np.array([2, 1]), False).argmax() == 0
-    np.testing.assert_allclose(
-        averaging.extend_specialist(first, specialist, np.array([2, 1]), True)[0, [2, 1]], specialist[0], rtol=1e-6
-    )
+    assert ONE_LABEL.extend(sure, specialist, np.array([2, 1])).argmax() == 0
+    np.testing.assert_allclose(SEVERAL_LABELS.extend(first, specialist, np.array([2, 1]))[0, [2, 1]], specialist[0], rtol=1e-6)
 
 
 # --- fitted weights ---------------------------------------------------------------------------------------------------------------
@@ -107,7 +106,7 @@ def test_useless_and_harmful_members_get_no_weight(method, sharpness):
         useless = rng.normal(size=z[0].shape).astype(np.float32)
         harmful = z[0][rng.permutation(len(targets))] * 2  # sure of itself, and of another row
         everyone = [sharpness * m for m in [useless, *z, harmful]]
-        weights = combination.fit_method(method, everyone, targets, False, accuracy).weights
+        weights = combination.fit_method(method, everyone, targets, ONE_LABEL, accuracy).weights
         assert weights.sum() == pytest.approx(1)
         assert weights[[0, 4]].tolist() == [0, 0]
         assert (weights > 0).sum() >= 2
@@ -164,9 +163,9 @@ def test_optimal_weights_are_the_best_of_a_grid():
 def test_votes_are_weighted_by_score_and_a_loss_can_be_no_weight():
     z, targets = members()
     scores = np.array([accuracy(m, targets) for m in z])
-    np.testing.assert_allclose(combination.fit_method("weighted", z, targets, False, accuracy).weights, scores / scores.sum())
+    np.testing.assert_allclose(combination.fit_method("weighted", z, targets, ONE_LABEL, accuracy).weights, scores / scores.sum())
     with pytest.raises(FlukeError, match="better when higher"):
-        combination.fit_method("weighted", z, targets, False, lambda a, b: -1.0)
+        combination.fit_method("weighted", z, targets, ONE_LABEL, lambda a, b: -1.0)
 
 
 # --- honesty ----------------------------------------------------------------------------------------------------------------------
@@ -298,7 +297,7 @@ def test_too_many_classes_for_offsets_are_refused():
 def test_too_many_classes_for_a_stack_are_refused():
     z = [np.zeros((4, 501), np.float32)]
     with pytest.raises(FlukeError, match="at most 500 classes, not 501"):
-        combination.fit_method("stack_lr", z, np.arange(4), False, accuracy)
+        combination.fit_method("stack_lr", z, np.arange(4), ONE_LABEL, accuracy)
 
 
 # --- temperature, offsets, thresholds ---------------------------------------------------------------------------------------------
@@ -352,7 +351,15 @@ def write_runs(root: Path, z, targets, multi=False, test=True, names=None):
                 known = true if name == "oof.npz" else None
                 save_scores(
                     root / f"r{k}" / name,
-                    Scores(rows, [f"{r}.jpg" for r in rows], classes, m[rows], known, multi, {"run": f"r{k}"}),
+                    Scores(
+                        rows,
+                        [f"{r}.jpg" for r in rows],
+                        classes,
+                        m[rows],
+                        known,
+                        SEVERAL_LABELS if multi else ONE_LABEL,
+                        {"run": f"r{k}"},
+                    ),
                 )
     return [str(root / f"r{k}") for k in range(len(z))]
 
@@ -492,7 +499,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_overwritten(tmp_path):
     refused("is there already, and not empty")
     refused("--thresholds are for several labels", "--thresholds", where=new)
     refused("Unknown metric 'acuracy'; did you mean accuracy", "--metric", "acuracy", where=new)
-    refused("macro_map doesn't fit one label an image", "--metric", "macro_map", where=new)
+    refused("macro_map doesn't fit one label per image", "--metric", "macro_map", where=new)
     refused("--metric loss: is known in training only", "--metric", "loss", where=new)
     refused("did you mean greedy", "--method", "gredy", where=new)
     refused("better when higher", "--method", "weighted", "--metric", "log_loss", where=new)

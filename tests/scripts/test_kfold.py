@@ -21,7 +21,7 @@ from lib.errors import FlukeError, Interrupted
 from lib.images.decoding import decode
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import Network
-from lib.pipelines import kfold as pipeline
+from lib.pipelines import kfold as kfold_pipeline
 from lib.pipelines import train
 from lib.reports import run_page
 from lib.scores import alignment, score_file
@@ -45,7 +45,7 @@ def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "write_run_page", lambda *_: None)
-        patch.setattr(kfold, "write_folds_page", lambda *_: None)
+        patch.setattr(kfold_pipeline, "write_folds_page", lambda *_: None)
         yield
 
 
@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
     """A finished run of three folds. Its last folder name is always `run`, for files tell the name."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kfold, "write_folds_page", run_page.write_folds_page)
+        patch.setattr(kfold_pipeline, "write_folds_page", run_page.write_folds_page)
         kfold.main(make_argv(arguments, out))
     return out
 
@@ -174,7 +174,7 @@ def test_time_left_is_shared_among_the_folds_to_come(
     now = [1000.0]
     monkeypatch.setattr("lib.pipelines.kfold.time.monotonic", lambda: now[0])
 
-    monkeypatch.setattr(kfold, "train_run", lambda *a: _record(seen, now, a[3]))
+    monkeypatch.setattr(kfold_pipeline, "train_run", lambda *a: _record(seen, now, a[3]))
     with pytest.raises(FlukeError):  # there are no scores to sum up
         kfold.main([*make_argv(arguments, tmp_path / "run"), "--train.max_minutes", "10"])
     assert seen == [(1000 + 600 / 3, 13), (1060 + 540 / 2, 20), (1120 + 480, 39)]
@@ -348,7 +348,7 @@ def test_folds_leave_no_network_in_memory_and_share_one_cache(
         alive.append(count())
         return real(*args)
 
-    monkeypatch.setattr(kfold, "train_run", counting)
+    monkeypatch.setattr(kfold_pipeline, "train_run", counting)
     gc.collect()
     before = count()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # whose wrappers make cycles
@@ -371,8 +371,8 @@ def open_index(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_a_score_that_chose_its_epoch_is_called_flattered(keep: str) -> None:
-    said = pipeline.describe_folds_result(
-        {"keep": keep, **pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
+    said = kfold_pipeline.describe_folds_result(
+        {"keep": keep, **kfold_pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
     )
     assert "accuracy over folds: 0.6000, spread 0.1414" in said
     assert ("flattered" in said) == (keep == "best")

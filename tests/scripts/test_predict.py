@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
 
 @pytest.fixture(scope="module")
 def multi(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> Path:
-    """A run on a contest with several labels an image, 40 images and 10 to answer."""
+    """A run on a contest with several labels per image, 40 images and 10 to answer."""
     root = tmp_path_factory.mktemp("labels")
     rng = np.random.default_rng(0)
     names, test = paint(root / "images", list("abab") * 10, 1), paint(root / "images", list("ab") * 5, 2)
@@ -167,7 +167,7 @@ def test_embeddings_are_saved_and_say_who_answers(arguments: Callable, contest: 
     train_embedding.main(arguments(tmp_path / "run", **fields))
     assert predict.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == {}
     made = score_file.load_scores(tmp_path / "out" / "scores_test.npz")
-    assert made.kind == "embeddings"
+    assert made.target.outputs == "embeddings"
     np.testing.assert_allclose(np.linalg.norm(made.logits, axis=1), 1, atol=1e-5)
     with pytest.raises(FlukeError, match=r"retrieve\.py writes their submission"):
         predict.main(

@@ -18,6 +18,7 @@ from lib.metrics import registry
 from lib.models.embedding_losses import PAIRS, PROXY
 from lib.models.losses import MULTI, SINGLE
 from lib.tables.loading import load_train
+from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS
 from scripts import kfold, train_classifier, train_embedding
 
 ROOT = Path(__file__).parents[2]
@@ -42,12 +43,12 @@ def test_recipe_is_valid(name: str) -> None:
     assert recipe.optim.name in list_optimizers()
     augmentation.make_train_transform(recipe.data)
     if name in EMBEDDINGS:
-        task, fitting = "retrieval", PROXY + PAIRS
+        target, fitting = IDENTITY, PROXY + PAIRS
     else:
-        task, fitting = ("multi", MULTI) if recipe.data.label_separator else ("single", SINGLE)
+        target, fitting = (SEVERAL_LABELS, MULTI) if recipe.data.label_separator else (ONE_LABEL, SINGLE)
     assert {recipe.objective.name, *recipe.objective.also} <= set(fitting)
     if recipe.train.metric != "auto":
-        registry.check_metric(recipe.train.metric, task)
+        registry.resolve_metric(recipe.train.metric, target)
 
 
 def test_every_report_has_its_recipe_and_a_stronger_one() -> None:
@@ -224,7 +225,7 @@ def test_second_model_for_the_classes_that_the_first_confuses(contest: Path, tmp
     assert table.counts() == {"Kind 0": 10, "Kind 3": 2, "Kind 7": 2}
     with pytest.raises(FlukeError, match=r"data.only_classes: .*train.csv has no class 'Kind 33'; did you mean Kind 3"):
         load_train(read("leaves", "--data.root", str(contest), "--data.only_classes", "[Kind 3, Kind 33]").data, Folds())
-    with pytest.raises(FlukeError, match=r"data.only_classes, min_images, .* are for one label an image"):
+    with pytest.raises(FlukeError, match=r"data.only_classes, min_images, .* are for one label per image"):
         read("labels79", *only)
 
 

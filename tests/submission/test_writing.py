@@ -13,6 +13,7 @@ from lib.errors import FlukeError
 from lib.submission.formats import check_sample, infer_format
 from lib.submission.writing import check, write
 from lib.tables.sample import read_sample
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
 
 def rows_of(path: Path, **fmt: str) -> list[list[str]]:
@@ -47,7 +48,7 @@ def test_one_label_a_row_as_the_contest_wants_it(shared: Path, tmp_path: Path, c
         classes = sorted(path.name for path in (folder / "train").iterdir())
     else:
         classes = train_labels(folder / "train.csv", "label")
-    assert infer_format(sample, classes, multi=False) == "label"
+    assert infer_format(sample, classes, target=ONE_LABEL) == "label"
     logits = random_logits(len(sample.ids), len(classes))
     out = tmp_path / "submission.csv"
     order = np.random.default_rng(1).permutation(len(sample.ids))  # predictions come in another order
@@ -62,10 +63,10 @@ def test_a_column_of_probabilities_a_label(shared: Path, tmp_path: Path) -> None
     folder = shared / "data" / "fashion79"
     sample = read_sample(folder / "sample_submission.csv")
     classes = train_labels(folder / "train.csv", "labels", " ")[::-1]  # the class list's order is not the columns'
-    assert infer_format(sample, classes, multi=True) == "scores"
+    assert infer_format(sample, classes, target=SEVERAL_LABELS) == "scores"
     logits = random_logits(len(sample.ids), len(classes))
     out = tmp_path / "submission.csv"
-    write(out, sample, sample.ids, "scores", logits, classes, multi=True)
+    write(out, sample, sample.ids, "scores", logits, classes, target=SEVERAL_LABELS)
     written = rows_of(out)
     assert written[0] == rows_of(folder / "sample_submission.csv")[0]
     values = np.array([[float(cell) for cell in row[1:]] for row in written[1:]])
@@ -77,7 +78,7 @@ def test_five_names_a_row(shared: Path, tmp_path: Path) -> None:
     folder = shared / "data" / "nyala"
     sample = read_sample(folder / "sample_submission.csv")
     classes = train_labels(folder / "train.csv", "Id")
-    assert infer_format(sample, classes, multi=False) == "topk"
+    assert infer_format(sample, classes, target=ONE_LABEL) == "topk"
     logits = random_logits(len(sample.ids), len(classes))
     out = tmp_path / "submission.csv"
     write(out, sample, sample.ids, "topk", logits, classes)
@@ -90,7 +91,7 @@ def test_five_names_a_row(shared: Path, tmp_path: Path) -> None:
 
 def test_a_label_with_blanks_is_one_label(tmp_path: Path) -> None:
     sample = read_sample(sample_file(tmp_path, "image,label\na,Formal Shoes\nb,Formal Shoes\nc,Shirts\n"))
-    assert infer_format(sample, ["Formal Shoes", "Shirts", "Formal", "Shoes"], multi=False) == "label"
+    assert infer_format(sample, ["Formal Shoes", "Shirts", "Formal", "Shoes"], target=ONE_LABEL) == "label"
 
 
 # --- what is written --------------------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def test_a_label_with_blanks_is_one_label(tmp_path: Path) -> None:
 
 def test_labels_over_their_thresholds_and_never_none_unless_allowed(tmp_path: Path) -> None:
     sample = read_sample(sample_file(tmp_path, "image,labels\na,x\nb,x\nc,x\n"))
-    assert infer_format(sample, ["x", "y", "z"], multi=True) == "labels"
+    assert infer_format(sample, ["x", "y", "z"], target=SEVERAL_LABELS) == "labels"
     probabilities = np.array([[0.9, 0.5, 0.1], [0.2, 0.1, 0.3], [0.6, 0.3, 0.65]])
     logits = np.log(probabilities / (1 - probabilities))
     out = tmp_path / "out.csv"
@@ -117,7 +118,7 @@ def test_scores_keep_the_ranking_of_confident_logits(tmp_path: Path, multi: bool
     sample = read_sample(sample_file(tmp_path, "image,cat,dog\n" + "".join(f"{i},0,0\n" for i in ids)))
     logits = np.stack([np.linspace(18, 20, 50), np.zeros(50)], axis=1).astype(np.float32)
     out = tmp_path / "out.csv"
-    write(out, sample, ids, "scores", logits, ["cat", "dog"], multi=multi)
+    write(out, sample, ids, "scores", logits, ["cat", "dog"], target=SEVERAL_LABELS if multi else ONE_LABEL)
     cats = [float(row[1]) for row in rows_of(out)[1:]]
     assert all(a < b for a, b in itertools.pairwise(cats))
 
@@ -329,7 +330,7 @@ def test_a_sample_of_another_encoding_or_place_is_refused(tmp_path: Path) -> Non
 )
 def test_one_column_is_the_probability_of_one_of_two_classes(tmp_path: Path, column: str, classes: list[str], of: int) -> None:
     sample = read_sample(sample_file(tmp_path, f"image,{column}\na,0.5\nb,0.5\n"))
-    assert infer_format(sample, classes, multi=False) == "scores"
+    assert infer_format(sample, classes, target=ONE_LABEL) == "scores"
     logits = np.array([[1.0, 2.0], [0.5, -3.0]])
     write(tmp_path / "out.csv", sample, ["a", "b"], "scores", logits, classes)
     expected = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[:, of]
@@ -339,10 +340,10 @@ def test_one_column_is_the_probability_of_one_of_two_classes(tmp_path: Path, col
 def test_one_column_of_numbers_that_could_be_either_classs_is_refused(tmp_path: Path) -> None:
     sample = read_sample(sample_file(tmp_path, "image,label\na,0.5\nb,0.5\n"))
     with pytest.raises(FlukeError, match=r"column label holds numbers \(0.5\), but no class \(cat, dog\)"):
-        infer_format(sample, ["cat", "dog"], multi=False)
+        infer_format(sample, ["cat", "dog"], target=ONE_LABEL)
     for placeholder in ("0", "nan"):
         sample = read_sample(sample_file(tmp_path, f"image,label\na,{placeholder}\nb,{placeholder}\n"))
-        assert infer_format(sample, ["cat", "dog"], multi=False) == "label"
+        assert infer_format(sample, ["cat", "dog"], target=ONE_LABEL) == "label"
 
 
 @pytest.mark.parametrize(
@@ -360,10 +361,10 @@ def test_answers_that_do_not_fit_are_refused_before_training(
 ) -> None:
     sample = read_sample(sample_file(tmp_path, text))
     with pytest.raises(FlukeError, match=sentence):
-        check_sample(sample, Predict(submission=wish), ["a"], classes, multi)
+        check_sample(sample, Predict(submission=wish), ["a"], classes, SEVERAL_LABELS if multi else ONE_LABEL)
 
 
 def test_columns_that_are_not_the_classes_are_refused(tmp_path: Path) -> None:
     sample = read_sample(sample_file(tmp_path, "image,x,q\na,0,0\n"))
     with pytest.raises(FlukeError, match="no classes: 'q'; lacking: 'y', 'z'"):
-        infer_format(sample, ["x", "y", "z"], multi=True)
+        infer_format(sample, ["x", "y", "z"], target=SEVERAL_LABELS)

@@ -16,6 +16,7 @@ from lib.tables.filters import drop_unreadable
 from lib.tables.loading import load_images, load_test, load_train
 from lib.tables.readers import read_columns
 from lib.tables.table import Table, describe_table
+from lib.tables.target import ONE_LABEL
 
 
 def contest(
@@ -99,7 +100,7 @@ PAIRS = [("a.jpg", "x"), ("b.jpg", "x"), ("c.jpg", "y"), ("d.jpg", "y")]
 def test_real_contests(shared: Path, data: dict, folds: dict, n: int, classes: int, n_test: int) -> None:
     recipe = Data(**data | {"root": str(shared / "data" / data["root"])})
     table = load_train(recipe, Folds(**folds))
-    test = load_test(recipe, table.classes, table.multi)
+    test = load_test(recipe, table.classes, table.target)
     assert test is not None
     assert (len(table), len(table.classes), len(test)) == (n, classes, n_test)
     assert test.labels is None
@@ -108,7 +109,7 @@ def test_real_contests(shared: Path, data: dict, folds: dict, n: int, classes: i
         frame = pd.read_csv(Path(recipe.root) / recipe.train_csv, dtype=str)
         assert table.names == list(frame[recipe.image_column])
         assert [" ".join(labels) for labels in table.labels or []] == list(frame[recipe.label_column])
-        if table.multi:
+        if table.target.several:
             dummies = frame[recipe.label_column].str.get_dummies(" ")
             assert table.classes == tuple(sorted(dummies))
             np.testing.assert_array_equal(table.targets(), dummies[list(table.classes)])
@@ -210,7 +211,7 @@ def test_tables_with_other_marks(mark: str, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(text)
     assert train(tmp_path).labels == [("x, y",), (f"x{mark}z",)]
     (tmp_path / "sample.csv").write_text(text)
-    assert load_test(Data(root=str(tmp_path), test_csv=None, sample_submission="sample.csv"), ("x",), False).names == [
+    assert load_test(Data(root=str(tmp_path), test_csv=None, sample_submission="sample.csv"), ("x",), ONE_LABEL).names == [
         "a.jpg",
         "b.jpg",
     ]
@@ -239,7 +240,7 @@ def test_one_row_an_image(tmp_path: Path) -> None:
 def test_labels_that_training_lacks(tmp_path: Path) -> None:
     contest(tmp_path, PAIRS)
     (tmp_path / "test.csv").write_text("image,label\na.jpg,x\nb.jpg,z\nc.jpg,z\nd.jpg,w\n")
-    test = load_test(Data(root=str(tmp_path), test_csv="test.csv"), ("x", "y"), False)
+    test = load_test(Data(root=str(tmp_path), test_csv="test.csv"), ("x", "y"), ONE_LABEL)
     assert test is not None
     with pytest.raises(FlukeError, match=r"2 labels .* 'z' \(2 images\), 'w' \(1 images\)"):
         test.targets()
@@ -353,7 +354,7 @@ def test_where_the_test_rows_come_from(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("id,label\nc,x\nb,x\n")
 
     def names(**data: str) -> list[str] | None:
-        table = load_test(Data(root=str(tmp_path), test_dir="test", **data), ("x", "y"), False)  # type: ignore[arg-type]
+        table = load_test(Data(root=str(tmp_path), test_dir="test", **data), ("x", "y"), ONE_LABEL)  # type: ignore[arg-type]
         assert table is not None
         assert table.classes == ("x", "y")
         return table.names + ([] if table.labels is None else ["labelled"])
@@ -362,13 +363,13 @@ def test_where_the_test_rows_come_from(tmp_path: Path) -> None:
     assert names(sample_submission="sample.csv") == ["c", "b"]
     assert names(test_csv="sample.csv", sample_submission="sample.csv") == ["c", "b"]
     assert names() == ["a.jpg", "b.jpg", "c.jpg"]
-    assert load_test(Data(root=str(tmp_path)), ("x", "y"), False) is None
+    assert load_test(Data(root=str(tmp_path)), ("x", "y"), ONE_LABEL) is None
     (tmp_path / "test.csv").write_text("image\nb.jpg\nz\n")
     with pytest.raises(FlukeError, match=r"1 of 2 images .* line 3 'z'.*every test row"):
-        load_test(Data(root=str(tmp_path), test_csv="test.csv", test_dir="test", on_unreadable="drop"), ("x", "y"), False)
-    assert load_images(tmp_path / "other", tmp_path, Data(), ("x",), False).paths == [tmp_path / "other/x.png"]
+        load_test(Data(root=str(tmp_path), test_csv="test.csv", test_dir="test", on_unreadable="drop"), ("x", "y"), ONE_LABEL)
+    assert load_images(tmp_path / "other", tmp_path, Data(), ("x",), ONE_LABEL).paths == [tmp_path / "other/x.png"]
     (tmp_path / "blank.csv").write_text("image,label\nb.jpg,\na,\n")
-    assert load_images(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), False).labels is None
+    assert load_images(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), ONE_LABEL).labels is None
 
 
 # --- filters, groups --------------------------------------------------------------------------------------------------------------

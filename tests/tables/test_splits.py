@@ -15,6 +15,7 @@ from lib.errors import FlukeError
 from lib.tables.loading import load_train
 from lib.tables.splits import assign_folds, describe_folds, describe_split, split_holdout, split_identities, write_folds
 from lib.tables.table import Table
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
 
 def table(
@@ -28,7 +29,7 @@ def table(
         labels=labels,
         classes=tuple(sorted({label for each in labels for label in each})),
         groups=None if groups is None else np.array(groups),
-        multi=multi,
+        target=SEVERAL_LABELS if multi else ONE_LABEL,
         folds=None if folds is None else np.array(folds),
     )
 
@@ -216,7 +217,7 @@ GOLDEN_HELD = [2, 10, 17, 18, 20, 23]
 GOLDEN_MULTI = [0, 0, 0, 0, 1, 2, 1, 2, 2, 2, 1, 1, 2, 0, 1, 2, 0, 2, 1, 1, 1, 0, 0, 2]
 
 
-# --- several labels an image ------------------------------------------------------------------------------------------------------
+# --- several labels per image ---
 
 
 def test_labels_are_stratified(shared: Path) -> None:
@@ -294,7 +295,7 @@ def test_written_folds_are_read_back(tmp_path: Path) -> None:
 def test_nobody_is_new_without_a_label_for_it() -> None:
     labels = [(name,) for name in "aabbccdd" for _ in range(2)]
     names = [str(i) for i in range(16)]
-    table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, False)
+    table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, ONE_LABEL)
     train, _ = split_identities(table, Folds(unknown=0.5, holdout=0.25), None, False)
     assert {labels[i] for i in train} == {(name,) for name in "abcd"}
     train, _ = split_identities(table, Folds(unknown=0.5, holdout=0.25), "new", False)

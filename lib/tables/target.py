@@ -1,0 +1,210 @@
+"""What a model predicts for an image: one label, several labels, or the identity of an individual.
+
+A target knows how labels become numbers, how a model's outputs become probabilities, and which metric is usual. Whatever depends
+on this choice stands in the classes below, so that another kind of target is one more class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.special import expit, log_expit, log_softmax, logit, softmax
+
+from lib.errors import FlukeError, first_few
+
+Labels = Sequence[tuple[str, ...]]
+
+# A probability is never less (or, of several labels, nearer to 1), so that its logarithm stays finite. Far below what matters to a
+# loss: a top-5 list orders classes of 1e-9, and a label's average precision rows of 1 - 1e-9.
+LEAST, LEAST_OF_SEVERAL = 1e-30, 1e-15
+
+
+class Target(ABC):
+    """One kind of prediction. Instances have no state: use ONE_LABEL, SEVERAL_LABELS and IDENTITY.
+
+    `logits` are (n, C) float32 over C classes; `encoded` targets are what `encode` returns.
+    """
+
+    name: str
+    """What registries of losses and metrics call it."""
+    wording: str
+    """What messages call it."""
+    default_metric: str
+    """The metric that `train.metric: auto` stands for."""
+    outputs: Literal["logits", "embeddings"] = "logits"
+    """What a network gives for an image."""
+    several: bool = False
+    """Whether an image may have several labels, or none."""
+    compared_axis: int = 1
+    """Axis of the logits along which metrics compare scores: 1, the classes of a row; 0, the rows of a label."""
+
+    def __reduce__(self) -> str:
+        return self.name.upper()  # unpickled as the same object, for processes compare them by identity
+
+    def encode(self, labels: Labels, classes: Sequence[str], source: str) -> np.ndarray:
+        """Return the labels of n images as numbers: see the subclasses.
+
+        Raises FlukeError that begins with `source` and counts the labels that are not among `classes`.
+        """
+        position = {label: i for i, label in enumerate(classes)}
+        counts = Counter(label for row in labels for label in row)
+        if unknown := [(label, count) for label, count in counts.most_common() if label not in position]:
+            found = first_few(f"{label!r} ({count:,} images)" for label, count in unknown)
+            raise FlukeError(f"{source}: {len(unknown):,} labels are not among the {len(position):,} classes: {found}.")
+        return self._encode(labels, position)
+
+    @abstractmethod
+    def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
+        """`encode` for labels that are all in `position`, {class: index}."""
+
+    @abstractmethod
+    def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
+        """Return the images of each class, (classes,)."""
+
+    @abstractmethod
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return (n, C) natural logarithms of the probabilities."""
+
+    @abstractmethod
+    def from_log_probabilities(self, logs: np.ndarray) -> np.ndarray:
+        """Return (n, C) float32 logits of these logarithms of probabilities, which need not be normalized."""
+
+    @abstractmethod
+    def normalize(self, positive: np.ndarray) -> np.ndarray:
+        """Return (n, C) numbers between 0 and 1, scaled to be probabilities where the target asks for a sum of 1."""
+
+    @abstractmethod
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return (n, C) float64 probabilities."""
+
+    @abstractmethod
+    def to_logits(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return (n, C) float32 logits of these probabilities, the inverse of `probabilities`; 0 and 1 become finite."""
+
+    @abstractmethod
+    def log_likelihood(self, logits: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+        """Return the log-probability of what is true: one per row, or one per row and label."""
+
+    @abstractmethod
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return (n, C) bool: the classes that an image gets when no thresholds are fitted."""
+
+    @abstractmethod
+    def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return (n, C) float32 logits: `specialist` (n, S) knows only the classes `columns` (S,), `logits` (n, C) know all."""
+
+
+class OneLabel(Target):
+    """One label per image: a softmax over the classes. Encoded targets are (n,) int64 class indices."""
+
+    name, wording, default_metric = "one_label", "one label per image", "accuracy"
+
+    def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
+        return np.array([position[label] for (label,) in labels], dtype=np.int64)
+
+    def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
+        return np.bincount(encoded, minlength=classes)
+
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return log_softmax(logits, axis=1)
+
+    def from_log_probabilities(self, logs: np.ndarray) -> np.ndarray:
+        return logs.astype(np.float32)
+
+    def normalize(self, positive: np.ndarray) -> np.ndarray:
+        return positive / positive.sum(axis=1, keepdims=True)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(np.asarray(logits, np.float64), axis=1)
+
+    def to_logits(self, probabilities: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
+
+    def log_likelihood(self, logits: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+        return log_softmax(logits, axis=1)[np.arange(len(encoded)), encoded]
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+
+    def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """p(c) = p(any of the specialist's classes) * p_specialist(c); other classes keep their probability.
+
+        A specialist thus can't overrule the first model on images of classes that the specialist has never seen.
+        """
+        out = np.array(log_softmax(logits, axis=1), dtype=np.float32)
+        mass = np.logaddexp.reduce(out[:, columns], axis=1, keepdims=True)
+        out[:, columns] = mass + log_softmax(specialist, axis=1)
+        return out
+
+
+class SeveralLabels(Target):
+    """Several labels per image, or none: a sigmoid per label. Encoded targets are (n, C) float32, 0 or 1."""
+
+    name, wording, default_metric = "several_labels", "several labels per image", "macro_map"
+    several, compared_axis = True, 0
+
+    def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
+        encoded = np.zeros((len(labels), len(position)), dtype=np.float32)
+        for i, row in enumerate(labels):
+            encoded[i, [position[label] for label in row]] = 1
+        return encoded
+
+    def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
+        return encoded.sum(0)
+
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return log_expit(np.asarray(logits, np.float64))
+
+    def from_log_probabilities(self, logs: np.ndarray) -> np.ndarray:
+        return self.to_logits(np.exp(logs))
+
+    def normalize(self, positive: np.ndarray) -> np.ndarray:
+        return positive
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return expit(np.asarray(logits, np.float64))
+
+    def to_logits(self, probabilities: np.ndarray) -> np.ndarray:
+        return logit(np.clip(probabilities, LEAST_OF_SEVERAL, 1 - LEAST_OF_SEVERAL)).astype(np.float32)
+
+    def log_likelihood(self, logits: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+        return log_expit(np.where(encoded == 1, logits, -logits)).ravel()
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        return logits >= 0
+
+    def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The specialist judges its own labels."""
+        out = np.array(logits, dtype=np.float32)
+        out[:, columns] = specialist
+        return out
+
+
+class Identity(OneLabel):
+    """The identity of an individual: a network gives embeddings, which are compared with those of known individuals."""
+
+    name, wording, default_metric, outputs = "identity", "retrieval", "map@5", "embeddings"
+
+
+ONE_LABEL, SEVERAL_LABELS, IDENTITY = OneLabel(), SeveralLabels(), Identity()
+TARGETS = (ONE_LABEL, SEVERAL_LABELS, IDENTITY)
+
+
+def label_target(separator: str | None) -> Target:
+    """Return the target of a classifier whose tables separate an image's labels by `separator` (None: one label per image)."""
+    return ONE_LABEL if separator is None else SEVERAL_LABELS
+
+
+def target_of(encoded: np.ndarray) -> Target:
+    """Return the target whose `encode` gives arrays like this one."""
+    return SEVERAL_LABELS if encoded.ndim == 2 else ONE_LABEL
+
+
+def stored_target(outputs: str, several: bool) -> Target:
+    """Return the target that a file describes by its outputs and by whether an image has several labels. Raises KeyError."""
+    found: dict[tuple[str, bool], Target] = {(target.outputs, target.several): target for target in TARGETS}
+    return found[outputs, several]
