@@ -26,6 +26,7 @@ from lib.images.dataset import ImageDataset
 from lib.images.samplers import RandomOrder, ShardedBatches
 from lib.models.losses import make_classification_loss
 from lib.models.network import Network, NetworkSpec
+from lib.tables.target import ONE_LABEL
 from lib.training import loop
 from lib.training.accelerator import keep_memory
 from lib.training.distributed import StopSignal
@@ -64,12 +65,12 @@ def main() -> None:
     images = ImageDataset(paths, augmentation.make_train_transform(recipe.data), targets)
     val_images = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
     batches = ShardedBatches(RandomOrder(len(paths), 0), len(paths), BATCH_SIZE)
-    spec = NetworkSpec(recipe.model, classes, False, "classifier", args.size, "squash")
+    spec = NetworkSpec(recipe.model, classes, ONE_LABEL, args.size, "squash")
 
     def make_network() -> Network:
         torch.manual_seed(0)
         network = Network(spec, recipe.objective)
-        network.objective = make_classification_loss(recipe.objective, targets, classes, False)
+        network.objective = make_classification_loss(recipe.objective, targets, classes, ONE_LABEL)
         return network
 
     def run_bare_loop() -> float:

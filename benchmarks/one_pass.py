@@ -23,6 +23,7 @@ from lib.config.recipe import Model
 from lib.images.augmentation import ResizeToSquare
 from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.models.network import Network, NetworkSpec
+from lib.tables.target import ONE_LABEL
 from lib.training.accelerator import keep_memory
 from lib.training.inference import predict
 
@@ -40,7 +41,7 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     paths = sorted(args.images.iterdir())[: args.rows]
     images = ImageDataset(paths, ResizeToSquare(args.size, "squash"))
-    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
+    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), ONE_LABEL, args.size, "squash")
     networks = [Network(spec).eval().to(memory_format=torch.channels_last) for _ in range(args.networks)]
     batches = [batch.contiguous(memory_format=torch.channels_last) for batch, *_ in make_eval_loader(images, 64, workers=0)]
 

@@ -20,6 +20,7 @@ from timm.utils import ModelEmaV3
 from lib.config.recipe import Model, Objective, Optim
 from lib.models.losses import make_classification_loss
 from lib.models.network import Network, NetworkSpec
+from lib.tables.target import ONE_LABEL
 from lib.training import checkpoint
 from lib.training.accelerator import keep_memory
 from lib.training.optimizer import make_optimizer
@@ -37,9 +38,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     targets = torch.arange(args.batch) % 10
-    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
+    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), ONE_LABEL, args.size, "squash")
     network = Network(spec).to(memory_format=torch.channels_last)
-    network.objective = make_classification_loss(Objective(), targets.numpy(), spec.classes, False)
+    network.objective = make_classification_loss(Objective(), targets.numpy(), spec.classes, ONE_LABEL)
     optimizer = make_optimizer(Optim(), network.backbone, torch.nn.ModuleList([network.pool, network.head, network.objective]))
     ema = ModelEmaV3(network, decay=0.99)
     images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)

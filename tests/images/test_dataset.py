@@ -16,6 +16,7 @@ from lib.images.cache import open_cache
 from lib.images.dataset import ImageDataset, make_eval_loader, make_train_loader
 from lib.images.samplers import ClassGroupOrder, RandomOrder, ShardedBatches
 from lib.models.network import Network, NetworkSpec
+from lib.tables.target import ONE_LABEL
 from lib.training.inference import predict
 
 
@@ -63,7 +64,7 @@ def test_mirrored_images_follow_flipped(paths: list[Path], tmp_path: Path) -> No
 @pytest.mark.parametrize("workers", [0, 2])
 def test_predictions_are_complete_and_in_order(n: int, workers: int, paths: list[Path]) -> None:
     torch.manual_seed(0)
-    spec = NetworkSpec(Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), False, "classifier", 16, "squash")
+    spec = NetworkSpec(Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), ONE_LABEL, 16, "squash")
     network = Network(spec)
     images = ImageDataset(paths[:n], make_eval_transform(AUGMENT))
     outputs = predict([network], images, Accelerator(cpu=True), 4, workers)[0]

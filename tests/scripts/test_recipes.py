@@ -15,8 +15,8 @@ from lib.config.recipe import Folds, Recipe
 from lib.errors import FlukeError
 from lib.images import augmentation
 from lib.metrics import registry
-from lib.models.embedding_losses import PAIRS, PROXY
-from lib.models.losses import MULTI, SINGLE
+from lib.models.embedding_losses import EMBEDDING_LOSSES
+from lib.models.losses import CLASSIFICATION_LOSSES
 from lib.tables.loading import load_train
 from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS
 from scripts import kfold, train_classifier, train_embedding
@@ -43,9 +43,10 @@ def test_recipe_is_valid(name: str) -> None:
     assert recipe.optim.name in list_optimizers()
     augmentation.make_train_transform(recipe.data)
     if name in EMBEDDINGS:
-        target, fitting = IDENTITY, PROXY + PAIRS
+        target = IDENTITY
     else:
-        target, fitting = (SEVERAL_LABELS, MULTI) if recipe.data.label_separator else (ONE_LABEL, SINGLE)
+        target = SEVERAL_LABELS if recipe.data.label_separator else ONE_LABEL
+    fitting = EMBEDDING_LOSSES if target is IDENTITY else CLASSIFICATION_LOSSES[target.name]
     assert {recipe.objective.name, *recipe.objective.also} <= set(fitting)
     if recipe.train.metric != "auto":
         registry.resolve_metric(recipe.train.metric, target)
