@@ -114,14 +114,13 @@ class BinaryCrossEntropy(SigmoidLoss):
         return F.softplus(-logits), F.softplus(logits)
 
 
-class SigmoidFocalLoss(SigmoidLoss):
+class SigmoidFocalLoss(BinaryCrossEntropy):
     """Focal loss on binary cross-entropy (Lin et al. 2017)."""
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        positive, negative = super().losses(logits)
         p, alpha, gamma = logits.sigmoid(), self.settings.alpha, self.settings.gamma
-        positive = alpha * (1 - p).clamp(min=EPSILON) ** gamma * F.softplus(-logits)
-        negative = alpha * p.clamp(min=EPSILON) ** gamma * F.softplus(logits)
-        return positive, negative
+        return alpha * (1 - p).clamp(min=EPSILON) ** gamma * positive, alpha * p.clamp(min=EPSILON) ** gamma * negative
 
 
 class AsymmetricLoss(SigmoidLoss):
