@@ -403,7 +403,11 @@ CASES = [
     ),
     # network and objective
     Case("a network that timm doesn't have", "timm has no such model; did you mean resnet50?", {"model_name": "resnet5O"}),
-    Case("an argument that the network doesn't take", "model.name test_resnet with kwargs", {"model_kwargs": "{no_such: 1}"}),
+    Case(
+        "an argument that the network doesn't take",
+        "model.name test_resnet: can't be built with kwargs",
+        {"model_kwargs": "{no_such: 1}"},
+    ),
     Case("weights of another network", "not weights of test_resnet", weights("w.safetensors", other_network)),
     Case("weights that aren't there", "no such file", {"model_weights": "none.pth"}),
     Case(
@@ -415,7 +419,7 @@ CASES = [
         weights("w.pth", lambda: {"w": Pickle()}),
     ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
-    Case("weights that are numbers", "holds no tensors by name (a state_dict is expected)", weights("w.pth", lambda: {"a": 3})),
+    Case("weights that are numbers", "holds no named tensors; save a state_dict", weights("w.pth", lambda: {"a": 3})),
     Case("images too small for the network", "test_vit3: can't take images of 32 px", {"model_name": "test_vit3"}),
     Case(
         "training images of another size than evaluation's, for a network that takes one",
@@ -491,7 +495,7 @@ CASES = [
     ),
     Case("a metric that doesn't fit", "doesn't fit one label per image; these do: ", {"train_metric": "macro_map"}),
     Case("a metric that isn't there", "Unknown metric 'acuracy'; did you mean accuracy?", {"train_metric": "acuracy"}),
-    Case("a part to freeze that isn't there", "fits no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
+    Case("a part to freeze that isn't there", "is no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),
     Case(
         "an optimiser's value out of range", "optim.weight_decay and optim.momentum can't be negative", {"optim_weight_decay": -1}
@@ -613,7 +617,7 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(network.Network, "_pooled", full)
+    monkeypatch.setattr(network.Network, "_pooled_features", full)
     with pytest.raises(
         FlukeError, match=r"Out of GPU memory with train.batch_size 8 on 1 process; try --train.batch_size 4 --train.accumulate 2"
     ):

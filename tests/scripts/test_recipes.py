@@ -205,7 +205,7 @@ def test_whales_small_problem_first_then_all_names(contest: Path, tmp_path: Path
     train_classifier.main(small("whale_softmax_small", contest, tmp_path / "runs" / "whale_softmax_small", *thaw))
     capsys.readouterr()
     train_classifier.main(small("whale_softmax", contest, tmp_path / "runs" / "all"))
-    assert "new head; left out 1: head (its classes are others)" in capsys.readouterr().out
+    assert "new head; left out 1: head (of other classes)" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "runs" / "all" / "submission.csv")
     assert [len(set(ids.split())) for ids in written["Id"]] == [5] * 6
 
