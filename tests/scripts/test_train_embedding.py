@@ -25,7 +25,7 @@ from lib.retrieval.search import make_class_centres
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
-from lib.tables.target import IDENTITY
+from lib.tables.target import IDENTITY, ONE_LABEL
 from lib.training import loop
 from lib.training.inference import predict
 from lib.training.tasks import Embedder, class_centres
@@ -37,7 +37,7 @@ def made(labels: list[str], groups: list[str] | None = None, folder: Path = Path
     classes = tuple(sorted(set(labels)))
     rows = np.arange(len(labels))
     in_groups = None if groups is None else np.array(groups)
-    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, False)
+    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, ONE_LABEL)
 
 
 def recipe(**fields: object) -> Recipe:
