@@ -17,9 +17,9 @@ from safetensors import safe_open
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.files import newest_run
-from lib.images.augmentation import decode_side, make_eval_transform
+from lib.images.augmentation import make_eval_transform
+from lib.images.checking import find_unreadable
 from lib.images.dataset import ImageDataset
-from lib.images.decoding import find_unreadable
 from lib.models.weights import load_network, read_spec
 from lib.pipelines.train import make_dataset
 from lib.retrieval.gallery import check_embeddings
@@ -110,8 +110,7 @@ def embed_pair(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Ac
     if bad := find_unreadable(paths, 0, "decode"):
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")
     network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
-    transform = make_eval_transform(recipe.data)
-    pictures = ImageDataset(paths, transform, short_side=decode_side(transform))
+    pictures = ImageDataset(paths, make_eval_transform(recipe.data))
     options = InferenceOptions(len(paths), 0, tuple(sorted(set(recipe.predict.tta))))
     return predict([network], pictures, accelerator, options)[0]
 

@@ -416,7 +416,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights that are torn",
-        "not a safetensors file, or cut short",
+        "not a safetensors file, or truncated",
         raw(f"single/{BEST}", b"half"),
     ),
     after(predict, "--run single --out new", "foreign weights", "weights without a description", network(f"single/{BEST}", "")),
@@ -431,7 +431,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights of another network than they say",
-        "tensors don't fit its own description",
+        "tensors don't match its own description",
         network(f"single/{BEST}", {"classes": ["a", "b"]}),
     ),
     after(

@@ -25,6 +25,7 @@ from lib.retrieval.search import make_class_centres
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
+from lib.tables.target import IDENTITY, ONE_LABEL
 from lib.training import loop
 from lib.training.inference import InferenceOptions, predict
 from lib.training.tasks import EmbeddingTask, class_centres
@@ -36,7 +37,7 @@ def made(labels: list[str], groups: list[str] | None = None, folder: Path = Path
     classes = tuple(sorted(set(labels)))
     rows = np.arange(len(labels))
     in_groups = None if groups is None else np.array(groups)
-    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, False)
+    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, ONE_LABEL)
 
 
 def recipe(**fields: object) -> Recipe:
@@ -144,7 +145,7 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
+    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), IDENTITY, 32, "squash")
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     upright, mirrored = ResizeToSquare(32, "squash"), lambda x: ResizeToSquare(32, "squash")(x).flip(-1)
