@@ -34,7 +34,7 @@ from lib.pipelines.finished import load_recipe
 from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, make_dataset
 from lib.pipelines.train import train_run as train_run
 from lib.reports.run_page import write_folds_page
-from lib.retrieval.evaluation import evaluate_open_set
+from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
 from lib.scores import score_file
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores
@@ -255,14 +255,15 @@ def pooled_query_metrics(folder: Path, recipe: Recipe, metric: str) -> dict[str,
     groups: list[str] | None = []
     for fold in (folder / f"fold{k}" for k in range(recipe.folds.n)):
         val = score_file.load_scores(fold / "scores_val.npz")
-        asked = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
+        is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        of_queries = evaluate_open_set(val.logits, labels, asked, recipe, load_class_centres(fold, recipe), groups=of_row).each
+        rows = ValidationSet(val.logits, labels, is_query, of_row)
+        of_queries = evaluate_open_set(rows, recipe, load_class_centres(fold, recipe)).per_query
         if metric not in of_queries:
             return {}
         each.append(of_queries[metric])
-        groups = None if groups is None or of_row is None else [*groups, *of_row[asked].tolist()]
+        groups = None if groups is None or of_row is None else [*groups, *of_row[is_query].tolist()]
     values = np.concatenate(each)
     found = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(values))}
     return found | {"interval": query_interval(values, None if groups is None else np.array(groups))}

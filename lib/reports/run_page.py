@@ -17,6 +17,7 @@ from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
+from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.scores.averaging import probabilities as probabilities_of
 from lib.tables.table import Table
@@ -109,16 +110,15 @@ def _classifier(
 
 def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
     found = task.validate(embeddings, class_centres(objective, task.recipe, task.classes))
-    if found.curve is None or found.threshold is None:
+    if found.curve is None:
         return {}
-    best, share = replace_missing(found.answers.scores[:, 0]), float(np.mean(~found.known))
+    if (threshold := fit_open_set([found], task.recipe).threshold) is None:
+        return {}
+    known = found.queries.in_gallery
+    best, share = replace_missing(found.result.best_scores), float(np.mean(~known))
     values = found.curve.map_at_k(share)
     return {
-        "Threshold for new individuals": figures.threshold_curve(
-            found.curve.thresholds, values, found.threshold, "map@5", "similarity"
-        ),
-        "Known and new": figures.score_histograms(
-            best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
-        ),
-        "Known against new": figures.roc(verify_pairs(found.known, best), "known against new"),
+        "Threshold for new individuals": figures.threshold_curve(found.curve.thresholds, values, threshold, "map@5", "similarity"),
+        "Known and new": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),
+        "Known against new": figures.roc(verify_pairs(known, best), "known against new"),
     }

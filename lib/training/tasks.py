@@ -16,8 +16,8 @@ from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
-from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
-from lib.retrieval.search import ClassCentres, make_class_centres
+from lib.retrieval.class_centres import ClassCentres, make_class_centres
+from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
 from lib.tables.table import Table
 
 
@@ -146,14 +146,14 @@ class Embedder:
         )
 
     def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        each = self.validate(outputs, class_centres(objective, self.recipe, self.classes)).each
+        each = self.validate(outputs, class_centres(objective, self.recipe, self.classes)).per_query
         groups = None if self.shown.groups is None else self.shown.groups[-self.queries :]
         return query_interval(each[self.metric], groups) if self.metric in each else None
 
     def validate(self, outputs: np.ndarray, centres: ClassCentres | None) -> OpenSetEvaluation:
         """Answers to the held-out images, with the threshold that suits them."""
-        asked = np.arange(len(outputs)) >= len(outputs) - self.queries
-        return evaluate_open_set(outputs, self.labels, asked, self.recipe, centres, groups=self.shown.groups)
+        is_query = np.arange(len(outputs)) >= len(outputs) - self.queries
+        return evaluate_open_set(ValidationSet(outputs, self.labels, is_query, self.shown.groups), self.recipe, centres)
 
 
 def class_centres(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:
