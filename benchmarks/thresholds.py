@@ -1,13 +1,13 @@
-"""Does the threshold for "new" hold when the share of strangers is another? Re-splits of an embedding run's held-out images.
+"""Measure how well the threshold for the new label holds for other shares of new individuals, on re-splits of held-out images.
 
     python benchmarks/thresholds.py --run runs/whale
     python benchmarks/thresholds.py --run runs/whale --repeats 200 --retrieval.method mean_n
 
-Each repeat deals the held-out individuals into two halves: on one the threshold is fitted, the other is asked with 10, 30 and 60%
-of its images being of strangers (known or new ones are left out until the share is right). For each share: MAP@k at the threshold
-that retrieval.new_share says (by default: for the share estimated from the asked half's scores, without labels), at a
-threshold for half strangers, and at the best threshold there is for the very images asked, which nobody can know; the loss is
-against that. Nothing is embedded: scores_val.npz of the run is all that is read.
+Each repeat divides the held-out individuals into two halves. The threshold is fitted on one half; the other half is searched with
+10, 30 and 60% of its images being of new individuals (known or new ones are left out until the share is reached). Printed for each
+share: MAP@k at the threshold for the share of retrieval.new_share (by default estimated from the searched half's scores, without
+labels), at the threshold for a share of 50%, and at the best threshold for the searched images, which is unknown in practice; the
+loss is the difference to it. Nothing is embedded: only scores_val.npz of the run is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHARES = (0.1, 0.3, 0.6)
 
 
 def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
-    """Print the table; returns {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
+    """Print the table and return {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
     argv = sys.argv[1:] if argv is None else argv
     parser = command_line.make_parser(__doc__)
     parser.add_argument(
@@ -39,9 +39,10 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
     import numpy as np
 
     from lib.pipelines.embed import find_embedding_runs, load_class_centres
-    from lib.retrieval.gallery import build_gallery
-    from lib.retrieval.open_set import estimate_new_share, fit_threshold, threshold_curve
+    from lib.retrieval.calibration import estimate_new_share
+    from lib.retrieval.gallery import GalleryRows, build_gallery
     from lib.retrieval.search import search_identities
+    from lib.retrieval.thresholds import LabelledScores, fit_threshold, threshold_curve
     from lib.scores import score_file
 
     (run,) = find_embedding_runs([args.run] if args.run else None)
@@ -51,26 +52,26 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
         raise FlukeError(f"{run}: its recipe has no data.new_label, so there is no threshold to examine.")
     val = score_file.load_scores(run / "scores_val.npz")
     labels = np.array([label for (label,) in val.labels or []])
-    queries = np.arange(len(labels)) >= len(labels) - val.source["queries"]
-    gallery = build_gallery(
-        val.logits[~queries], val.rows[~queries], np.array(val.names)[~queries], labels[~queries], "", r.metric, r.factory
-    )
+    is_query = np.arange(len(labels)) >= len(labels) - val.source["queries"]
+    rows = GalleryRows(val.rows[~is_query], np.array(val.names)[~is_query], labels[~is_query])
+    gallery = build_gallery(val.logits[~is_query], rows, "", r.metric, r.factory)
     centres = load_class_centres(run, recipe) if r.centre_weight > 0 else None
-    found = search_identities(gallery, val.logits[queries], r, "", k, centres)
-    truth = labels[queries]
-    right, known = found.names == truth[:, None], np.isin(truth, gallery.labels)
-    print(f"{run}: {known.sum():,} held-out images of known individuals, {(~known).sum():,} of strangers; {args.repeats} re-splits")
+    found = search_identities(gallery, val.logits[is_query], r, "", k, centres)
+    truth = labels[is_query]
+    known = np.isin(truth, gallery.rows.labels)
+    queries = LabelledScores(found.scores, found.names == truth[:, None], known)
+    print(f"{run}: {known.sum():,} held-out images of known individuals, {(~known).sum():,} of new ones; {args.repeats} re-splits")
 
     rng = np.random.default_rng(args.seed)
-    # those of `new_label` are nobody in particular: each is an individual of its own
-    people = np.where(truth == new_label, [f"{new_label} {i}" for i in range(len(truth))], truth)
-    names = np.unique(people)
+    # images of `new_label` aren't of one individual: each counts as its own
+    individuals = np.where(truth == new_label, [f"{new_label} {i}" for i in range(len(truth))], truth)
+    names = np.unique(individuals)
     results: dict[float, list[tuple[float, ...]]] = {share: [] for share in SHARES}
     for _ in range(args.repeats):
-        fitting = np.isin(people, rng.permutation(names)[: len(names) // 2])
+        fitting = np.isin(individuals, rng.permutation(names)[: len(names) // 2])
         if len({*known[fitting]}) < 2 or len({*known[~fitting]}) < 2:
             continue
-        curve = threshold_curve(found.scores[fitting], right[fitting], known[fitting], k)
+        curve = threshold_curve(queries.take(fitting), k)
         for share in SHARES:
             kinds = [rng.permutation(np.flatnonzero(~fitting & kind)) for kind in (known, ~known)]
             total = min(len(kinds[0]) / (1 - share), len(kinds[1]) / share)
@@ -79,13 +80,13 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
             guess = r.new_share
             if guess == "estimate":
                 guess = estimate_new_share(found.scores[fitting, 0], known[fitting], found.scores[drawn, 0])
-            there = threshold_curve(found.scores[drawn], right[drawn], known[drawn], k)
-            values = there.map_at_k(float((~known[drawn]).mean()))
-            steps = (there.thresholds[1:] + there.thresholds[:-1]) / 2
+            searched = threshold_curve(queries.take(drawn), k)
+            values = searched.map_at_k(float((~known[drawn]).mean()))
+            steps = (searched.thresholds[1:] + searched.thresholds[:-1]) / 2
             at = [values[np.searchsorted(steps, fit_threshold(curve, r.threshold_by, s, r.far))] for s in (float(guess), 0.5)]
             results[share].append((float(guess), *at, values.max(), values.max() - at[0], values.max() - at[1]))
     if not results[SHARES[0]]:
-        raise FlukeError(f"{run}: too few held-out individuals for two halves with known ones and strangers in both.")
+        raise FlukeError(f"{run}: too few held-out individuals for two halves with known and new ones in both; hold out more.")
     keys = ("estimate", "map", "half", "best", "loss", "loss_half")
     print(f"{'new':>6}{'estimated':>12}{'MAP@' + str(k):>10}{'if half':>10}{'best':>10}{'loss':>18}{'loss if half':>15}")
     out = {}

@@ -26,7 +26,7 @@ from lib.config.recipe import Train
 from lib.errors import FlukeError
 from lib.process import run_script
 
-COMMANDS = ("evaluate", "pair", "add", "remove", "queries")  # at most one of them
+COMMANDS = ("queries", "evaluate", "pair", "add", "remove")  # at most one of them
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -35,20 +35,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = command_line.make_parser(__doc__)
     for name, kind, count, meaning in (
         ("run", str, "+", "Runs of train_embedding; default: the newest below runs/."),
-        ("topk", int, None, "Names per query; short for --predict.topk."),
-        ("queries", str, None, "Table or folder of images to answer, instead of the recipe's test images."),
-        ("evaluate", str, None, "Table of labelled images whose metrics are computed; nothing is written."),
-        ("image_dir", str, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
-        ("gallery", str, None, "A saved gallery to search or to change, instead of one of the training table."),
-        ("pair", str, 2, "Two images to compare: whether they show the same individual."),
-        ("add", str, None, "Labelled table whose images are added to the saved gallery."),
+        ("topk", Optional[int], None, "Names per query; short for --predict.topk."),
+        ("queries", Optional[Path], None, "Table or folder of images to answer, instead of the recipe's test images."),
+        ("evaluate", Optional[Path], None, "Table of labelled images whose metrics are computed; nothing is written."),
+        ("image_dir", Optional[Path], None, "Folder of the images that a table of --queries, --evaluate or --add names."),
+        ("gallery", Optional[Path], None, "A saved gallery to search or to change, instead of one of the training table."),
+        ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
+        ("add", Optional[Path], None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
-        ("out", str, None, "Folder to write; default: <run>/retrieval."),
+        ("out", Optional[Path], None, "Folder to write; default: <run>/retrieval."),
     ):
-        parser.add_argument(f"--{name}", type=kind if count else Optional[kind], nargs=count, default=None, help=meaning)
-    parser.add_argument(
-        "--combine", type=Literal["concat", "mean"], default="concat", help="How several runs become one embedding."
-    )
+        parser.add_argument(f"--{name}", type=kind, nargs=count, default=None, help=meaning)
+    parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="How runs become one embedding.")
     args = command_line.parse(parser, argv, together=False)
     given = [name for name in COMMANDS if getattr(args, name) is not None]
     if len(given) > 1:
@@ -56,27 +54,25 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query gets at least 1 name; set it to 1 or more.")
 
-    from lib.pipelines import change_gallery, compare_pair, embed, retrieval_job, retrieve  # torch is imported only from here on
+    from lib.pipelines import change_gallery, embed, retrieve  # torch is imported only from here on
+    from lib.pipelines.retrieval_job import RetrievalJob
     from lib.training.accelerator import keep_memory, make_accelerator
 
     runs = embed.find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
     keep_memory()
-    folder = Path(args.out) if args.out else runs[0] / "retrieval"
+    folder = args.out or runs[0] / "retrieval"
     accelerator = make_accelerator(Train(log_with=[]), folder)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
-    gallery = Path(args.gallery) if args.gallery else None
-    job = retrieval_job.RetrievalJob(runs, recipes, args.combine, accelerator, folder, gallery)
-    image_dir = Path(args.image_dir) if args.image_dir else None
+    job = RetrievalJob(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:
-        return compare_pair.compare_pair(job, [Path(path) for path in args.pair])
+        return retrieve.compare_pair(job, args.pair)
     if args.add:
-        return change_gallery.add_to_gallery(job, Path(args.add), image_dir)
+        return change_gallery.add_to_gallery(job, args.add, args.image_dir)
     if args.remove:
         return change_gallery.remove_from_gallery(job, args.remove)
-    queries = args.queries or args.evaluate
-    return retrieve.answer_queries(job, Path(queries) if queries else None, image_dir, metrics_only=args.evaluate is not None)
+    return retrieve.answer_queries(job, args.queries or args.evaluate, args.image_dir, metrics_only=args.evaluate is not None)
 
 
 if __name__ == "__main__":

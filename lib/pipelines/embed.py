@@ -104,7 +104,7 @@ def embed_table(
     return table, vectors
 
 
-def embed_pair(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Accelerator) -> np.ndarray:
+def embed_files(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Accelerator) -> np.ndarray:
     """Return the embeddings (n, d) of a few images that no table names. Raises FlukeError for unreadable ones."""
     if bad := find_unreadable(paths, 0, "decode"):
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
-from lib.pipelines.embed import combine_embeddings, embed_pair, embed_table, fingerprint, load_class_centres, load_held_out
+from lib.pipelines.embed import combine_embeddings, embed_table, fingerprint, load_class_centres, load_held_out
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.evaluation import ValidationSet
 from lib.retrieval.pairs import PairVerification, verify_held_out_pairs
@@ -61,6 +61,7 @@ class RetrievalJob:
     """A saved gallery to search or to change; None: one of the training table, saved in `folder`/gallery."""
 
     def __post_init__(self) -> None:
+        self.log = self.accelerator.print
         if self.recipe.data.label_separator is not None:
             raise FlukeError("data.label_separator: retrieval takes one individual per image; set it to null.")
 
@@ -84,28 +85,16 @@ class RetrievalJob:
         """Class centres of a single run; None for several, and for an objective without centres."""
         return load_class_centres(self.runs[0], self.recipe) if len(self.runs) == 1 else None
 
-    def log(self, line: str) -> None:
-        """Print a line on the main process."""
-        self.accelerator.print(line)
-
     def embed(self, table: Table, what: Literal["train", "test"]) -> EmbeddedTable:
         """Return the readable images of `table` with their embeddings; `what` as in `embed_table`."""
         found = [embed_table(run, recipe, table, self.accelerator, what) for run, recipe in zip(self.runs, self.recipes)]
         parts = [part for _, part in found]
         return EmbeddedTable(found[0][0], parts, combine_embeddings(parts, self.combine, self.runs))
 
-    def embed_pair(self, images: list[Path]) -> np.ndarray:
-        """Return the combined embeddings (2, d) of two images."""
-        parts = [embed_pair(run, recipe, images, self.accelerator) for run, recipe in zip(self.runs, self.recipes)]
-        return combine_embeddings(parts, self.combine, self.runs)
-
-    def held_out(self, train: Table) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return each run's validation rows, as `load_held_out` does."""
-        return [load_held_out(run, train) for run in self.runs]
-
     def verify_pairs(self, train: EmbeddedTable) -> PairVerification | None:
         """Verify the pairs of images that no run was trained on; None where there are too few."""
-        held_out = [set(positions[is_query].tolist()) for positions, is_query in self.held_out(train.table)]
+        splits = [load_held_out(run, train.table) for run in self.runs]
+        held_out = [set(positions[is_query].tolist()) for positions, is_query in splits]
         rows = np.array(sorted(set.intersection(*held_out)), dtype=np.int64)
         if len(rows) < 2:
             return None

@@ -1,4 +1,4 @@
-"""Retrieval: embed gallery and queries, fit the open-set model on held-out rows, search, evaluate and write the answers."""
+"""Retrieval: embed gallery and queries, fit the open-set model on held-out rows, search, evaluate and write; compare a pair."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lib.config.command_line import dump
 from lib.config.recipe import Retrieval
 from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
+from lib.pipelines.embed import combine_embeddings, embed_files, load_held_out
 from lib.pipelines.retrieval_job import EmbeddedTable, RetrievalJob
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries
@@ -21,7 +22,7 @@ from lib.retrieval.open_set import OpenSet, fit_open_set
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.search import search_identities
-from lib.retrieval.similarity import SIMILARITIES
+from lib.retrieval.similarity import SIMILARITIES, normalize
 from lib.submission import writing
 from lib.submission.formats import Format
 from lib.tables import loading
@@ -30,7 +31,7 @@ from lib.tables.table import Table
 from lib.training.distributed import run_on_main
 
 
-def answer_queries(job: RetrievalJob, path: Path | None, image_dir: Path | None, metrics_only: bool = False) -> dict[str, Any]:
+def answer_queries(job: RetrievalJob, path: Path | None, image_dir: Path | None, metrics_only: bool) -> dict[str, Any]:
     """Answer the images of `path`, a table or a folder (None: the recipe's test images), and write the files of `write_result`.
 
     With `metrics_only` the images are labelled, and nothing is written. Returns the metrics of the queries, without labels those
@@ -107,7 +108,7 @@ def evaluate_held_out(job: RetrievalJob, train: EmbeddedTable, queries: Embedded
     `factory` is that of the gallery. `queries` are the queries to answer, whose share of new individuals is estimated.
     """
     recipe = replace(job.recipe, retrieval=replace(job.recipe.retrieval, factory=factory))
-    splits = job.held_out(train.table)
+    splits = [load_held_out(run, train.table) for run in job.runs]
     held_out = [set(positions[is_query].tolist()) for positions, is_query in splits]
     if all(rows == held_out[0] for rows in held_out):
         rows = train.validation_set(train.embeddings, *splits[0])
@@ -192,3 +193,32 @@ def _untried_options(job: RetrievalJob) -> Sequence[str]:
         options.append("--retrieval.centre_weight 0.5")
     flips = "[mirror]" if job.recipe.data.mirror_identities else "[hflip]"
     return options if job.recipe.predict.tta else [*options, f"--predict.tta '{flips}'"]
+
+
+def compare_pair(job: RetrievalJob, images: list[Path]) -> dict[str, Any]:
+    """Decide whether two images show the same individual, at the threshold of equal error rates on held-out pairs.
+
+    Returns the score, the probability of a match (same and different equally probable beforehand), the decision, the threshold and
+    its error rate; the score alone where the held-out images make no pairs of both kinds.
+    """
+    train = job.embed(loading.load_train(job.recipe.data, job.recipe.folds), "train")
+    parts = [embed_files(run, recipe, images, job.accelerator) for run, recipe in zip(job.runs, job.recipes)]
+    pair = combine_embeddings(parts, job.combine, job.runs).astype(np.float64)
+    return run_on_main(job.accelerator, lambda: _decide_pair(job, images, pair, train)) or {}
+
+
+def _decide_pair(job: RetrievalJob, images: list[Path], pair: np.ndarray, train: EmbeddedTable) -> dict[str, Any]:
+    similarity = SIMILARITIES[job.recipe.retrieval.metric]
+    pair = normalize(pair) if similarity.normalized else pair
+    score = float(similarity.of_pairs(pair[:1], pair[1:])[0])
+    described = f"{images[0]} and {images[1]}: {similarity.unit} {score:.4f}"
+    verified = job.verify_pairs(train)
+    if verified is None:
+        job.log(f"{described}; no decision, because the held-out images make no pairs to fit a threshold on")
+        return {"score": score}
+    threshold, rate = verified.roc.equal_error_threshold, verified.roc.equal_error_rate
+    same, probability = score >= threshold, float(verified.probability_same(score))
+    job.log(f"{described}: {'the same individual' if same else 'different individuals'}")
+    job.log(f"  probability of the same, if same and different are equally probable beforehand: {probability:.1%}")
+    job.log(f"  threshold {threshold:.4f}, at which {rate:.1%} of the held-out pairs of either kind are mistaken")
+    return {"score": score, "probability": probability, "same": same, "threshold": threshold, "equal_error_rate": rate}

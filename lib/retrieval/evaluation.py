@@ -62,7 +62,9 @@ def evaluate_open_set(
     recipe's threshold, or at one that was fitted without it and its group (see `crossfit_thresholds`).
     """
     r, new_label, model = recipe.retrieval, recipe.data.new_label, "validation"
-    gallery = _gallery_of_others(rows, recipe, model)
+    others = np.flatnonzero(~rows.is_query)
+    gallery_rows = GalleryRows(others, others.astype(str), rows.labels[others])
+    gallery = build_gallery(rows.embeddings[others], gallery_rows, model, r.metric, r.factory, new_label)
     embeddings, truth = rows.embeddings[rows.is_query], rows.labels[rows.is_query]
     result = search_identities(gallery, embeddings, r, model, max(5, recipe.predict.topk), centres)
     queries = LabelledScores(result.scores, result.names == truth[:, None], np.isin(truth, gallery.rows.labels))
@@ -81,13 +83,6 @@ def evaluate_open_set(
             threshold = crossfit_thresholds(queries, fit, recipe.predict.topk, groups)
     metrics, per_query = evaluate_queries(gallery, embeddings, truth, result, threshold, new_label)
     return OpenSetEvaluation(metrics, per_query, result, queries, curve, new_share, unlabelled_scores)
-
-
-def _gallery_of_others(rows: ValidationSet, recipe: Recipe, model: str) -> Gallery:
-    others = np.flatnonzero(~rows.is_query)
-    gallery_rows = GalleryRows(others, others.astype(str), rows.labels[others])
-    r = recipe.retrieval
-    return build_gallery(rows.embeddings[others], gallery_rows, model, r.metric, r.factory, recipe.data.new_label)
 
 
 def _new_share(queries: LabelledScores, unlabelled: np.ndarray | None, held_out_whole: float, r: Retrieval) -> float:

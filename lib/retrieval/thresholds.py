@@ -98,25 +98,13 @@ def threshold_curve(queries: LabelledScores, k: int = 5) -> ThresholdCurve:
     return ThresholdCurve(thresholds, known_map, new_map, *rejected)
 
 
-def _best_map(curve: ThresholdCurve, share: float, far: float) -> np.intp:
-    """Choose the best MAP@k where `share` of the queries are new."""
-    return np.argmax(curve.map_at_k(share))
-
-
-def _share_of_new(curve: ThresholdCurve, share: float, far: float) -> np.intp:
-    """Choose the threshold at which `share` of the first answers are the new label."""
-    return np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share))
-
-
-def _false_acceptance(curve: ThresholdCurve, share: float, far: float) -> np.intp:
-    """Choose the lowest threshold at which at most `far` of the new queries get a name first (false acceptance rate)."""
-    return np.argmax(1 - curve.new_rejected <= far)
-
-
 RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
-    "map@k": _best_map,
-    "share": _share_of_new,
-    "far": _false_acceptance,
+    # the best MAP@k where `share` of the queries are new
+    "map@k": lambda curve, share, far: np.argmax(curve.map_at_k(share)),
+    # `share` of the first answers are the new label
+    "share": lambda curve, share, far: np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share)),
+    # the lowest threshold at which at most `far` of the new queries get a name first (false acceptance rate)
+    "far": lambda curve, share, far: np.argmax(1 - curve.new_rejected <= far),
 }
 """retrieval.threshold_by: how a position on the curve is chosen, given the share of new queries and retrieval.far."""
 
