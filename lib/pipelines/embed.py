@@ -76,7 +76,7 @@ def embed_table(
     """Return the readable rows of `table` and their embeddings (n, d) float32 by the run's network, the same on every process.
 
     They are cached in <run>/embeddings, under a name that depends on the network, on how it reads images, and on the images'
-    names, sizes and modification times. Raises FlukeError for unreadable images (of `what` train: as data.on_unreadable says).
+    names, sizes and modification times. Raises FlukeError for unreadable images (of `what` train: as data.on_unreadable demands).
     """
     d = recipe.data
     mark = fingerprint(run, recipe)

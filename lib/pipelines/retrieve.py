@@ -76,13 +76,13 @@ def search_queries(job: RetrievalJob, train: EmbeddedTable, queries: EmbeddedTab
     r, k, new_label = job.recipe.retrieval, job.recipe.predict.topk, job.recipe.data.new_label
     gallery = open_or_build_gallery(job, train)
     if job.gallery is None and (repeated := len(set(queries.table.paths) & set(train.table.paths))):
-        job.log(f"note: {repeated:,} of the queries are images of the gallery: they find themselves, which says nothing of others")
+        job.log(f"note: {repeated:,} of the queries are images of the gallery: they find themselves, so their metrics mean little")
     evaluations = evaluate_held_out(job, train, queries, gallery.index.factory)
     found = search_identities(gallery, queries.embeddings, r, job.model, max(5, k), job.centres)
     open_set = fit_open_set(evaluations, job.recipe, found.best_scores if job.combine == "concat" else None)
     names = rank_with_new(found.names, found.scores, open_set.lowest_score, new_label, k)
     truth: list[str | None] = [None] * len(names)
-    result = RetrievalResult(job.recipe, gallery, queries.table, found, evaluations, open_set, names, truth, {})
+    result = RetrievalResult(job.recipe, gallery, queries.table, found, evaluations, open_set, names, truth, metrics={})
     if queries.table.labels is not None:
         labels = queries.labels
         result.metrics, _ = evaluate_queries(gallery, queries.embeddings, labels, found, open_set.threshold, new_label)
@@ -113,7 +113,7 @@ def evaluate_held_out(job: RetrievalJob, train: EmbeddedTable, queries: Embedded
     if all(rows == held_out[0] for rows in held_out):
         rows = train.validation_set(train.embeddings, *splits[0])
         return [evaluate_open_set(rows, recipe, job.centres, queries.embeddings)]
-    job.log("note: these runs held out different rows, so the threshold says new as often as each run alone does, in the mean")
+    job.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
     return [
         evaluate_open_set(train.validation_set(part, *split), recipe, None, of_queries)
         for part, split, of_queries in zip(train.parts, splits, queries.parts)

@@ -1,4 +1,4 @@
-"""The page of a retrieval: each query image with its answers, and what validation says about them."""
+"""The page of a retrieval: each query image with its answers, and the metrics and figures of validation."""
 
 from __future__ import annotations
 

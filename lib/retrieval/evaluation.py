@@ -32,7 +32,7 @@ class ValidationSet(NamedTuple):
     is_query: np.ndarray
     """(n,) bool"""
     groups: np.ndarray | None
-    """(n,) sightings; None: every row is its own."""
+    """(n,) sightings; None: every row is a group."""
 
 
 class OpenSetEvaluation(NamedTuple):

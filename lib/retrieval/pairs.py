@@ -53,7 +53,7 @@ def pair_scores(
 
     embeddings (n, d), labels (n,). All pairs, or about `limit` drawn ones, half same and half different if there are enough. Pairs
     within a group (a sighting) are left out because they are easier than any pair of a query and a gallery image. Pairs of two new
-    individuals are left out because nobody knows whether they are the same.
+    individuals are left out because it is unknown whether they are the same.
     """
     vectors = check_embeddings(embeddings, "pairs", metric)
     labels = np.asarray(labels, np.str_)

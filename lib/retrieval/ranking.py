@@ -70,7 +70,7 @@ METHODS: dict[str, Callable[[_Images, Retrieval], NDArray[np.float64]]] = {
 
 
 def rank_identities(scores: NDArray[Any], classes: NDArray[Any], topk: int, r: Retrieval) -> Ranking:
-    """Rank identities by the scores of their images among the neighbours, as retrieval.method says.
+    """Rank identities by the scores of their images among the neighbours, combined by retrieval.method.
 
     scores (q, k) of the neighbours in any order, classes (q, k) their identities (-1: no neighbour). Raises FlukeError for
     topk < 1.

@@ -27,7 +27,7 @@ class RetrievalResult:
     recipe: Recipe
     gallery: Gallery
     queries: Table
-    found: SearchResult
+    search: SearchResult
     evaluations: list[OpenSetEvaluation]
     """Of the held-out rows: one, or one per run where the runs held out different rows."""
     open_set: OpenSet
@@ -50,21 +50,21 @@ def ranking_table(result: RetrievalResult) -> pd.DataFrame:
 
     The new label's score is the threshold.
     """
-    found, open_set, new_label = result.found, result.open_set, result.recipe.data.new_label
-    positions = result.gallery.rows.positions(found.images)
+    search, open_set, new_label = result.search, result.open_set, result.recipe.data.new_label
+    positions = result.gallery.rows.positions(search.images)
     images = result.gallery.rows.names[positions].astype(object)
     images[positions < 0] = None
-    of_name = open_set.name_probability(found.scores)
-    of_new = None if open_set.new_probability is None else open_set.new_probability(-found.best_scores)
+    of_name = open_set.name_probability(search.scores)
+    of_new = None if open_set.new_probability is None else open_set.new_probability(-search.best_scores)
     rows: list[tuple[Any, ...]] = []
     for q, (query, names) in enumerate(zip(result.queries.names, result.names)):
-        column = {name: j for j, name in enumerate(found.names[q].tolist())}
+        column = {name: j for j, name in enumerate(search.names[q].tolist())}
         for rank, name in enumerate(names, 1):
             if name == new_label:
                 rows.append((query, rank, name, open_set.lowest_score, np.nan if of_new is None else of_new[q], None))
             else:
                 j = column[name]
-                rows.append((query, rank, name, float(found.scores[q, j]), of_name[q, j], images[q, j]))
+                rows.append((query, rank, name, float(search.scores[q, j]), of_name[q, j], images[q, j]))
     return pd.DataFrame(rows, columns=["query", "rank", "name", "score", "probability", "image"])
 
 

@@ -1,4 +1,4 @@
-"""Search: query embeddings become ranked identities of a gallery, as the recipe's retrieval section says."""
+"""Search: query embeddings become ranked identities of a gallery, by the settings of the recipe's retrieval section."""
 
 from __future__ import annotations
 

@@ -1,11 +1,22 @@
 """Searches with few neighbours, and with class centres."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 
 from lib.config.recipe import Retrieval
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import GalleryRows, build_gallery
+from lib.retrieval.ranking import METHODS
 from lib.retrieval.search import search_identities
+from lib.retrieval.similarity import SIMILARITIES
+from lib.retrieval.thresholds import RULES
+
+
+def test_every_choice_of_the_recipe_has_an_entry():
+    fields = get_type_hints(Retrieval)
+    for field, registry in (("metric", SIMILARITIES), ("method", METHODS), ("threshold_by", RULES)):
+        assert set(get_args(fields[field])) == set(registry)
 
 
 def test_lists_are_full_though_all_neighbours_are_of_one_individual():
