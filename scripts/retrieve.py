@@ -26,7 +26,7 @@ from lib.config.recipe import Train
 from lib.errors import FlukeError
 from lib.process import run_script
 
-COMMANDS = ("queries", "evaluate", "pair", "add", "remove")  # at most one of them
+COMMANDS = ("evaluate", "pair", "add", "remove", "queries")  # at most one of them
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
