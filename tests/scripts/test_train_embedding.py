@@ -21,7 +21,7 @@ from lib.models.embedding_losses import make_embedding_loss
 from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.train import make_dataset
-from lib.retrieval.search import make_class_centres
+from lib.retrieval.class_centres import make_class_centres
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
@@ -162,7 +162,7 @@ def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
     rng = np.random.default_rng(0)
     weights, queries = rng.normal(size=(2 * 3 * 2, 5)), rng.normal(size=(7, 2, 5))  # 3 individuals, 2 sub-centres, then mirrored
     unit, looks = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (weights, queries))
-    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
+    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, mirror_tta=True)
     centres = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
     got = (looks.reshape(7, 10) / np.sqrt(2) @ centres.T).reshape(7, 3, -1).max(axis=2)
     for q in range(7):
