@@ -21,8 +21,7 @@ from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evalu
 from lib.retrieval.gallery import Gallery, build_gallery, open_gallery
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.search import search_identities
-from lib.submission import writing
-from lib.submission.formats import Format
+from lib.submission.writing import submit_ranking
 from lib.tables import loading
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
@@ -171,8 +170,7 @@ def _write(
             gallery.save(job.saved)
     if is_test and (sample := load_sample(recipe)) is not None:
         may = [*np.unique(gallery.labels).tolist(), *([new_label] if new_label is not None else [])]
-        kind: Format = "label" if p.submission == "label" else "topk"
-        writing.write(job.folder / "submission.csv", sample, queries.names, kind, lists, may, k=p.topk, separator=p.separator)
+        submit_ranking(p, job.folder / "submission.csv", sample, queries.names, lists, may)
     frame = retrieval_page.ranking_table(queries, found, lists, gallery, fitted, new_label)
     with atomic_write(job.folder / "ranks.parquet") as temporary:
         frame.to_parquet(temporary, index=False)

@@ -22,7 +22,7 @@ def drop_unreadable(table: Table, bad: dict[int, str], on_unreadable: str, what:
     if not bad:
         return table
     found = f"{table.source}: {len(bad):,} of {len(table):,} images can't be read: " + first_few(
-        f"{table.spot(i)} ({bad[i]})" for i in sorted(bad)
+        f"{table.describe_row(i)} ({bad[i]})" for i in sorted(bad)
     )
     if on_unreadable != "drop" or what == "test":
         cure = "every test row needs its image" if what == "test" else "mend them, or set data.on_unreadable: drop"
@@ -60,7 +60,7 @@ def refuse_repeats(table: Table) -> None:
         rows.setdefault(path, []).append(i)
 
     def tell(i: int) -> str:
-        return table.spot(i) + (f" {' '.join(table.labels[i])!r}" if table.labels is not None else "")
+        return table.describe_row(i) + (f" {' '.join(table.labels[i])!r}" if table.labels is not None else "")
 
     repeated = [" = ".join(map(tell, each)) for each in rows.values() if len(each) > 1]
     raise FlukeError(
