@@ -162,6 +162,9 @@ def test_column_of_numbers_without_a_class_is_refused(tmp_path: Path) -> None:
     sample = read_sample(write_sample(tmp_path, "image,label\na,0.5\nb,0.5\n"))
     with pytest.raises(FlukeError, match=r"column label holds numbers \(0.5\) but is not named after a class \(cat, dog\)"):
         infer(sample, ["cat", "dog"], ONE_LABEL)
+    lists = read_sample(write_sample(tmp_path, "image,label\na,cat dog\nb,dog cat\nc,0.5\n"))
+    with pytest.raises(FlukeError, match=r"column label holds numbers \(0.5\)"):
+        infer(lists, ["cat", "dog"], ONE_LABEL)
     for placeholder in ("0", "nan"):
         sample = read_sample(write_sample(tmp_path, f"image,label\na,{placeholder}\nb,{placeholder}\n"))
         assert infer(sample, ["cat", "dog"], ONE_LABEL) == "label"
@@ -183,6 +186,12 @@ def test_predictions_that_do_not_fit_are_refused_before_training(
     sample = read_sample(write_sample(tmp_path, text))
     with pytest.raises(FlukeError, match=message):
         check_sample(sample, Predict(submission=submission), ["a"], classes, target)  # type: ignore[arg-type]
+
+
+def test_images_without_prediction_are_refused_before_training(tmp_path: Path) -> None:
+    sample = read_sample(write_sample(tmp_path, "image,label\na,x\nb,x\n"))
+    with pytest.raises(FlukeError, match="1 of its 2 images have no prediction: 'b'"):
+        check_sample(sample, Predict(), ["a"], ["x", "y"], ONE_LABEL)
 
 
 def test_columns_that_are_not_the_classes_are_refused(tmp_path: Path) -> None:
