@@ -11,8 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +110,6 @@ def require_free(folder: Path, megabytes: float) -> None:
             f"{folder}: too little disk space ({free:,.0f} MB free, about {megabytes:,.0f} MB needed); free some, or name a "
             "folder on another disk."
         )
-
-
-def newest_run(runs: Path, accepts: Callable[[Path], bool]) -> Path | None:
-    """Return the most recently started run folder in `runs` that `accepts` returns True for; None if there is none."""
-    folders = [path.parent for path in runs.glob("*/environment.json")]
-    folders.sort(key=lambda folder: (folder / "environment.json").stat().st_mtime, reverse=True)
-    return next((folder for folder in folders if accepts(folder)), None)
-
-
-def default_run_folder(recipe_file: str | None) -> Path:
-    """Return runs/<recipe>-<time>, the folder of a run without --out."""
-    stem = Path(recipe_file).stem if recipe_file else "run"
-    return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextlib.contextmanager

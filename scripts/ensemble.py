@@ -20,9 +20,9 @@ from typing import Any, Literal, Optional
 
 from lib.config import command_line
 from lib.errors import FlukeError
-from lib.files import default_run_folder, write_json, write_text
+from lib.files import write_json, write_text
 from lib.process import run_script
-from lib.run_folder import RunFolder
+from lib.run_folder import RunFolder, default_run_folder
 
 Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
 

@@ -25,6 +25,7 @@ from lib.config import command_line
 from lib.config.recipe import Train
 from lib.errors import FlukeError
 from lib.process import run_script
+from lib.run_folder import RetrievalFolder
 
 COMMANDS = ("evaluate", "pair", "add", "remove", "queries")  # at most one of them
 
@@ -60,10 +61,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     runs = embed.find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
-    recipes = [command_line.parse(parser, ["--cfg", str(run / "recipe.yaml"), *argv, *topk]).recipe for run in runs]
+    recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]
     keep_memory()
-    folder = args.out or runs[0] / "retrieval"
-    accelerator = make_accelerator(Train(log_with=[]), folder)
+    folder = RetrievalFolder(args.out) if args.out else runs[0].retrieval
+    accelerator = make_accelerator(Train(log_with=[]), folder.path)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     job = RetrievalJob(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:

@@ -10,7 +10,7 @@ import numpy as np
 from lib.errors import FlukeError, first_few
 from lib.files import lock_folder, write_text
 from lib.pipelines.retrieval_job import EmbeddedTable, RetrievalJob, single_labels
-from lib.retrieval.gallery import Gallery, GalleryRows, open_gallery
+from lib.retrieval.gallery import CHANGES, Gallery, GalleryRows, open_gallery
 from lib.tables import loading
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
@@ -78,8 +78,8 @@ def _remove(job: RetrievalJob, names: list[str]) -> dict[str, Any]:
 
 
 def _save(job: RetrievalJob, gallery: Gallery, change: str) -> dict[str, Any]:
-    """Save the gallery, append `change` to changes.txt, and return the gallery's numbers of images and individuals."""
-    changes = job.gallery_folder / "changes.txt"
+    """Save the gallery, append `change` to its list of changes, and return the gallery's numbers of images and individuals."""
+    changes = job.gallery_folder / CHANGES
     write_text(changes, (changes.read_text(encoding="utf-8") if changes.exists() else "") + change + "\n")
     gallery.save(job.gallery_folder)
     size = {"images": len(gallery.rows), "individuals": len(gallery.identities)}

@@ -16,7 +16,6 @@ from safetensors import safe_open
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
-from lib.files import newest_run
 from lib.images.augmentation import make_eval_transform
 from lib.images.checking import find_unreadable
 from lib.images.dataset import ImageDataset
@@ -24,6 +23,7 @@ from lib.models.weights import load_network, read_spec
 from lib.pipelines.train import make_dataset
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
 from lib.retrieval.similarity import check_embeddings
+from lib.run_folder import RunFolder, newest_run
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from lib.tables.filters import drop_unreadable
@@ -32,39 +32,38 @@ from lib.tables.target import IDENTITY
 from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict
 
-WEIGHTS = Path("best") / "model.safetensors"
 
-
-def find_embedding_runs(names: Sequence[str] | None) -> list[Path]:
+def find_embedding_runs(names: Sequence[str] | None) -> list[RunFolder]:
     """Return the embedding runs with these names, for a k-fold run its folds; without names the newest one below runs/.
 
     Raises FlukeError for a folder that isn't an embedding run with weights, validation scores and recipe.
     """
     if not names:
-        found = newest_run(Path("runs"), lambda run: (run / WEIGHTS).exists() and _is_embedding(run))
+        found = newest_run(Path("runs"), lambda run: run.weights.exists() and _is_embedding(run))
         if found is None:
             raise FlukeError("runs: no embedding run there; train one with scripts/train_embedding.py, or name one with --run.")
         names = [str(found)]
     runs = []
-    for folder in map(Path, names):
-        folds = sorted(path for path in folder.glob("fold[0-9]*") if path.is_dir())
-        runs += folds if folds and not (folder / WEIGHTS).exists() else [folder]
+    for folder in map(RunFolder, names):
+        folds = folder.begun_folds()
+        runs += folds if folds and not folder.weights.exists() else [folder]
     for run in runs:
-        if missing := [str(name) for name in ("recipe.yaml", WEIGHTS, "scores_val.npz") if not (run / name).exists()]:
+        needed = (run.recipe, run.weights, run.scores_val)
+        if missing := [str(path.relative_to(run)) for path in needed if not path.exists()]:
             raise FlukeError(f"--run {run}: lacks {', '.join(missing)}; name a finished run of train_embedding.")
         if not _is_embedding(run):
             raise FlukeError(f"--run {run}: a classifier, not an embedding; name a run of train_embedding.")
     return runs
 
 
-def _is_embedding(run: Path) -> bool:
-    spec = read_spec(run / WEIGHTS)
-    return spec is not None and spec.kind == "embedding"
+def _is_embedding(run: RunFolder) -> bool:
+    spec = read_spec(run.weights)
+    return spec is not None and spec.target is IDENTITY
 
 
-def fingerprint(run: Path, recipe: Recipe) -> str:
+def fingerprint(run: RunFolder, recipe: Recipe) -> str:
     """Return everything that embeddings depend on besides the images: weights (hashed), side, fit, flips, cached pixels."""
-    with (run / WEIGHTS).open("rb") as handle:
+    with run.weights.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()[:16]
     d, flips = recipe.data, sorted(set(recipe.predict.tta))
     cached = [f"cached{d.cache_size or ''}"] if d.cache_dir is not None else []
@@ -72,7 +71,7 @@ def fingerprint(run: Path, recipe: Recipe) -> str:
 
 
 def embed_table(
-    run: Path, recipe: Recipe, table: Table, accelerator: Accelerator, what: Literal["train", "test"]
+    run: RunFolder, recipe: Recipe, table: Table, accelerator: Accelerator, what: Literal["train", "test"]
 ) -> tuple[Table, np.ndarray]:
     """Return the readable rows of `table` and their embeddings (n, d) float32 by the run's network, the same on every process.
 
@@ -84,7 +83,7 @@ def embed_table(
     stats = [path.stat() if path.exists() else None for path in table.paths]
     images = [[str(path.absolute()), stat and [stat.st_size, stat.st_mtime_ns]] for path, stat in zip(table.paths, stats)]
     key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images]).encode()).hexdigest()
-    path = run / "embeddings" / f"{key[:20]}.npz"
+    path = run.embeddings / f"{key[:20]}.npz"
 
     def load_cached() -> Scores | None:
         with contextlib.suppress(FlukeError):  # missing, or incomplete
@@ -96,7 +95,7 @@ def embed_table(
         return table.take(np.isin(table.rows, cached.rows)), cached.logits
     bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
     table = drop_unreadable(table, bad, d.on_unreadable, what)
-    network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
+    network = load_network(run.weights).to(accelerator.device).to(memory_format=torch.channels_last)
     pictures = make_dataset(recipe, table, make_eval_transform(d))
     options = InferenceOptions(recipe.predict.batch_size or 64, d.workers, tuple(sorted(set(recipe.predict.tta))))
     vectors = predict([network], pictures, accelerator, options, title=f"embed {table.source.name}")[0]
@@ -105,17 +104,17 @@ def embed_table(
     return table, vectors
 
 
-def embed_files(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Accelerator) -> np.ndarray:
+def embed_files(run: RunFolder, recipe: Recipe, paths: Sequence[Path], accelerator: Accelerator) -> np.ndarray:
     """Return the embeddings (n, d) of a few images that no table names. Raises FlukeError for unreadable ones."""
     if bad := find_unreadable(paths, 0, "decode"):
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")
-    network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
+    network = load_network(run.weights).to(accelerator.device).to(memory_format=torch.channels_last)
     pictures = ImageDataset(paths, make_eval_transform(recipe.data))
     options = InferenceOptions(len(paths), 0, tuple(sorted(set(recipe.predict.tta))))
     return predict([network], pictures, accelerator, options)[0]
 
 
-def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: Sequence[Path]) -> np.ndarray:
+def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: Sequence[RunFolder]) -> np.ndarray:
     """Combine the embeddings (n, d_i) of several runs, each scaled to length 1 first; those of a single run stay as they are.
 
     concat: one after another, so that a cosine is the mean of the runs' cosines. mean: their average, which makes sense only for
@@ -132,12 +131,12 @@ def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean
     return np.asarray(np.mean(unit, axis=0, dtype=np.float32))
 
 
-def load_held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
+def load_held_out(run: RunFolder, table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (n,) in `table` of a run's validation rows, gallery first, and whether each is a query, (n,) bool.
 
     Raises FlukeError when the table is no longer the one that the run was trained on.
     """
-    path = run / "scores_val.npz"
+    path = run.scores_val
     val = score_file.load_scores(path)
     queries = val.source.get("queries")
     if val.target is not IDENTITY or not isinstance(queries, int) or not 0 < queries < len(val.rows):
@@ -158,10 +157,10 @@ def load_held_out(run: Path, table: Table) -> tuple[np.ndarray, np.ndarray]:
     return np.array(positions, dtype=np.int64), np.arange(len(positions)) >= len(positions) - queries
 
 
-def load_class_centres(run: Path, recipe: Recipe) -> ClassCentres | None:
+def load_class_centres(run: RunFolder, recipe: Recipe) -> ClassCentres | None:
     """Return the class centres of an ArcFace or CosFace run, None if it has none."""
-    spec, o = read_spec(run / WEIGHTS), recipe.objective
-    with safe_open(run / WEIGHTS, framework="np") as weights:
+    spec, o = read_spec(run.weights), recipe.objective
+    with safe_open(run.weights, framework="np") as weights:
         names = [name for part in (o.name, *o.also) if (name := f"objective.parts.{part}.loss.W") in weights.keys()]  # noqa: SIM118
         if spec is None or not names:
             return None

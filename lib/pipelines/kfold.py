@@ -288,7 +288,7 @@ def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict
         is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        centres = load_class_centres(fold.path, recipe)
+        centres = load_class_centres(fold, recipe)
         per_query = evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres).per_query
         if metric not in per_query:
             return {}

@@ -11,12 +11,13 @@ import numpy as np
 from accelerate import Accelerator
 
 from lib.config.recipe import Recipe
-from lib.errors import FlukeError
 from lib.pipelines.embed import combine_embeddings, embed_table, fingerprint, load_class_centres, load_held_out
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.evaluation import ValidationSet
 from lib.retrieval.pairs import PairVerification, verify_held_out_pairs
+from lib.run_folder import RetrievalFolder, RunFolder
 from lib.tables.table import Table
+from lib.tables.target import recipe_target
 
 
 @dataclass
@@ -49,21 +50,20 @@ def single_labels(table: Table) -> np.ndarray:
 class RetrievalJob:
     """Which gallery is searched with which runs. Raises FlukeError for recipes with several labels per image."""
 
-    runs: list[Path]
+    runs: list[RunFolder]
     recipes: list[Recipe]
     """One per run; the tables and the retrieval section of the first one are used."""
     combine: Literal["concat", "mean"]
     """How the embeddings of several runs become one."""
     accelerator: Accelerator
-    folder: Path
+    folder: RetrievalFolder
     """Folder to write."""
     gallery: Path | None
     """A saved gallery to search or to change; None: one of the training table, saved in `folder`/gallery."""
 
     def __post_init__(self) -> None:
         self.log = self.accelerator.print
-        if self.recipe.data.label_separator is not None:
-            raise FlukeError("data.label_separator: retrieval takes one individual per image; set it to null.")
+        recipe_target(self.recipe.data.label_separator, embedding=True)
 
     @property
     def recipe(self) -> Recipe:
@@ -73,7 +73,7 @@ class RetrievalJob:
     @property
     def gallery_folder(self) -> Path:
         """Folder of the saved gallery."""
-        return self.gallery or self.folder / "gallery"
+        return self.gallery or self.folder.gallery
 
     @cached_property
     def model(self) -> str:

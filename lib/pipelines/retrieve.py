@@ -17,14 +17,13 @@ from lib.pipelines.embed import combine_embeddings, embed_files, load_held_out
 from lib.pipelines.retrieval_job import EmbeddedTable, RetrievalJob
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries
-from lib.retrieval.gallery import Gallery, GalleryRows, build_gallery, open_gallery
+from lib.retrieval.gallery import CHANGES, Gallery, GalleryRows, build_gallery, open_gallery
 from lib.retrieval.open_set import OpenSet, fit_open_set
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.search import search_identities
 from lib.retrieval.similarity import SIMILARITIES, normalize
-from lib.submission import writing
-from lib.submission.formats import Format
+from lib.submission.writing import submit_ranking
 from lib.tables import loading
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
@@ -52,7 +51,7 @@ def answer_queries(job: RetrievalJob, path: Path | None, image_dir: Path | None,
         if metrics_only:
             return result.metrics
         result.pairs = job.verify_pairs(embedded_train)
-        with lock_folder(job.folder):
+        with lock_folder(job.folder.path):
             write_result(job, result, embedded_train.table, is_test=path is None)
         return result.metrics or result.validation
 
@@ -153,20 +152,20 @@ def write_result(job: RetrievalJob, result: RetrievalResult, train: Table, is_te
     if is_test:
         _write_submission(job, result)
     answers = ranking_table(result)
-    with atomic_write(folder / "ranks.parquet") as temporary:
+    with atomic_write(folder.ranks) as temporary:
         answers.to_parquet(temporary, index=False)
     write_threshold(folder, result)
     search = {"runs": ", ".join(map(str, job.runs)), "network": job.model, "gallery": f"{len(result.gallery.rows):,} images"}
-    facts: dict[str, dict[str, Any]] = {"Search": {**search, "queries": len(result.names)}, "Recipe": {"recipe.yaml": dump(recipe)}}
-    write_search_page(folder / "retrieval.html", result, answers, dict(zip(train.names, train.paths)), facts)
-    job.log(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if not path.name.startswith('.')))}")
+    facts = {"Search": {**search, "queries": len(result.names)}, "Recipe": {job.runs[0].recipe.name: dump(recipe)}}
+    write_search_page(folder.page, result, answers, dict(zip(train.names, train.paths)), facts)
+    job.log(f"{folder}: {folder.list_files()}")
     untried = _untried_options(job)
     job.log(f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open retrieval.html")
 
 
 def _save_new_gallery(job: RetrievalJob, gallery: Gallery) -> None:
     folder = job.gallery_folder
-    if (folder / "changes.txt").exists():
+    if (folder / CHANGES).exists():
         raise FlukeError(
             f"{folder}: was changed by --add or --remove, which building it again would undo; search it with --gallery {folder}, "
             "or name another --out, or delete it."
@@ -181,9 +180,7 @@ def _write_submission(job: RetrievalJob, result: RetrievalResult) -> None:
     if sample is None:
         return
     classes = [*result.gallery.identities.tolist(), *([new_label] if new_label is not None else [])]
-    kind: Format = "label" if p.submission == "label" else "topk"
-    path, queries = job.folder / "submission.csv", result.queries.names
-    writing.write(path, sample, queries, kind, result.names, classes, k=p.topk, separator=p.separator)
+    submit_ranking(p, job.folder.submission, sample, result.queries.names, result.names, classes)
 
 
 def _untried_options(job: RetrievalJob) -> Sequence[str]:

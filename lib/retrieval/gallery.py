@@ -62,6 +62,9 @@ class GalleryRows:
         return np.where(ids == -1, -1, at)
 
 
+CHANGES = "changes.txt"  # of a gallery's folder: one line per change by --add or --remove
+
+
 @dataclass
 class Gallery:
     """An index and its rows, made by `build_gallery` and `open_gallery`, never empty.

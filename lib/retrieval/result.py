@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from lib.retrieval.open_set import OpenSet
 from lib.retrieval.pairs import PairVerification
 from lib.retrieval.search import SearchResult
 from lib.retrieval.thresholds import new_share_costs
+from lib.run_folder import RetrievalFolder
 from lib.tables.table import Table
 
 
@@ -68,7 +68,7 @@ def ranking_table(result: RetrievalResult) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["query", "rank", "name", "score", "probability", "image"])
 
 
-def write_threshold(folder: Path, result: RetrievalResult) -> None:
+def write_threshold(folder: RetrievalFolder, result: RetrievalResult) -> None:
     """Write threshold.json: the open-set model, validation's metrics, and the cost of another share of new queries.
 
     Where there is a curve, write it too: threshold_curve.npz.
@@ -80,6 +80,6 @@ def write_threshold(folder: Path, result: RetrievalResult) -> None:
         about["verification"] = result.pairs.to_json()
     if curve is not None and threshold is not None:
         about["other_shares"] = new_share_costs(curve, threshold)
-        with atomic_write(folder / "threshold_curve.npz") as temporary, temporary.open("wb") as handle:
+        with atomic_write(folder.threshold_curve) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **curve._asdict())
-    write_json(folder / "threshold.json", about)
+    write_json(folder.threshold, about)

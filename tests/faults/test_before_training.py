@@ -210,12 +210,12 @@ CASES = [
     ),
     Case(
         "a folder without class folders",
-        "a folder of images a class is wanted",
+        "is not a folder of class folders (no folders at all)",
         {"data_train_csv": "null", "data_train_dir": "images"},
     ),
     Case(
         "a folder of test images without any",
-        "holds no images, only folders: deep",
+        "holds no images (only folders: deep)",
         given(lambda root: (root / "test" / "deep").mkdir(parents=True), data_test_dir="test", data_sample_submission="null"),
     ),
     # images
@@ -291,7 +291,7 @@ CASES = [
     Case("a sample submission that isn't there", "No such file or directory", {"data_sample_submission": "sample.csv"}),
     Case(
         "a sample submission of other classes",
-        "would have to be the 4 classes; no classes: 'dog'",
+        "are not the 4 classes (not classes: 'dog'",
         rows(lambda table: table.rename(columns={"label": "dog"}).assign(cow="0"), "sample_submission.csv"),
     ),
     Case(
@@ -303,7 +303,11 @@ CASES = [
         "a sample submission that isn't text", "sample_submission.csv: not UTF-8 text (byte 0xff)", sample("image,label\n\xff,a\n")
     ),
     Case("a sample submission with an open quote", "line 2: not readable as CSV", sample('image,label\n"2_000.png,a\n')),
-    Case("a sample submission of one column", "needs a column of image names and one for the answer", sample("image\n2_000.png\n")),
+    Case(
+        "a sample submission of one column",
+        "its header has 1 columns; a sample submission has image names",
+        sample("image\n2_000.png\n"),
+    ),
     Case(
         "a sample submission with a row too long",
         "1 rows don't have the header's 2 fields: line 2 (3)",
@@ -320,7 +324,7 @@ CASES = [
     ),
     Case(
         "a sample submission whose names fit several images",
-        "for 1 images several predictions fit: '2_000.png' ('a/2_000.png', 'b/2_000.png')",
+        "1 of its images match several test images: '2_000.png' ('a/2_000.png', 'b/2_000.png')",
         lambda root: (
             rename("2_000.png", "a/2_000.png", "b/2_000.png")(root)
             or sample("image,label\n2_000.png,a\n", "a/2_000.png", "b/2_000.png")(root)
@@ -328,7 +332,7 @@ CASES = [
     ),
     Case(
         "a sample submission with two names for one image",
-        "1 predictions fit several of its images: '2_000.png'",
+        "1 test images match several of its images: '2_000.png'",
         sample("image,label\n2_000.png,a\n2_000.jpg,a\n"),
     ),
     Case(
@@ -362,7 +366,7 @@ CASES = [
     ),
     Case(
         "labels that hold the submission's separator",
-        "2 labels hold the separator",
+        "2 labels contain the separator",
         given(rows(lambda table: table.assign(label=["a b", "c d"] * 24)), predict_submission="topk"),
     ),
     # splits
@@ -376,7 +380,7 @@ CASES = [
             or {"folds_csv": "f.csv"}
         ),
     ),
-    Case("own folds that aren't numbers", "folds are numbers from 0 on", {"folds_csv": "train.csv"}),
+    Case("own folds that aren't numbers", "some folds are not numbers from 0 on", {"folds_csv": "train.csv"}),
     Case(
         "own folds of one column",
         "needs two columns (found: ['image']); put image names in the first",

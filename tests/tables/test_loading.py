@@ -428,7 +428,7 @@ def test_groups_and_own_folds_after_filters(tmp_path: Path) -> None:
     for content, part in [
         ("a.jpg,0\nb.jpg,1\nc.jpg,1\n", "no row for 1 of 4 images: 'd.jpg'"),
         ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,1\na.jpg,1\n", "1 images come more than once: 'a.jpg'"),
-        ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,-1\n", "numbers from 0 on, not '-1'"),
+        ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,-1\n", "not numbers from 0 on: '-1'"),
         ("a.jpg,0\nb.jpg,1\nc.jpg,\nd.jpg,1\n", "blank fold: line 4"),
     ]:
         (tmp_path / "f.csv").write_text("image,fold\n" + content)
