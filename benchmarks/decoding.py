@@ -22,9 +22,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print the table; return the median images per second of each way."""
     parser = make_parser(__doc__, recipe=False)
-    parser.add_argument(
-        "--images", type=str, default="../shared/data/large_jpegs", help="Folder of images, searched with its subfolders."
-    )
+    parser.add_argument("--images", default="../shared/data/large_jpegs", help="Folder of images, searched with its subfolders.")
     parser.add_argument("--size", type=int, default=224, help="Side of the tensors in pixels.")
     parser.add_argument("--limit", type=int, default=200, help="Largest number of images.")
     parser.add_argument("--runs", type=int, default=5, help="Runs of each way.")

@@ -26,7 +26,7 @@ from lib.process import run_script
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Write the split; returns the accuracies of logistic regression on the `far` and the `random` split."""
     parser = command_line.make_parser(__doc__)
-    parser.add_argument("--out", type=str, required=True, help="Table (image, fold) to write.")
+    parser.add_argument("--out", required=True, help="Table (image, fold) to write.")
     args = command_line.parse(parser, argv)
 
     from accelerate import Accelerator

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -38,9 +37,7 @@ def main(argv: list[str] | None = None) -> dict[float, dict[str, float]]:
     """Print the table and return {share: {estimate, map, half, best, loss, loss_half}}, means over the repeats."""
     argv = sys.argv[1:] if argv is None else argv
     parser = command_line.make_parser(__doc__)
-    parser.add_argument(
-        "--run", type=Optional[str], default=None, help="A run of train_embedding; default: the newest below runs/."
-    )
+    parser.add_argument("--run", help="A run of train_embedding; default: the newest below runs/.")
     parser.add_argument("--repeats", type=int, default=50, help="Number of re-splits.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the re-splits.")
     args = command_line.parse(parser, argv)

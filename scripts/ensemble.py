@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.errors import FlukeError
@@ -24,30 +24,23 @@ from lib.files import write_json, write_text
 from lib.process import run_script
 from lib.run_folder import RunFolder, default_run_folder
 
-Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
+METHODS = ("mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what ensemble.json holds."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument(
-        "--runs", nargs="+", type=str, required=True, help="Run folders; the first one's recipe is the submission's."
-    )
-    parser.add_argument("--method", type=Method, default="greedy", help="How to combine.")
-    parser.add_argument("--out", type=Optional[str], default=None, help="Folder to write; default: runs/ensemble-<time>.")
-    parser.add_argument("--metric", type=Optional[str], default=None, help="What to score by; default: the task's usual metric.")
+    parser.add_argument("--runs", nargs="+", required=True, help="Run folders; the first one's recipe is the submission's.")
+    parser.add_argument("--method", choices=METHODS, default="greedy", help="How to combine; default: greedy.")
+    parser.add_argument("--out", help="Folder to write; default: runs/ensemble-<time>.")
+    parser.add_argument("--metric", help="What to score by; default: the task's usual metric.")
     parser.add_argument("--temperature", action="store_true", help="Calibrate the result by a temperature (Guo et al. 2017).")
     parser.add_argument(
         "--thresholds",
         action="store_true",
         help="Several labels per image: each label's threshold of best F1, in the scores and in what is printed.",
     )
-    parser.add_argument(
-        "--offsets",
-        type=Optional[Literal["accuracy", "macro_f1"]],
-        default=None,
-        help="One label per image: the best offset a class.",
-    )
+    parser.add_argument("--offsets", choices=("accuracy", "macro_f1"), help="One label per image: the best offset per class.")
     args = command_line.parse(parser, argv)
 
     from lib.scores import alignment, score_file  # scikit-learn only later: runs that don't fit each other are answered at once

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.config.recipe import Train
@@ -36,19 +36,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = command_line.make_parser(__doc__)
     for name, kind, count, meaning in (
         ("run", str, "+", "Runs of train_embedding; default: the newest below runs/."),
-        ("topk", Optional[int], None, "Names per query; short for --predict.topk."),
-        ("queries", Optional[Path], None, "Table or folder of images to answer, instead of the recipe's test images."),
-        ("evaluate", Optional[Path], None, "Table of labelled images whose metrics are computed; nothing is written."),
-        ("image_dir", Optional[Path], None, "Folder of the images that a table of --queries, --evaluate or --add names."),
-        ("gallery", Optional[Path], None, "A saved gallery to search or to change, instead of one of the training table."),
+        ("topk", int, None, "Names per query; short for --predict.topk."),
+        ("queries", Path, None, "Table or folder of images to answer, instead of the recipe's test images."),
+        ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
+        ("image_dir", Path, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
+        ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table."),
         ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
-        ("add", Optional[Path], None, "Labelled table whose images are added to the saved gallery."),
+        ("add", Path, None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
-        ("out", Optional[Path], None, "Folder to write; default: <run>/retrieval."),
+        ("out", Path, None, "Folder to write; default: <run>/retrieval."),
     ):
-        parser.add_argument(f"--{name}", type=kind, nargs=count, default=None, help=meaning)
-    parser.add_argument("--combine", type=Literal["concat", "mean"], default="concat", help="How runs become one embedding.")
-    args = command_line.parse(parser, argv, together=False)
+        parser.add_argument(f"--{name}", type=kind, nargs=count, help=meaning)
+    parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="How runs become one embedding.")
+    args = command_line.parse(parser, argv, check=False)
     given = [name for name in COMMANDS if getattr(args, name) is not None]
     if len(given) > 1:
         raise FlukeError(f"{' and '.join('--' + name for name in given)}: one at a time.")

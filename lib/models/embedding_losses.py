@@ -255,8 +255,8 @@ def make_embedding_loss(o: Objective, targets: np.ndarray, classes: int, width: 
             raise FlukeError(f"objective {name} is not for embeddings; train_embedding takes {', '.join(EMBEDDING_LOSSES)}.")
     if o.mixup or o.cutmix:
         raise FlukeError("objective.mixup and cutmix mix labels, which embeddings can't; set them to 0.")
-    if o.label_smoothing or o.class_weights != "none" or o.class_factors or o.logit_adjustment:
-        raise FlukeError("objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier.")
+    if o.label_smoothing or o.class_weights != "none" or o.logit_adjustment:
+        raise FlukeError("objective.label_smoothing, class_weights and logit_adjustment are for train_classifier.")
     counts = np.bincount(targets[targets >= 0], minlength=classes)
     # objective.margin has the unit of objective.name: the losses of objective.also keep their default margins.
     settings = {name: o if name == o.name else replace(o, margin=None) for name in weights}

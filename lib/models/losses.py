@@ -160,17 +160,12 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
 def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target) -> ClassificationLoss:
     """Return the loss of a classifier; its class weights and priors come from `targets`, the encoded labels of the training rows.
 
-    Raises FlukeError when the loss doesn't fit the target or a class factor names no class.
+    Raises FlukeError when the loss doesn't fit the target.
     """
     fitting = CLASSIFICATION_LOSSES[target.name]
     if o.name not in fitting:
         raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")
-    if unknown := sorted(set(o.class_factors) - set(classes)):
-        raise FlukeError(
-            f"objective.class_factors names {unknown[0]!r}, which is not a class; classes begin with {list(classes)[:5]}."
-        )
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
-    weight *= np.array([o.class_factors.get(name, 1.0) for name in classes], np.float32)
     shares = np.maximum(target.counts(targets, n), 1) / len(targets)
     return fitting[o.name](o, torch.from_numpy(weight), torch.from_numpy(np.log(shares).astype(np.float32)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
+from lib.config.validation import make_section
 from lib.errors import FlukeError, did_you_mean, one_line
 from lib.tables.target import Target, stored_target
 
@@ -45,7 +46,7 @@ class NetworkSpec:
         values = dict(stored)
         outputs = {kind: outputs for outputs, kind in KINDS.items()}[values.pop("kind")]
         target = stored_target(outputs, values.pop("multi"))
-        return NetworkSpec(Model(**values.pop("model")), tuple(values.pop("classes")), target, **values)
+        return NetworkSpec(make_section("model", values.pop("model")), tuple(values.pop("classes")), target, **values)
 
 
 KINDS = {"logits": "classifier", "embeddings": "embedding"}

@@ -156,7 +156,10 @@ def write_result(job: RetrievalJob, result: RetrievalResult, train: Table, is_te
         answers.to_parquet(temporary, index=False)
     write_threshold(folder, result)
     search = {"runs": ", ".join(map(str, job.runs)), "network": job.model, "gallery": f"{len(result.gallery.rows):,} images"}
-    facts = {"Search": {**search, "queries": len(result.names)}, "Recipe": {job.runs[0].recipe.name: dump(recipe)}}
+    facts: dict[str, dict[str, Any]] = {
+        "Search": {**search, "queries": len(result.names)},
+        "Recipe": {job.runs[0].recipe.name: dump(recipe)},
+    }
     write_search_page(folder.page, result, answers, dict(zip(train.names, train.paths)), facts)
     job.log(f"{folder}: {folder.list_files()}")
     untried = _untried_options(job)

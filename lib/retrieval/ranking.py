@@ -99,7 +99,9 @@ def rank_identities(scores: NDArray[Any], classes: NDArray[Any], topk: int, r: R
     return ranking
 
 
-def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float) -> NDArray[np.float32]:
+def expand_queries(
+    queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float = 3.0
+) -> NDArray[np.float32]:
     """Return queries (q, d) moved towards their nearest neighbours: alpha query expansion (Radenovic et al. 2018).
 
     queries and neighbours (q, k, d) are normalized, scores (q, k) are their cosine similarities. Each query becomes the normalized

@@ -62,7 +62,7 @@ def _search_neighbours(
     """Rank the identities among r.neighbours images per query; also return which queries (q,) more neighbours would complete."""
     scores, ids = gallery.search(queries, r.neighbours, model)
     if r.expand:
-        queries = _expand(gallery, queries, scores[:, : r.expand], ids[:, : r.expand], r.expand_alpha)
+        queries = _expand(gallery, queries, scores[:, : r.expand], ids[:, : r.expand])
         scores, ids = gallery.search(queries, r.neighbours, model)
     class_list, class_of_row = np.unique(gallery.rows.labels, return_inverse=True)
     rows = gallery.rows.positions(ids)
@@ -80,8 +80,8 @@ def _search_neighbours(
     return result, incomplete
 
 
-def _expand(gallery: Gallery, queries: np.ndarray, scores: np.ndarray, ids: np.ndarray, alpha: float) -> np.ndarray:
+def _expand(gallery: Gallery, queries: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return queries (q, d) expanded by their neighbours with these scores and row ids (q, k), -1 for none."""
     neighbours = gallery.embeddings(np.maximum(ids, gallery.rows.ids.min()).ravel())
     neighbours = neighbours.reshape(len(queries), -1, queries.shape[1])
-    return expand_queries(normalize(queries), np.where(ids < 0, 0, scores), neighbours, alpha)
+    return expand_queries(normalize(queries), np.where(ids < 0, 0, scores), neighbours)

@@ -93,10 +93,6 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     for label, n in data.take.items():
         notes.append(f"data.take: {min(n, counts[label]):,} of {counts[label]:,} images of {label!r} kept")
     leave_out("min_images", [label for label in left if left[label] < data.min_images])
-    if data.max_images is not None:
-        leave_out("max_images", [label for label in left if left[label] > data.max_images])
-    if data.largest_classes is not None:
-        leave_out("largest_classes", sorted(left, key=lambda label: (-left[label], label))[data.largest_classes :])
     if data.only_classes and keep_others:
         others = {label: left.pop(label) for label in list(left) if label not in data.only_classes}
         images = sum(others.values())

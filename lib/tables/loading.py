@@ -21,7 +21,7 @@ from lib.tables.target import ONE_LABEL, Target, label_target
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     """Return the recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, max_images, largest_classes, only_classes.
+    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, only_classes.
     With `keep_others`, rows that only_classes leaves out stay, with labels outside of the class list (Table.in_classes).
     Raises FlukeError that names all rows with one kind of fault.
     """

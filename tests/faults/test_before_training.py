@@ -149,16 +149,27 @@ LAST = {"train_epochs": 1}
 CASES = [
     # the command line and the recipe's file
     Case("an option that isn't there", "Unknown option --train.epoch; did you mean --train.epochs?", {"train_epoch": 3}),
-    Case("a value of another type", "--train.epochs three: expected a whole number", {"train_epochs": "three"}),
+    Case("a value of another type", "--train.epochs: expected a whole number >= 1 (found three)", {"train_epochs": "three"}),
     Case("a recipe that isn't there", "none.yaml: can't be read (No such file", {"argv": ["--cfg", "none.yaml"]}),
     Case("a recipe that isn't YAML", "recipe.yaml: not YAML: ", recipe("data: [")),
     Case("a recipe without sections", "expected sections (data, model, ", recipe("- data\n")),
-    Case("a field that isn't there", "unknown field data.sise; did you mean data.size?", recipe("data: {sise: 64}")),
+    Case("a field that isn't there", "unknown field data.sise (did you mean data.size?)", recipe("data: {sise: 64}")),
     Case("a section that is no mapping", "section data holds fields (root, ", recipe("data: 64")),
     Case("a field given twice", "recipe.yaml, line 1: 'size' is given twice", recipe("data: {size: 32, size: 64}")),
     Case("a list for a field's name", "a list or a mapping can't be a key", recipe("? [data]\n: 1\n")),
-    Case("a recipe with anchors", "*a refers to another place; write it out", recipe("data: &a {size: 32}\nmodel: *a\n")),
-    Case("a recipe nested too deep", "nested a thousand levels deep is no recipe", recipe("[" * 5000)),
+    Case("a recipe with anchors", "*a refers to another place; write its value out", recipe("data: &a {size: 32}\nmodel: *a\n")),
+    Case("a recipe nested too deep", "the YAML is nested a thousand levels deep", recipe("[" * 5000)),
+    Case(
+        "a field that was removed, with another value than its default",
+        "data.max_images was removed, and only null is still accepted (found 5)",
+        recipe("data: {max_images: 5}"),
+    ),
+    Case(
+        "infinity for a number of rows",
+        "--folds.holdout: expected a number > 0 and < 1 or a whole number >= 1",
+        {"folds_holdout": ".inf"},
+    ),
+    Case("a loss to add that isn't there", "(found tripplet; did you mean triplet?)", {"objective_also": "{tripplet: 0.5}"}),
     # tables
     Case(
         "a label column that isn't there",
@@ -342,13 +353,17 @@ CASES = [
     ),
     Case(
         "a sampler's factors without the sampler",
-        "train.sampler_factors need train.sampler weighted",
+        "train.sampler_factors needs train.sampler weighted",
         {"train_sampler_factors": "{cat: 2}"},
     ),
-    Case("a factor of nothing", "factors of single classes are positive", {"objective_class_factors": "{cat: 0}"}),
+    Case(
+        "a factor of nothing",
+        "--train.sampler_factors.cat: expected a number > 0 (found 0)",
+        {"train_sampler": "weighted", "train_sampler_factors": "{cat: 0}"},
+    ),
     Case(
         "negatives for a loss that has none",
-        "data.new_rows negatives are for losses over pairs",
+        "data.new_rows negatives needs a loss over pairs",
         {"objective_name": "arcface", "data_new_rows": "negatives"},
         train_embedding,
     ),
@@ -360,7 +375,7 @@ CASES = [
     ),
     Case(
         "a softmax's smoothing for embeddings",
-        "objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier",
+        "objective.label_smoothing, class_weights and logit_adjustment are for train_classifier",
         {"objective_name": "arcface", "objective_label_smoothing": 0.1},
         train_embedding,
     ),
@@ -443,16 +458,15 @@ CASES = [
     Case("an objective for embeddings", "objective.name arcface is not for one label per image", {"objective_name": "arcface"}),
     Case("an objective for classifiers", "objective focal is not for embeddings", {"objective_name": "focal"}, train_embedding),
     Case(
-        "a factor for a class that isn't there",
-        "objective.class_factors names 'dog', which is not a class",
-        {"objective_class_factors": "{dog: 2}"},
-    ),
-    Case(
-        "class shares made up for twice",
-        "objective.logit_adjustment makes up for class shares, as train.sampler weighted",
+        "class shares corrected twice",
+        "objective.logit_adjustment, objective.class_weights and train.sampler weighted all correct class shares",
         {"train_sampler": "weighted", "objective_logit_adjustment": 1},
     ),
-    Case("no step at all", "optim.step_epochs are epochs above 0", {"optim_schedule": "step", "optim_step_epochs": "[]"}),
+    Case(
+        "no step at all",
+        "--optim.step_epochs: expected a number > 0 or a non-empty list",
+        {"optim_schedule": "step", "optim_step_epochs": "[]"},
+    ),
     Case("momentum that Nesterov can't do without", "optim.name sgd: Nesterov", {"optim_name": "sgd", "optim_momentum": 0}),
     Case(
         "a crop larger than the picture",
@@ -506,7 +520,9 @@ CASES = [
     Case("a part to freeze that isn't there", "is no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),
     Case(
-        "an optimiser's value out of range", "optim.weight_decay and optim.momentum can't be negative", {"optim_weight_decay": -1}
+        "an optimizer's value out of range",
+        "--optim.weight_decay: expected a number >= 0 (found -1)",
+        {"optim_weight_decay": -1},
     ),
     # the loop
     Case(
@@ -544,18 +560,22 @@ CASES = [
     Case("one image a batch", "BatchNorm can't take statistics; 2 is the least", {"train_batch_size": 1}),
     Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install wandb", {"train_log_with": "[wandb]"}),
     Case("a tracker that isn't there", "train.log_with tensorbord: Accelerate knows", {"train_log_with": "[tensorbord]"}),
-    Case("a batch size of nothing for predictions", "predict.batch_size is 1 at least, or null", {"predict_batch_size": 0}),
+    Case(
+        "a batch size of nothing for predictions",
+        "--predict.batch_size: expected a whole number >= 1 or null (found 0)",
+        {"predict_batch_size": 0},
+    ),
     Case("a learning rate without measure", "The loss is no longer finite in epoch 1; no epoch was finished", {"optim_lr": 1e30}),
     Case(
         "a learning rate without measure, and one batch an epoch",
         "rows of scores hold NaN or infinity",
         {"optim_lr": 1e30, "train_batch_size": 36},
     ),
-    Case("a negative seed", "folds.seed can't be negative", {"folds_seed": -1}),
-    Case("a hidden layer without width", "model.hidden", {"model_hidden": "[0]"}),
+    Case("a negative seed", "--folds.seed: expected a whole number >= 0", {"folds_seed": -1}),
+    Case("a hidden layer without width", "--model.hidden: expected a whole number >= 1 (found 0)", {"model_hidden": "[0]"}),
     Case(
         "faults of several fields",
-        "The recipe can't be: model.dropout is a probability below 1; train.epochs",
+        "--model.dropout: expected a number >= 0 and < 1 (found 1); --train.epochs: expected",
         {"model_dropout": 1, "train_epochs": 0},
     ),
     # the run's folder

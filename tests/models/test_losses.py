@@ -57,8 +57,7 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
 def test_cross_entropy_with_weights_and_smoothing(logits: torch.Tensor, targets: torch.Tensor) -> None:
     assert torch.allclose(one_label_loss()(logits, targets), F.cross_entropy(logits, targets))
     weight = torch.tensor(compute_class_weight("balanced", classes=np.arange(4), y=TARGETS)).float()
-    weight[1] *= 3
-    loss = one_label_loss(class_weights="balanced", class_factors={"b": 3.0}, label_smoothing=0.1)(logits, targets)
+    loss = one_label_loss(class_weights="balanced", label_smoothing=0.1)(logits, targets)
     log_p, expected = logits.log_softmax(1), 0.0
     for row, target in enumerate(targets.tolist()):
         for c in range(4):
@@ -164,7 +163,5 @@ def test_loss_that_is_not_for_one_label_is_refused(name: str) -> None:
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(FlukeError, match=r"objective.name cross_entropy is not for several labels per image"):
         several_labels_loss()
-    with pytest.raises(FlukeError, match=r"objective.class_factors names 'z', which is not a class"):
-        one_label_loss(class_factors={"a": 2.0, "z": 2.0})
     with pytest.raises(FlukeError, match=r"logit_adjustment and label_smoothing are for one label per image"):
         several_labels_loss(name="bce", label_smoothing=0.1)
