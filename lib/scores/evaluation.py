@@ -106,5 +106,5 @@ def describe_combination(result: dict[str, Any]) -> str:
     lines.append(f"{'  gain':{wide}}{result['gain']:+12.4f}  {low:+.4f} - {high:+.4f}  over {result['best_member']}")
     if "test_rows" in result:
         low, high = result["test_interval"]
-        lines.append(f"{'  on the test':{wide}}{'':12}  {low:.4f} - {high:.4f}  for {result["test_rows"]:,} images like these rows")
+        lines.append(f"{'  on the test':{wide}}{'':12}  {low:.4f} - {high:.4f}  for {result['test_rows']:,} images like these rows")
     return "\n".join(lines)
