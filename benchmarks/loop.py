@@ -23,13 +23,17 @@ from torch.utils.data import DataLoader
 from lib.config.recipe import Data, Model, Optim, Recipe, Train
 from lib.images import augmentation
 from lib.images.dataset import ImageDataset
-from lib.images.samplers import RandomOrder, ShardedBatches
+from lib.images.samplers import RandomOrder
 from lib.models.losses import make_classification_loss
 from lib.models.network import Network, NetworkSpec
+from lib.run_folder import RunFolder
+from lib.tables.target import ONE_LABEL
 from lib.training import loop
 from lib.training.accelerator import keep_memory
 from lib.training.distributed import StopSignal
-from lib.training.loop import fit
+from lib.training.loop import Datasets, Trainer, fit
+from lib.training.run import Run
+from lib.training.tasks import Evaluation
 
 
 def main() -> None:
@@ -51,12 +55,12 @@ def main() -> None:
     classes = tuple("abcdefghij")
     targets = np.arange(len(paths)) % len(classes)
     make = augmentation.make_train_transform(recipe.data)
-    spec = NetworkSpec(recipe.model, classes, False, "classifier", args.size, "squash")
+    spec = NetworkSpec(recipe.model, classes, ONE_LABEL, args.size, "squash")
 
     def network() -> Network:
         torch.manual_seed(0)
         made = Network(spec, recipe.objective)
-        made.objective = make_classification_loss(recipe.objective, targets, classes, False)
+        made.objective = make_classification_loss(recipe.objective, targets, classes, ONE_LABEL)
         return made
 
     def data() -> ImageDataset:
@@ -81,17 +85,20 @@ def main() -> None:
     class NoValidation:
         metric = "accuracy"
 
-        def evaluate(self, outputs: np.ndarray, objective: torch.nn.Module) -> dict[str, float]:
-            return {"accuracy": 0.0}
+        def make_order(self) -> RandomOrder:
+            return RandomOrder(len(paths), 0)
+
+        def evaluate(self, outputs: np.ndarray, loss: torch.nn.Module) -> Evaluation:
+            return Evaluation({"accuracy": 0.0}, outputs)
 
     def ours() -> float:
         accelerator = Accelerator(cpu=True)
-        batches = ShardedBatches(RandomOrder(len(paths), 0), len(paths), 32)
         val = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
-        model, seen = network(), data()
+        model, datasets = network(), Datasets(data(), val)
         with tempfile.TemporaryDirectory() as folder, StopSignal(accelerator) as stop:
             started = time.perf_counter()
-            fit(model, seen, batches, val, NoValidation(), recipe, accelerator, Path(folder), stop, lambda line: None)
+            run = Run(accelerator, RunFolder(folder), lambda line: None, stop)
+            fit(Trainer(run, recipe, NoValidation(), model, datasets, 0))
             return time.perf_counter() - started
 
     loop.predict = lambda *args, **kwargs: [np.zeros((2, len(classes)), np.float32)]  # no validation

@@ -23,7 +23,7 @@ from lib.images.augmentation import ResizeToSquare, decode_side
 from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.models.network import Network, NetworkSpec
 from lib.training.accelerator import keep_memory
-from lib.training.inference import predict
+from lib.training.inference import InferenceOptions, predict
 
 
 def main() -> None:
@@ -51,11 +51,11 @@ def main() -> None:
                 network(batch)
 
     def one_pass() -> None:
-        predict(networks, images, accelerator, 64, workers=1)
+        predict(networks, images, accelerator, InferenceOptions(64, 1))
 
     def passes() -> None:
         for network in networks:
-            predict([network], images, accelerator, 64, workers=1)
+            predict([network], images, accelerator, InferenceOptions(64, 1))
 
     def seconds(work: Callable[[], None]) -> float:
         started = time.perf_counter()

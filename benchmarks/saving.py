@@ -62,7 +62,7 @@ def main() -> None:
             state = dict.fromkeys(checkpoint.STATE, 0) | {"epoch": epoch}
             started = time.perf_counter()
             modules = {"model": network, "ema": average.module}
-            checkpoint.save_checkpoint(Path(folder), state, modules, {"optimizer": optimizer.state_dict()}, keep=2)
+            checkpoint.save_checkpoint(Path(folder), state, modules, {"optimizer": optimizer.state_dict()})
             seconds = time.perf_counter() - started
             shares.append(seconds / an_epoch)
             print(f"an epoch's steps {an_epoch:7.1f} s   its state {seconds:6.3f} s   {shares[-1]:.2%}")

@@ -254,8 +254,8 @@ def state(epoch: int, batch: int) -> dict[str, object]:
     }
 
 
-def save(last: Path, epoch: int, batch: int, keep: int = 2) -> Path:
-    return checkpoint.save_checkpoint(last, state(epoch, batch), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {}}, keep)
+def save(last: Path, epoch: int, batch: int) -> Path:
+    return checkpoint.save_checkpoint(last, state(epoch, batch), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {}})
 
 
 def test_newest_states_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
@@ -266,9 +266,10 @@ def test_newest_states_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
 
 
 def test_state_that_is_there_already_is_not_taken_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = save(tmp_path, 1, 3, keep=1)
+    monkeypatch.setattr(checkpoint, "KEEP", 1)
+    target = save(tmp_path, 1, 3)
     monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: pytest.fail("deleted the only state"))
-    assert save(tmp_path, 1, 3, keep=1) == target
+    assert save(tmp_path, 1, 3) == target
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "manifest.json"])
@@ -288,12 +289,13 @@ def test_torn_or_foreign_states_are_passed_over(name: str, how: str, tmp_path: P
     assert skipped[0].endswith("; taking the state before it.")
 
 
-def test_what_is_torn_takes_no_good_states_place(tmp_path: Path) -> None:
+def test_what_is_torn_takes_no_good_states_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torn newest state, passed over at --resume; what is saved from then on stays, though its name is an older one."""
-    newest = save(tmp_path, 5, 0, keep=1)
+    monkeypatch.setattr(checkpoint, "KEEP", 1)
+    newest = save(tmp_path, 5, 0)
     (newest / "manifest.json").unlink()
     for batch in (50, 100):
-        target = save(tmp_path, 4, batch, keep=1)
+        target = save(tmp_path, 4, batch)
         assert checkpoint.find_checkpoint(tmp_path)[0] == target
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, newest.name]
 
@@ -313,7 +315,7 @@ def test_pickle_in_a_state_is_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "owned"),)
 
     folder = checkpoint.save_checkpoint(
-        tmp_path / "last", state(1, 0), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {"x": Evil()}}, 2
+        tmp_path / "last", state(1, 0), {"model": torch.nn.Linear(2, 2)}, {"optimizer": {"x": Evil()}}
     )
     with pytest.raises(FlukeError, match="state of another network or recipe"):
         checkpoint.load_checkpoint(folder, {"model": torch.nn.Linear(2, 2)})

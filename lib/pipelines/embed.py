@@ -30,7 +30,7 @@ from lib.tables.filters import drop_unreadable
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY
 from lib.training.distributed import broadcast_from_main, run_on_main
-from lib.training.inference import predict
+from lib.training.inference import InferenceOptions, predict
 
 WEIGHTS = Path("best") / "model.safetensors"
 
@@ -98,8 +98,8 @@ def embed(
     table = drop_unreadable(table, bad, d.on_unreadable, what)
     network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
     pictures = make_dataset(recipe, table, make_eval_transform(d))
-    batch_size, flips = recipe.predict.batch_size or 64, sorted(set(recipe.predict.tta))
-    vectors = predict([network], pictures, accelerator, batch_size, d.workers, flips, title=f"embed {table.source.name}")[0]
+    options = InferenceOptions(recipe.predict.batch_size or 64, d.workers, tuple(sorted(set(recipe.predict.tta))))
+    vectors = predict([network], pictures, accelerator, options, title=f"embed {table.source.name}")[0]
     entry = Scores(table.rows, table.names, (), vectors, target=IDENTITY, source={"run": run.name, "model": mark})
     run_on_main(accelerator, lambda: score_file.save_scores(path, entry))
     return table, vectors
@@ -112,7 +112,8 @@ def embed_pair(run: Path, recipe: Recipe, paths: Sequence[Path], accelerator: Ac
     network = load_network(run / WEIGHTS).to(accelerator.device).to(memory_format=torch.channels_last)
     transform = make_eval_transform(recipe.data)
     pictures = ImageDataset(paths, transform, short_side=decode_side(transform))
-    return predict([network], pictures, accelerator, len(paths), 0, sorted(set(recipe.predict.tta)))[0]
+    options = InferenceOptions(len(paths), 0, tuple(sorted(set(recipe.predict.tta))))
+    return predict([network], pictures, accelerator, options)[0]
 
 
 def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean"], runs: Sequence[Path]) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from lib.errors import FlukeError
 from lib.files import write_json, write_text
 from lib.metrics.intervals import interval_on_test
 from lib.metrics.registry import METRICS, resolve_metric
-from lib.pipelines.finished import load_recipe
 from lib.run_folder import RunFolder, default_run_folder
 from lib.scores.alignment import encode_targets, load_aligned_scores
 from lib.scores.averaging import extend_members
@@ -100,9 +98,12 @@ def choose_metric(arguments: EnsembleArguments, target: Target) -> str:
 
 def load_first_recipe(run: str, has_test: bool) -> tuple[Recipe | None, Sample | None]:
     """Return the first run's recipe and, where there are test scores, its sample submission; None where there is none."""
-    recipe = load_recipe(Path(run))
+    from lib.pipelines.runs import load_recipe  # PyTorch only now: wrong options are answered before
+
+    folder = RunFolder(run)
+    recipe = load_recipe(folder)
     if recipe is None:
-        print(f"{run}: has no {RunFolder(run).recipe.name} that describes the submission; none is written.")
+        print(f"{run}: has no {folder.recipe.name} that describes the submission; none is written.")
     return recipe, load_sample(recipe) if recipe is not None and has_test else None
 
 

@@ -103,11 +103,12 @@ def write_search_page(
             first.curve.thresholds, first.curve.map_at_k(fitted.share), fitted.threshold, f"MAP@{k}", unit
         )
         pictures["Known and new, on validation"] = figures.score_histograms(best[there], best[~there], fitted.threshold, unit)
-        pictures["Known against new, on validation"] = figures.roc(verify_pairs(there, best), "known against new")
+        pictures["Known against new, on validation"] = figures.roc_curve(verify_pairs(there, best), "known against new")
     if verified is not None:
-        pictures["Verification of pairs, on validation"] = figures.roc(verified.roc, "same against different individual")
+        pictures["Verification of pairs, on validation"] = figures.roc_curve(verified.roc, "same against different individual")
     metrics, rows = (measured, len(shown)) if measured else (fitted.metrics, len(best))
     note = "" if measured else "on the held-out images, for these have no labels"
     headline = html.Headline("map@5", metrics["map@5"], rows, note=note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
-    html.write_retrieval_page(path, f"{path.parent.parent.name}: who is this?", shown, unit, headline, others, pictures, facts)
+    page = html.Page(f"{path.parent.parent.name}: who is this?", headline, others, pictures, facts=facts)
+    html.write_retrieval_page(path, page, shown, unit)

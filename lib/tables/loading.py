@@ -12,7 +12,8 @@ from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, refuse_repeats
-from lib.tables.readers import find_images, list_images, read_columns, read_header, read_mapping, refuse_blanks
+from lib.tables.folders import find_images, list_images
+from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.table import Table
 from lib.tables.target import Target, label_target
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
-from lib.tables.readers import IMAGE_SUFFIXES
+from lib.tables.folders import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,16 @@ def label_target(separator: str | None) -> Target:
     return ONE_LABEL if separator is None else SEVERAL_LABELS
 
 
+def recipe_target(separator: str | None, embedding: bool) -> Target:
+    """Return what a recipe predicts; `separator` is its data.label_separator.
+
+    Raises FlukeError for several identities per image.
+    """
+    if embedding and separator is not None:
+        raise FlukeError("data.label_separator: an embedding has one identity per image; set it to null.")
+    return IDENTITY if embedding else label_target(separator)
+
+
 def target_of(encoded: np.ndarray) -> Target:
     """Return the target whose `encode` gives arrays like this one."""
     return SEVERAL_LABELS if encoded.ndim == 2 else ONE_LABEL

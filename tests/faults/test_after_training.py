@@ -242,7 +242,7 @@ AFTER = [
         kfold,
         f"--out new {TRAIN} --folds.n 3 --folds.csv ../cv/folds.csv",
         "own folds of another number",
-        "its folds are 0, 1; with folds.n 3, 0 to 2 are wanted",
+        "folds.n 3 needs the folds 0 to 2 (found: 0, 1)",
     ),
     after(
         kfold,

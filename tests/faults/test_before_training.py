@@ -162,20 +162,24 @@ CASES = [
     # tables
     Case(
         "a label column that isn't there",
-        "has no column 'lable' (data.label_column) but image, label; did you mean label?",
+        "has no column 'lable' (data.label_column) among image, label; did you mean label?",
         {"data_label_column": "lable"},
     ),
     Case(
         "an image column that isn't there",
-        "has no column 'file' (data.image_column) but image, label",
+        "has no column 'file' (data.image_column) among image, label",
         {"data_image_column": "file"},
     ),
     Case("a group column that isn't there", "has no column 'animal' (folds.group_column)", {"folds_group_column": "animal"}),
     Case("a table that isn't there", "tain.csv: No such file or directory", {"data_train_csv": "tain.csv"}),
-    Case("an empty table", "begins with a blank line or is empty", raw("train.csv", b"")),
+    Case("an empty table", "has no header (the file is empty or its first line is blank)", raw("train.csv", b"")),
     Case("a table without rows", "has a header but no rows", raw("train.csv", b"image,label\n")),
     Case("a table that isn't text", "not UTF-8 text", raw("train.csv", b"image,label\n\xff\xfe,a\n")),
-    Case("a table with an open quote", "is a quote left open?", raw("train.csv", b'image,label\n"1_000.png,a\n')),
+    Case(
+        "a table with an open quote",
+        "line 2: not readable as CSV (unexpected end of data); check for an unclosed quote",
+        raw("train.csv", b'image,label\n"1_000.png,a\n'),
+    ),
     Case("a header with an open quote", "line 1: not readable as CSV", raw("train.csv", b'"image,label\n')),
     Case(
         "a row with another number of fields",
@@ -196,7 +200,7 @@ CASES = [
         cell(1, "image", "1_000.png"),
     ),
     Case("one class alone", "1 of 1 classes are left", rows(lambda table: table.assign(label="ant"))),
-    Case("no class left by the filters", "0 of 4 classes are left, too few to learn from", {"data_min_images": 100}),
+    Case("no class left by the filters", "0 of 4 classes are left, too few to train on", {"data_min_images": 100}),
     Case("a class to take from that isn't there", "data.take: ", {"data_take": "{dog: 3}"}),
     Case("an image to drop that isn't there", "data.drop_images: ", {"data_drop_images": "[none.png]"}),
     Case(
@@ -247,7 +251,7 @@ CASES = [
     ),
     Case(
         "a name without extension that fits several images",
-        "1 image names fit several files: '1_000' (1_000.jpg, 1_000.png)",
+        "1 image names match several files: '1_000' (1_000.jpg, 1_000.png)",
         lambda root: rename("1_000.png", "1_000.jpg")(root) or cell(0, "image", "1_000")(root),
     ),
     Case(
@@ -373,12 +377,12 @@ CASES = [
     Case("own folds that aren't numbers", "folds are numbers from 0 on", {"folds_csv": "train.csv"}),
     Case(
         "own folds of one column",
-        "needs two columns, image names first",
+        "needs two columns (found: ['image']); put image names in the first",
         given(raw("f.csv", b"image\n1_000.png\n"), folds_csv="f.csv"),
     ),
     Case(
         "own folds with an image twice",
-        "1 images come more than once: 'a'",
+        "1 images come more than once: 'a'; keep one row per image",
         given(raw("f.csv", b"image,fold\na,0\na,1\n"), folds_csv="f.csv"),
     ),
     Case(
@@ -396,7 +400,7 @@ CASES = [
     ),
     Case(
         "a class an image: nobody to hold out",
-        "no row can be held out, for no class has a second image",
+        "no row can be held out, because no class has a second image",
         rows(lambda table: table.assign(label=table["image"])),
     ),
     # network and objective
@@ -452,19 +456,19 @@ CASES = [
     ),
     Case(
         "several labels per image, for embeddings",
-        "train_embedding takes one individual an image; set it to null",
+        "train_embedding takes one identity per image; set it to null",
         given(cell(0, "label", "ant|bee"), data_label_separator="|", objective_name="arcface"),
         train_embedding,
     ),
     Case(
         "one individual alone, for embeddings",
-        "1 individuals to train on; an embedding needs two at least",
+        "1 individuals to train on; an embedding needs at least two",
         given(rows(lambda table: table.assign(label=["a", "new"] * 24)), data_new_label="new", objective_name="arcface"),
         train_embedding,
     ),
     Case(
         "a metric that the held-out images don't define",
-        "train.metric auroc isn't defined on these 12 validation rows",
+        "train.metric auroc is undefined on these 12 validation rows",
         {"train_metric": "auroc", "folds_unknown": 0, "objective_name": "arcface"},
         train_embedding,
     ),

@@ -27,7 +27,7 @@ from lib.images.samplers import (
     sampling_weights,
 )
 from lib.models.network import Network, NetworkSpec
-from lib.training.inference import predict
+from lib.training.inference import InferenceOptions, predict
 
 
 def test_seeds_are_the_same_everywhere_and_all_differ() -> None:
@@ -243,7 +243,7 @@ def test_predictions_are_complete_and_in_order(n: int, workers: int, pictures: l
     spec = NetworkSpec(Model("test_vit", pretrained=False, kwargs={"img_size": 16}), ("a", "b"), False, "classifier", 16, "squash")
     network = Network(spec)
     images = ImageDataset(pictures[:n], make_eval_transform(AUGMENT))
-    found = predict([network], images, Accelerator(cpu=True), 4, workers)[0]
+    found = predict([network], images, Accelerator(cpu=True), InferenceOptions(4, workers))[0]
     network.eval()
     with torch.inference_mode():
         alone = torch.cat([network(images[0, i, 0][0][None])["output"] for i in range(n)]).numpy()

@@ -26,8 +26,8 @@ from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
 from lib.training import loop
-from lib.training.inference import predict
-from lib.training.tasks import Embedder, class_centres
+from lib.training.inference import InferenceOptions, predict
+from lib.training.tasks import EmbeddingTask, class_centres
 from scripts import train_embedding
 
 
@@ -120,7 +120,7 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     r = recipe(data_mirror_identities=True, data_augment="[]", data_new_label="new", data_size=32, objective_name="arcface")
     table = made(["a", "a", "b", "b", "c", "new"], folder=tmp_path)
-    task = Embedder(r, table, table.take([2]))
+    task = EmbeddingTask(r, table, table.take([2]))
     assert task.classes == ("a", "b", "c")
     assert task.targets.tolist() == [0, 0, 1, 1, 2, -1, 3, 3, 4, 4, 5, -1]
     images = make_dataset(r, table, make_eval_transform(r.data), task.targets)
@@ -129,10 +129,10 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
         upright, flipped = images[0, i, 0], images[0, i + 6, 0]
         torch.testing.assert_close(flipped[0], upright[0].flip(-1), rtol=0, atol=0)
         assert (upright[1], flipped[1]) == (task.targets[i], task.targets[i + 6])
-    assert task.shown.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
-    shown = make_dataset(r, task.shown, make_eval_transform(r.data))
+    assert task.val.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
+    shown = make_dataset(r, task.val, make_eval_transform(r.data))
     assert len(shown) == 6
-    objective = task.objective(8)
+    objective = task.make_loss(8)
     assert objective.centres().shape == (6, 8)
     found = class_centres(objective, r, task.classes)
     assert found is not None
@@ -148,8 +148,10 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     upright, mirrored = ResizeToSquare(32, "squash"), lambda x: ResizeToSquare(32, "squash")(x).flip(-1)
-    alone = [predict([network], ImageDataset(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
-    beside = predict([network], ImageDataset(paths, upright), accelerator, 2, 0, ["mirror"])[0]
+    alone = [
+        predict([network], ImageDataset(paths, which), accelerator, InferenceOptions(2, 0))[0] for which in (upright, mirrored)
+    ]
+    beside = predict([network], ImageDataset(paths, upright), accelerator, InferenceOptions(2, 0, ("mirror",)))[0]
     assert beside.shape == (3, 8)
     cosines = [half @ half.T for half in alone]
     np.testing.assert_allclose(beside @ beside.T, np.mean(cosines, axis=0), atol=1e-5)
@@ -206,16 +208,17 @@ def test_intervals_of_queries_draw_sightings_whole() -> None:
     labels, groups = [f"{i:02}" for i in of_query], [f"sighting{i}" for i in of_query]
     widths = []
     for whole in (groups, [str(row) for row in range(40)]):
-        task = Embedder(recipe(train_metric="recall@1"), training, made(labels, whole))
-        objective = task.objective(20)
-        assert task.evaluate(np.concatenate([own, asked]), objective)["recall@1"] == 0.5
-        widths.append(np.diff(task.interval(np.concatenate([own, asked]), objective)))
+        task = EmbeddingTask(recipe(train_metric="recall@1"), training, made(labels, whole))
+        objective = task.make_loss(20)
+        evaluation = task.evaluate(np.concatenate([own, asked]), objective)
+        assert evaluation.metrics["recall@1"] == 0.5
+        widths.append(np.diff(evaluation.interval()))
     assert widths[0] == pytest.approx(2 * widths[1], rel=0.15)
 
 
 def test_one_individual_is_refused() -> None:
-    with pytest.raises(FlukeError, match="an embedding needs two at least"):
-        Embedder(recipe(data_new_label="new"), made(["a", "a", "new"]), made(["a"]))
+    with pytest.raises(FlukeError, match="an embedding needs at least two"):
+        EmbeddingTask(recipe(data_new_label="new"), made(["a", "a", "new"]), made(["a"]))
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------------------
