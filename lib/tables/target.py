@@ -39,11 +39,17 @@ class Target(ABC):
     """What a network computes for an image."""
     several: bool = False
     """Whether an image may have several labels, or none."""
+    decision_fit: Literal["offsets", "thresholds"]
+    """What is fitted on out-of-fold scores for better decisions: an offset per class, or a threshold per label."""
     compared_axis: int = 1
     """Axis of the logits along which metrics compare scores: 1, the classes of a row; 0, the rows of a label."""
 
     def __reduce__(self) -> str:
         return self.name.upper()  # unpickled as the same object, because targets are compared by identity
+
+    @abstractmethod
+    def accepts(self, labels: tuple[str, ...]) -> bool:
+        """Return whether an image may have these labels."""
 
     def encode(self, labels: Labels, classes: Sequence[str], source: str) -> np.ndarray:
         """Return the labels of n images as numbers; shape and dtype are those of the subclass.
@@ -64,6 +70,10 @@ class Target(ABC):
     @abstractmethod
     def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
         """Return the number of images of each class, (classes,)."""
+
+    @abstractmethod
+    def strata(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the stratum of each row, (n,), for random folds that are stratified."""
 
     @abstractmethod
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -94,6 +104,25 @@ class Target(ABC):
         """Return (n, C) bool: the predicted classes without fitted thresholds."""
 
     @abstractmethod
+    def disagreement(self, logits: np.ndarray, others: np.ndarray) -> float:
+        """Return the share of `decide`'s decisions that differ between two models' logits (n, C)."""
+
+    @abstractmethod
+    def stack_features(self, members: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return a feature matrix (n, F) for each classifier of a stack that combines M members' logits (n, C)."""
+
+    @abstractmethod
+    def stack_outcomes(self, encoded: np.ndarray) -> list[np.ndarray]:
+        """Return what each classifier of a stack learns to predict, (n,) each."""
+
+    @abstractmethod
+    def join_stack(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
+        """Return (n, classes) float64 probabilities.
+
+        For each classifier `predictions` has its K outcomes, (K,), and their probabilities (n, K).
+        """
+
+    @abstractmethod
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return (n, C) float32 logits: `logits` (n, C) combined with `specialist` (n, S), of the classes `columns` (S,) alone."""
 
@@ -101,13 +130,19 @@ class Target(ABC):
 class OneLabel(Target):
     """One label per image: a softmax over the classes. Encoded targets are (n,) int64 class indices."""
 
-    name, wording, default_metric = "one_label", "one label per image", "accuracy"
+    name, wording, default_metric, decision_fit = "one_label", "one label per image", "accuracy", "offsets"
+
+    def accepts(self, labels: tuple[str, ...]) -> bool:
+        return len(labels) == 1
 
     def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
         return np.array([position[label] for (label,) in labels], dtype=np.int64)
 
     def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
         return np.bincount(encoded, minlength=classes)
+
+    def strata(self, encoded: np.ndarray) -> np.ndarray:
+        return encoded
 
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         return log_softmax(logits, axis=1)
@@ -130,6 +165,22 @@ class OneLabel(Target):
     def decide(self, logits: np.ndarray) -> np.ndarray:
         return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
 
+    def disagreement(self, logits: np.ndarray, others: np.ndarray) -> float:
+        return float((logits.argmax(axis=1) != others.argmax(axis=1)).mean())
+
+    def stack_features(self, members: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One classifier on all M * C log-probabilities."""
+        return [np.concatenate([log_softmax(m, axis=1) for m in members], axis=1)]
+
+    def stack_outcomes(self, encoded: np.ndarray) -> list[np.ndarray]:
+        return [encoded]
+
+    def join_stack(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
+        ((outcomes, probabilities),) = predictions
+        joined = np.zeros((len(probabilities), classes))
+        joined[:, outcomes] = probabilities
+        return joined
+
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return p(c) = p(any of the specialist's classes) * p_specialist(c); other classes keep their probability.
 
@@ -145,7 +196,10 @@ class SeveralLabels(Target):
     """Several labels per image, or none: a sigmoid per label. Encoded targets are (n, C) float32, 0 or 1."""
 
     name, wording, default_metric = "several_labels", "several labels per image", "macro_map"
-    several, compared_axis = True, 0
+    several, decision_fit, compared_axis = True, "thresholds", 0
+
+    def accepts(self, labels: tuple[str, ...]) -> bool:
+        return True
 
     def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
         encoded = np.zeros((len(labels), len(position)), dtype=np.float32)
@@ -155,6 +209,10 @@ class SeveralLabels(Target):
 
     def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
         return encoded.sum(0)
+
+    def strata(self, encoded: np.ndarray) -> np.ndarray:
+        """All rows are of one stratum."""
+        return np.zeros(len(encoded), dtype=np.int64)
 
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         return log_expit(np.asarray(logits, np.float64))
@@ -176,6 +234,20 @@ class SeveralLabels(Target):
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         return logits >= 0
+
+    def disagreement(self, logits: np.ndarray, others: np.ndarray) -> float:
+        return float((self.decide(logits) != self.decide(others)).mean())
+
+    def stack_features(self, members: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A classifier per label, on the M log-odds of that label."""
+        return [np.stack(columns, axis=1) for columns in zip(*(m.T for m in members))]
+
+    def stack_outcomes(self, encoded: np.ndarray) -> list[np.ndarray]:
+        return list(encoded.T)
+
+    def join_stack(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
+        given = [p[:, outcomes == 1].sum(axis=1, dtype=np.float64) for outcomes, p in predictions]
+        return np.stack(given, axis=1)
 
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the specialist's logits for its labels, and `logits` for the others."""

@@ -18,6 +18,7 @@ from lib.models.network import make_backbone
 from lib.models.weights import read_spec
 from lib.scores import score_file
 from lib.scores.score_file import Scores
+from lib.tables.target import SEVERAL_LABELS
 from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
 from tests.faults.test_before_training import Case, cell, is_one_sentence, raw, rows
 
@@ -188,7 +189,7 @@ def wide(root: Path) -> None:
 def several(root: Path) -> None:
     """Runs of several labels per image, with weights."""
     for name in ("scores_val.npz", "scores_test.npz"):
-        scored(f"single/{name}", lambda s: {"multi": True})(root)
+        scored(f"single/{name}", lambda s: {"target": SEVERAL_LABELS})(root)
     network(f"single/{BEST}", {"multi": True})(root)
 
 
@@ -298,26 +299,36 @@ AFTER = [
     after(ensemble, "--runs cv_emb", "k-fold runs of embeddings", "cv_emb: a k-fold run of embeddings, not of classes"),
     after(ensemble, "--runs emb", "runs of embeddings", "emb: holds embeddings, not logits of classes"),
     after(ensemble, f"{S} --out single", "a run where the ensemble would go", "is there already, and not empty", TWIN),
-    after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is known in training only", TWIN),
-    after(ensemble, f"{S} --thresholds", "thresholds for one label per image", "--thresholds are for several labels", TWIN),
+    after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is computed in training only", TWIN),
     after(
-        ensemble, "--runs single --offsets accuracy", "offsets for several labels", "--offsets are for one label per image", several
+        ensemble, f"{S} --thresholds", "thresholds for one label per image", "--thresholds: doesn't fit one label per image", TWIN
+    ),
+    after(
+        ensemble,
+        "--runs single --offsets accuracy",
+        "offsets for several labels",
+        "--offsets: doesn't fit several labels per image",
+        several,
     ),
     after(
         ensemble,
         f"{S} --method weighted --metric log_loss",
         "votes weighted by a loss",
-        "votes are weighted by a metric that is better when higher",
+        "needs a metric that is better when higher (found log_loss)",
         TWIN,
     ),
     after(
-        ensemble, "--runs w1 w2 --method stack_lr", "a stack of many classes", "for at most 500 classes, not 501; take greedy", wide
+        ensemble,
+        "--runs w1 w2 --method stack_lr",
+        "a stack of many classes",
+        "for at most 500 classes (found 501); use greedy",
+        wide,
     ),
     after(
         ensemble,
         S,
         "a fit without out-of-fold scores",
-        "test scores alone; greedy and what else is fitted needs out-of-fold scores",
+        "--method greedy needs out-of-fold scores (found test scores only)",
         both(gone("single/scores_val.npz"), TWIN),
     ),
     after(ensemble, S, "test scores that one run lacks", "twin: no test scores (scores_test.npz)", both(TWIN, gone(TEST))),
@@ -337,7 +348,7 @@ AFTER = [
         ensemble,
         S,
         "scores without labels",
-        "single: has no labels to be scored against",
+        "single: has no labels; evaluation needs",
         both(TWIN, scored("single/scores_val.npz", lambda s: {"labels": None})),
     ),
     after(
@@ -351,7 +362,7 @@ AFTER = [
         ensemble,
         "--runs single",
         "scores of no row",
-        "single: has no labels to be scored against",
+        "single: has no labels; evaluation needs",
         scored("single/scores_val.npz", lambda s: {"rows": s.rows[:0], "names": [], "labels": [], "logits": s.logits[:0]}),
     ),
     after(
@@ -359,7 +370,7 @@ AFTER = [
         S,
         "one label per image and several",
         "twin: several labels per image, but single: one label per image",
-        both(TWIN, scored(VAL, lambda s: {"multi": True})),
+        both(TWIN, scored(VAL, lambda s: {"target": SEVERAL_LABELS})),
     ),
     after(
         ensemble, S, "scores of other rows", "single 12: 12 only in twin", both(TWIN, scored(VAL, lambda s: {"rows": s.rows + 100}))
@@ -375,7 +386,7 @@ AFTER = [
         ensemble,
         S,
         "scores with other labels",
-        "have other labels for ",
+        "have different labels for ",
         both(TWIN, scored(VAL, lambda s: {"labels": [("ant",) for _ in s.names]})),
     ),
     after(

@@ -22,6 +22,7 @@ from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.train import make_dataset
 from lib.retrieval.class_centres import make_class_centres
+from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
@@ -226,7 +227,6 @@ def test_one_individual_is_refused() -> None:
 
 RUN: dict[str, object] = {
     "train_epochs": 2,
-    "train_keep_last": 99,
     "train_batch_size": 8,
     "train_sampler": "pk",
     "train_images_per_class": 2,
@@ -279,7 +279,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
 
 def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     r = command_line.parse(command_line.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
-    found = load_class_centres(whole, r)
+    found = load_class_centres(RunFolder(whole), r)
     states = [load_file(path / "ema.safetensors") for path in sorted((whole / "last").iterdir())]
     weights = [state["objective.parts.arcface.loss.W"] for state in states]
     assert not torch.equal(weights[0], weights[-1])  # optimised, and averaged with the rest
