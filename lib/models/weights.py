@@ -58,6 +58,7 @@ def _why_other_head(path: Path, spec: NetworkSpec) -> str | None:
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a .safetensors file or a pickle of tensors alone. Raises FlukeError."""
     if not path.is_file():
         raise FlukeError(f"model.weights {path}: no such file.")
     try:

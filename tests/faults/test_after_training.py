@@ -120,7 +120,7 @@ def network(name: str, spec: dict[str, Any] | str | None = None, fill: float | N
     def apply(root: Path) -> None:
         found = read_spec(root / name)
         assert found is not None
-        about = spec if isinstance(spec, str) else json.dumps(dataclasses.asdict(found) | (spec or {}))
+        about = spec if isinstance(spec, str) else json.dumps(found.to_dict() | (spec or {}))
         state = safetensors.torch.load_file(root / name) | tensors
         state = {key: value if fill is None else value * fill for key, value in state.items()}
         safetensors.torch.save_file(state, root / name, metadata=None if spec == "" else {"fluke": about})

@@ -709,7 +709,7 @@ def test_no_network(arguments: Callable, tmp_path: Path, monkeypatch: pytest.Mon
         return real(name, pretrained=pretrained, **more)
 
     monkeypatch.setattr(network.timm, "create_model", offline)
-    with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); give model.weights a local"):
+    with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); set model.weights to a local"):
         train_classifier.main(arguments(tmp_path / "run", model_pretrained=True))
 
 
