@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("evaluate", Optional[Path], None, "Table of labelled images whose metrics are computed; nothing is written."),
         ("image_dir", Optional[Path], None, "Folder of the images that a table of --queries, --evaluate or --add names."),
         ("gallery", Optional[Path], None, "A saved gallery to search or to change, instead of one of the training table."),
-        ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
+        ("pair", str, 2, "Two images to compare: whether they show the same individual."),
         ("add", Optional[Path], None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
         ("out", Optional[Path], None, "Folder to write; default: <run>/retrieval."),
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     job = RetrievalJob(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:
-        return retrieve.compare_pair(job, args.pair)
+        return retrieve.compare_pair(job, [Path(image) for image in args.pair])
     if args.add:
         return change_gallery.add_to_gallery(job, args.add, args.image_dir)
     if args.remove:
