@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     job = RetrievalJob(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:
-        return retrieve.compare_pair(job, args.pair)
+        return retrieve.compare_pair(job, [Path(image) for image in args.pair])
     if args.add:
         return change_gallery.add_to_gallery(job, args.add, args.image_dir)
     if args.remove:
