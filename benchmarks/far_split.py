@@ -37,16 +37,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from lib.models.weights import load_initial_weights
     from lib.pipelines.train import make_dataset
     from lib.tables import loading
+    from lib.tables.target import IDENTITY
     from lib.training.accelerator import keep_memory
-    from lib.training.inference import predict
+    from lib.training.inference import InferenceOptions, predict
 
     recipe, d = args.recipe, args.recipe.data
     keep_memory()
     table = loading.load_train(d, recipe.folds)
-    network = Network(NetworkSpec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
+    network = Network(NetworkSpec(recipe.model, table.classes, IDENTITY, d.size, d.fit))
     print(load_initial_weights(network, recipe.model))
     images = make_dataset(recipe, table, make_eval_transform(d, d.size))
-    features = predict([network], images, Accelerator(), 64, d.workers, title="features")[0]
+    features = predict([network], images, Accelerator(), InferenceOptions(64, d.workers), title="features")[0]
     targets = table.targets()
     held = np.zeros(len(table), bool)
     for c in range(len(table.classes)):

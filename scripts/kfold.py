@@ -1,11 +1,12 @@
-"""Cross-validate: train one model a fold, score every training row by the model that has not seen it, average them on the test.
+"""Cross-validate: train one model per fold, score each row by the model not trained on it, average the models on the test images.
 
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --only 0 3 --out runs/cv
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --resume --out runs/cv
 
-Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv says who is held out where. Once
-all are there: oof.npz, cv.json (mean, spread, interval), and from one pass over the test images scores_test.npz and submission.csv.
+Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv holds the fold of each row. When
+all folds are finished, oof.npz and cv.json (mean, spread, interval) are written and, from one pass over the test images,
+scores_test.npz and submission.csv.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
         raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")
 
-    from lib.pipelines import kfold, runs  # torch only now: --help and a typo are answered before
+    from lib.pipelines.kfold import cross_validate  # imports torch: --help and a typo are answered before
+    from lib.pipelines.runs import RunArguments
 
-    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file, kfold=True)
-    return kfold.cross_validate(args.recipe, folder, args.kind, args.only)
+    arguments = RunArguments(args.out, args.resume, args.recipe_file)
+    return cross_validate(args.recipe, arguments, args.kind == "embedding", args.only)
 
 
 if __name__ == "__main__":

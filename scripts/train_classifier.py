@@ -4,8 +4,8 @@
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml --model.name resnet50d --train.epochs 3
     accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml --resume
 
-`python` instead of `accelerate launch` runs one process on the device there is. A run leaves its recipe, weights, scores, report
-and submission in its folder; a killed run goes on where it stopped with --resume.
+With `python` instead of `accelerate launch` one process runs, on the GPU if there is one. The run's folder holds its recipe,
+weights, scores, report and submission. An interrupted run continues with --resume.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     command_line.add_run_arguments(parser)
     args = command_line.parse(parser, argv)
 
-    from lib.pipelines import runs, train  # torch only now: --help and a typo are answered before
+    from lib.pipelines.runs import RunArguments  # imports torch: --help and a typo are answered before
+    from lib.pipelines.train import train
 
-    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
-    return train.train_run(args.recipe, folder)
+    return train(args.recipe, RunArguments(args.out, args.resume, args.recipe_file))
 
 
 if __name__ == "__main__":

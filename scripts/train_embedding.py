@@ -1,10 +1,11 @@
-"""Train an embedding of individuals: near for the same one, far for others, so that a stranger can be told (scripts/retrieve.py).
+"""Train embeddings of individuals: images of one individual are close, images of others far (see scripts/retrieve.py).
 
     accelerate launch scripts/train_embedding.py --cfg recipes/whale.yaml
     accelerate launch scripts/train_embedding.py --cfg recipes/whale.yaml --objective.name triplet --train.sampler pk
     accelerate launch scripts/train_embedding.py --cfg recipes/whale.yaml --resume
 
-Validation asks as the contest does: who is it, among the training images, or is it new? A killed run goes on with --resume.
+A validation searches for each held-out image among the training images; individuals held out whole have to be answered as new. An
+interrupted run continues with --resume.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     command_line.add_run_arguments(parser)
     args = command_line.parse(parser, argv)
 
-    from lib.pipelines import runs, train  # torch only now: --help and a typo are answered before
+    from lib.pipelines.runs import RunArguments  # imports torch: --help and a typo are answered before
+    from lib.pipelines.train import train
 
-    folder = runs.open_run(args.out, args.resume, args.recipe, args.recipe_file)
-    return train.train_run(args.recipe, folder, "embedding")
+    return train(args.recipe, RunArguments(args.out, args.resume, args.recipe_file), embedding=True)
 
 
 if __name__ == "__main__":

@@ -266,10 +266,6 @@ class Train:
     save_minutes: Positive | None = 10.0
     """Minutes between saves of resumable state within an epoch (for machines that can be reclaimed at any time); null: save only at
     the end of epochs."""
-    keep_last: Count = 2
-    """Number of resumable states to keep."""
-    channels_last: bool = True
-    """Memory format of images and weights; doubles the speed of depthwise networks on a CPU."""
     compile: bool = False
     """torch.compile the network, for long runs on a GPU: it takes a minute or more at the start, and on a CPU gains nothing and
     needs a C++ compiler."""
@@ -382,6 +378,8 @@ RETIRED: dict[str, Any] = {
     "data.max_images": None,
     "data.largest_classes": None,
     "objective.class_factors": {},
+    "train.keep_last": 2,
+    "train.channels_last": True,
     "retrieval.expand_alpha": 3.0,
 }
 """Removed fields, and the value at which each changed nothing: a recipe that has it at this value still loads."""

@@ -97,6 +97,11 @@ def resolve_metric(name: str, target: Target) -> str:
     return name
 
 
+def uses_thresholds(name: str) -> bool:
+    """Return whether a value of `compute_metrics` depends on the thresholds of several labels."""
+    return name in METRICS and METRICS[name].thresholds != "none"
+
+
 def metric_from_logits(name: str, target: Target) -> str:
     """Return `name`, or the target's default where `name` can't be computed from logits (loss)."""
     return name if METRICS[name].resampled is not None else target.default_metric

@@ -1,8 +1,7 @@
-"""Cross-validation: the folds of a table, a run for each, and what they say together; the mean of several networks.
+"""Cross-validation: one run per fold, the out-of-fold scores together, and the mean of the folds' models on the test images.
 
-A k-fold run's folder holds fold0 ... foldN, runs like any other but for the test images, and folds.csv. Once every fold is there:
-oof.npz, each training row scored by the one model that did not learn it; cv.json; report.html; and of the test images, predicted in
-one pass by all models, scores_test.npz and submission.csv.
+A k-fold run's folder holds fold0 ... foldN, runs like any other except for the test images, and folds.csv. Once every fold is
+finished, it also holds oof.npz, cv.json, report.html and, from one pass over the test images, scores_test.npz and submission.csv.
 """
 
 from __future__ import annotations
@@ -10,178 +9,173 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
-from lib.files import lock_folder, read_json, write_json, write_text
-from lib.images.augmentation import ResizeToSquare
-from lib.metrics import intervals, registry
-from lib.models.weights import load_network, read_spec
-from lib.pipelines import runs
+from lib.files import read_json, write_json, write_text
+from lib.metrics import registry
+from lib.metrics.intervals import bootstrap_interval, interval_on_test, mean_interval
+from lib.models.weights import read_spec
 from lib.pipelines.embed import load_class_centres
-from lib.pipelines.finished import load_recipe
-from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, make_dataset
-from lib.pipelines.train import train_run as train_run
+from lib.pipelines.predict import predict_average
+from lib.pipelines.runs import RunArguments, load_recipe, lock_run, open_run, write_run_start
+from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, train_run
 from lib.reports.run_page import write_folds_page
-from lib.retrieval.evaluation import evaluate_open_set
-from lib.scores import score_file
+from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
+from lib.run_folder import RunFolder
 from lib.scores.decisions import label_thresholds
-from lib.scores.score_file import Scores
+from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables import splits
 from lib.tables.readers import read_columns
-from lib.tables.sample import load_sample
+from lib.tables.sample import Sample, load_sample
 from lib.tables.table import Table
+from lib.tables.target import Target, recipe_target
 from lib.training.accelerator import make_accelerator
-from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
-from lib.training.inference import predict
-from lib.training.tasks import query_interval
-
-Say = Callable[[str], None]
+from lib.training.distributed import broadcast_from_main, run_on_main
+from lib.training.run import Run
 
 
-def cross_validate(recipe: Recipe, folder: Path, kind: str = "classifier", only: Sequence[int] | None = None) -> dict[str, Any]:
-    """Run the folds (`only` these) of a k-fold run in `folder` that aren't finished, then sum up if none is missing.
+@dataclass(frozen=True)
+class FoldTables:
+    """What the folds share."""
 
-    `kind` is classifier or embedding. `train.max_minutes` is for all of it: what is left is shared equally among the folds to come,
-    after the time that predicting the test images will take. Returns the contents of cv.json, or {} while folds are missing.
-    Raises FlukeError; Interrupted when a signal came and the state is saved.
+    train: Table
+    of_row: np.ndarray
+    """(n,) fold of each training row."""
+    test: Table | None
+    sample: Sample | None
+
+
+def cross_validate(
+    recipe: Recipe, arguments: RunArguments, embedding: bool = False, only: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Run the folds that aren't finished (`only` these); when none is missing, combine them.
+
+    `train.max_minutes` is for all folds together: what is left of it is shared equally among the folds to come, after the time that
+    predicting the test images will take. Returns what cv.json holds, or {} while folds are missing. Raises FlukeError; Interrupted
+    when a signal came and the state is saved.
     """
-    n, limit = recipe.folds.n, recipe.train.max_minutes
-    end = time.monotonic() + 60 * limit if limit else None
-    accelerator = make_accelerator(recipe.train, folder)
-    folder = broadcast_object_list([folder])[0]  # without --out, its name is a clock's
-    files = [folder / f"fold{k}" / "best" / "model.safetensors" for k in range(n)]
-    with ExitStack() as stack:
-        run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
-        say = runs.make_log(accelerator, folder)
-        stop = stack.enter_context(StopSignal(accelerator))
-        if (folder / "cv.json").exists():
-            say(f"{folder}: finished already")
-            return read_json(folder / "cv.json")
-        train, test = load_tables(recipe, kind, accelerator, say)
-        if rows := recipe.train.limit_rows:  # a dry run: so many in each fold, and each of them out of fold once
-            train = train.take(evenly_spaced(np.arange(len(train)), n * rows))
-            test = None if test is None else test.take(evenly_spaced(np.arange(len(test)), rows))
-        of_row = splits.assign_folds(train, recipe.folds)
-        say(splits.describe_folds(train, of_row))
-        sample = None
-        if kind == "embedding":
-            test = None
-            say("embeddings of different folds are not comparable: only the folds' metrics are summed up, in cv.json")
-        elif recipe.data.only_classes:
-            say("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
-        elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults now, not after the training
-            check_sample(sample, recipe.predict, test.names, train.classes, train.target)
-        _check_folds(train, of_row)
-        done = {k: read_json(path) for k in range(n) if (path := folder / f"fold{k}" / "metrics.json").exists()}
-        for k in done:
-            _compare_recipes(folder / f"fold{k}", recipe)
-
-        def begin() -> None:
-            if (folder / "folds.csv").exists():
-                _compare_folds(folder / "folds.csv", train, of_row)
-                _compare_models(files, kind)
-            else:
-                splits.write_folds(folder / "folds.csv", train, of_row)
-            if (folder / "recipe.yaml").exists():  # with epochs, say, that no finished fold has trained yet
-                write_text(folder / "recipe.yaml", command_line.dump(recipe))
-            else:
-                runs.write_run_start(folder, recipe, accelerator, train.classes, 0)
-
-        run_on_main(accelerator, begin)  # the only one to look: what it writes, another might find there already
+    target = recipe_target(recipe.data.label_separator, embedding)
+    with open_run(arguments, recipe, kfold=True) as run:
+        if broadcast_from_main(run.accelerator, run.folder.cv.exists):
+            run.log(f"{run.folder}: finished already")
+            return read_json(run.folder.cv)
+        tables = load_fold_tables(recipe, run, target)
+        done = start_folds(recipe, run, target, tables)
+        n = recipe.folds.n
         to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
-        whole = len(done) + len(to_do) == n
-        finished = whole
-        for left, k in zip(range(len(to_do), 0, -1), to_do):
-            say(f"fold {k}:")
-            deadline = None if end is None else time.monotonic() + (end - time.monotonic()) / left
-            to_predict = math.ceil(n * len(test) / left) if test is not None and whole else 0
-            try:
-                stop.check()
-                part = Fold(train, of_row, k, stop, deadline, to_predict)
-                done[k] = train_run(recipe, folder / f"fold{k}", kind, part)
-            except Interrupted:
-                raise Interrupted(f"Stopped by a signal in fold {k}; go on with: --out {folder} --resume") from None
-            gc.collect()  # modules and optimisers of a fold are in reference cycles; the next one needs the GPU's memory
-            finished &= (folder / f"fold{k}" / "metrics.json").exists()
-        if not whole:
-            lacking = first_few(k for k in range(n) if k not in done)
-            say(f"{folder}: oof.npz and cv.json need all {n} folds, and {lacking} are missing; go on with: --out {folder} --resume")
+        is_last = len(done) + len(to_do) == n
+        # The test images are predicted only when no fold is missing; until then they take no time from the folds.
+        done |= train_folds(recipe, run, target, tables if is_last else replace(tables, test=None), to_do)
+        if not is_last:
+            missing = first_few(k for k in range(n) if k not in done)
+            run.log(f"{run.folder}: oof.npz and cv.json need all {n} folds, and {missing} are missing; {run.resume_command}")
             return {}
+        return combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
 
-        result = {"keep": recipe.train.keep, **summarise([done[k] for k in range(n)])}
-        thresholds = None
-        if kind == "classifier":
-            oof = join_folds(folder, train, n)
-            known = train.in_classes()  # not all of them with data.only_classes, and then not all test images either
-            side, logits = train.take(known), oof.logits[known]
-            n_test = 0 if test is None or not known.all() else len(test)
-            result |= broadcast_from_main(accelerator, lambda: pooled_metrics(side, logits, result["metric"], n_test))
-            run_on_main(accelerator, lambda: score_file.save_scores(folder / "oof.npz", oof))
-            if train.target.several:
-                thresholds = label_thresholds(logits, side.targets(), side.classes, result["metric"])
-                run_on_main(accelerator, lambda: write_json(folder / "thresholds.json", thresholds))
+
+# --- the folds --------------------------------------------------------------------------------------------------------------------
+
+
+def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
+    """Return the training table with its folds and the test table with its sample submission, if any. Raises FlukeError."""
+    train, test = load_tables(recipe, run, target)
+    if rows := recipe.train.limit_rows:  # a dry run: this many rows in each fold, and each of them out of fold once
+        train = train.take(evenly_spaced(np.arange(len(train)), recipe.folds.n * rows))
+        test = None if test is None else test.take(evenly_spaced(np.arange(len(test)), rows))
+    of_row = splits.assign_folds(train, recipe.folds)
+    run.log(splits.describe_folds(train, of_row))
+    sample = None
+    if target.outputs == "embeddings":
+        test = None
+        run.log("embeddings of different folds are not comparable: only the folds' metrics are combined, in cv.json")
+    elif recipe.data.only_classes:
+        run.log("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
+    elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults are found now, not after the training
+        check_sample(sample, recipe.predict, test.names, train.classes, train.target)
+    _check_folds(train, of_row)
+    return FoldTables(train, of_row, test, sample)
+
+
+def start_folds(recipe: Recipe, run: Run, target: Target, tables: FoldTables) -> dict[int, dict[str, Any]]:
+    """Write what describes the run, or check it against what was begun; returns the results of the finished folds.
+
+    Only the main process looks at the files. Raises FlukeError when the begun folds are of another table, recipe or kind.
+    """
+    folder = run.folder
+
+    def start() -> dict[int, dict[str, Any]]:
+        done = {k: folder.fold(k).read_metrics() for k in range(recipe.folds.n) if folder.fold(k).metrics.exists()}
+        for k in done:
+            _compare_recipes(folder.fold(k), recipe)
+        if folder.is_kfold:
+            _compare_folds(folder, tables)
+            _compare_models(folder, recipe.folds.n, target)
         else:
-            result |= broadcast_from_main(accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
-        say(describe_folds_result(result))
-        if test is not None:
-            try:
-                outputs = predict_average(files, recipe, test, accelerator, stop.check)
-            except Interrupted:
-                raise Interrupted(f"Stopped by a signal while predicting; go on with: --out {folder} --resume") from None
-            source = {"run": folder.name, "model": recipe.model.name, "metric": result["metric"], "folds": n}
-            of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source)
-            run_on_main(accelerator, lambda: score_file.save_scores(folder / "scores_test.npz", of_test))
-            if sample is not None:
-                path = folder / "submission.csv"
-                run_on_main(accelerator, lambda: submit(recipe.predict, path, sample, of_test, thresholds, say))
-        if kind == "classifier":
-            run_on_main(accelerator, lambda: write_folds_page(recipe, folder, side, logits, result))
-        if finished:
-            run_on_main(accelerator, lambda: write_json(folder / "cv.json", result))
-            say(f"done: {folder}")
+            splits.write_folds(folder.folds, tables.train, tables.of_row)
+        if folder.recipe.exists():  # no finished fold has trained yet with what may change, such as epochs
+            write_text(folder.recipe, command_line.dump(recipe))
         else:
-            say(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
-        return result
+            write_run_start(run, recipe, tables.train.classes, 0)
+        return done
+
+    return broadcast_from_main(run.accelerator, start)
 
 
-def _compare_folds(path: Path, train: Table, of_row: np.ndarray) -> None:
-    """Raise FlukeError unless a begun run's folds.csv says the same of the same images."""
-    columns, _ = read_columns(path, {"image": "image", "fold": "fold"})
-    before = dict(zip(columns["image"], columns["fold"]))
-    now = dict(zip(train.names, map(str, of_row.tolist())))
-    if wrong := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        raise FlukeError(
-            f"{path}: {len(wrong):,} images had another fold, or none, when this run began ({first_few(wrong)}); is it the same "
-            "table?"
-        )
+def train_folds(recipe: Recipe, run: Run, target: Target, tables: FoldTables, to_do: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Train the folds `to_do` one after the other; returns what their metrics.json hold. Raises Interrupted."""
+    results: dict[int, dict[str, Any]] = {}
+    n = recipe.folds.n
+    for left, k in zip(range(len(to_do), 0, -1), to_do):
+        run.log(f"fold {k}:")
+        now = time.monotonic()
+        deadline = None if run.deadline is None else now + (run.deadline - now) / left
+        images_to_predict = math.ceil(n * len(tables.test) / left) if tables.test is not None else 0
+        try:
+            run.stop.check()
+            # Each fold has an Accelerator: trackers, their folder and the loss scale belong to it. The process group is shared.
+            accelerator = make_accelerator(recipe.train, run.folder.fold(k).path)
+            with lock_run(accelerator, run.folder.fold(k), run.stop, deadline, kfold=run.folder) as fold_run:
+                fold = Fold(tables.train, tables.of_row, k, images_to_predict)
+                results[k] = train_run(recipe, fold_run, target, fold)
+        except Interrupted:
+            raise Interrupted(f"Stopped by a signal in fold {k}; {run.resume_command}") from None
+        gc.collect()  # modules and optimizers of a fold are in reference cycles; the next fold needs the GPU's memory
+    return results
 
 
 def _check_folds(train: Table, of_row: np.ndarray) -> None:
-    """Raise FlukeError when a fold holds no image of the classes to be learnt (data.only_classes), or holds them all."""
-    known = train.in_classes()
+    """Raise FlukeError when a fold holds no image of the classes to be trained (data.only_classes), or holds them all."""
+    trained = train.in_classes()
     for k in np.unique(of_row).tolist():
         held = of_row == k
-        if not known[held].any() or not known[~held].any():
-            what = "no image" if known[~held].any() else "all images"
-            raise FlukeError(f"fold {k} holds {what} of the {len(train.classes)} classes to be learnt; take fewer folds.")
+        if not trained[held].any() or not trained[~held].any():
+            what = "no image" if trained[~held].any() else "all images"
+            raise FlukeError(f"fold {k} holds {what} of the {len(train.classes)} classes to be trained; use fewer folds.")
 
 
-def _compare_recipes(fold: Path, recipe: Recipe) -> None:
-    """Raise FlukeError when a finished fold's model was trained or asked in another way than the others would be."""
+def _compare_folds(folder: RunFolder, tables: FoldTables) -> None:
+    """Raise FlukeError unless a begun run's folds.csv gives the same images the same folds."""
+    columns, _ = read_columns(folder.folds, {"image": "image", "fold": "fold"})
+    before = dict(zip(columns["image"], columns["fold"]))
+    now = dict(zip(tables.train.names, map(str, tables.of_row.tolist())))
+    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise FlukeError(
+            f"{folder.folds}: {len(changed):,} images had another fold, or none, when this run began ({first_few(changed)}); "
+            "is it the same table?"
+        )
+
+
+def _compare_recipes(fold: RunFolder, recipe: Recipe) -> None:
+    """Raise FlukeError when a finished fold's model was trained or predicted in another way than the others would be."""
     if (theirs := load_recipe(fold)) is None:
         return
     for section, name in (("train", "epochs"), ("train", "patience"), ("predict", "tta")):
@@ -190,16 +184,53 @@ def _compare_recipes(fold: Path, recipe: Recipe) -> None:
             raise FlukeError(f"{fold}: finished with {section}.{name} {before}, not {now}; all folds are treated alike.")
 
 
-def _compare_models(files: Sequence[Path], kind: str) -> None:
-    """Raise FlukeError when a begun run's folds are of the other kind."""
-    for path in files:
-        if path.exists() and (spec := read_spec(path)) is not None and spec.kind != kind:
+def _compare_models(folder: RunFolder, n: int, target: Target) -> None:
+    """Raise FlukeError when a begun run's folds predict another target."""
+    for path in (folder.fold(k).weights for k in range(n)):
+        if path.exists() and (spec := read_spec(path)) is not None and spec.target.outputs != target.outputs:
             raise FlukeError(f"{path}: this k-fold run is of kind {spec.kind}; go on with --kind {spec.kind}.")
 
 
+# --- all folds together -----------------------------------------------------------------------------------------------------------
+
+
+def combine_folds(
+    recipe: Recipe, run: Run, target: Target, tables: FoldTables, results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write what all folds say together; returns what cv.json holds, which is written when every fold is finished."""
+    folder = run.folder
+    result = {"keep": recipe.train.keep, **summarise(results)}
+    if target.outputs == "embeddings":
+        result |= broadcast_from_main(run.accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
+        run.log(describe_folds_result(result))
+    else:
+        oof = join_folds(folder, tables.train, recipe.folds.n)
+        trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
+        held_out, logits = tables.train.take(trained), oof.logits[trained]
+        num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
+        result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, result["metric"], num_test))
+        run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
+        run.log(describe_folds_result(result))
+        thresholds = None
+        if target.several:
+            thresholds = label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
+            run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
+        if tables.test is not None:
+            predict_test(recipe, run, tables, result["metric"], thresholds)
+        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result))
+    if broadcast_from_main(run.accelerator, lambda: all(folder.fold(k).is_finished for k in range(recipe.folds.n))):
+        run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
+        run.log(f"done: {folder}")
+    else:
+        run.log(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
+    return result
+
+
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the folds' metrics.json say together: `per_fold` values of the metric, their `mean`, and their `spread`, the standard
-    deviation over folds (n - 1). That is no error of the mean, for the folds' models share training rows."""
+    """Return the folds' values of their metric, their mean, and their standard deviation (n - 1) as `spread`.
+
+    The spread is no error of the mean, because the folds' models share training rows.
+    """
     metric = results[0]["metric"]
     values = [float(result[metric]) for result in results]
     return {
@@ -211,97 +242,97 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def join_folds(folder: Path, train: Table, n: int) -> Scores:
-    """The folds' scores_val.npz as one, in the order of `train`. Raises FlukeError unless each of its rows is there just once."""
-    parts = [score_file.load_scores(folder / f"fold{k}" / "scores_val.npz") for k in range(n)]
+def join_folds(folder: RunFolder, train: Table, n: int) -> Scores:
+    """Return the folds' validation scores as one, in the order of `train`. Raises FlukeError unless each row is there once."""
+    parts = [load_scores(folder.fold(k).scores_val) for k in range(n)]
     rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort(rows, kind="stable")
-    own = np.argsort(train.rows, kind="stable")
-    if not np.array_equal(rows[order], train.rows[own]) or any(part.classes != train.classes for part in parts):
+    order, train_order = np.argsort(rows, kind="stable"), np.argsort(train.rows, kind="stable")
+    if not np.array_equal(rows[order], train.rows[train_order]) or any(part.classes != train.classes for part in parts):
         raise FlukeError(
             f"{folder}: the folds' scores_val.npz are not of each of the {len(train):,} training rows once; are all of this run?"
         )
-    back = order[np.argsort(own, kind="stable")]
-    logits = np.concatenate([part.logits for part in parts])[back]
+    logits = np.concatenate([part.logits for part in parts])[order[np.argsort(train_order, kind="stable")]]
     source = {**parts[0].source, "run": folder.name, "folds": n}
     del source["best_epoch"], source["queries"]
-    groups = group_list(train)
-    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.target, source, groups=groups)
+    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.target, source, group_list(train))
 
 
-def pooled_metrics(side: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
-    """Metrics of the out-of-fold `logits` (n, C) of a table, taken together, and the bootstrap interval of `metric`, or of the
-    task's usual one where that is no function of logits (loss); groups are drawn whole. `test_interval` is for the score
-    of another `test_rows` images of the same kind."""
-    targets = side.targets()
-    found = registry.compute_metrics(side.target, logits, targets)
-    name = registry.metric_from_logits(metric, side.target)
-    interval = intervals.bootstrap_interval((name, logits, targets), groups=side.groups)
-    result = {"rows": len(targets), "pooled_metric": name, "pooled": found[name], "interval": interval, "pooled_metrics": found}
+def pooled_metrics(table: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
+    """Return the metrics of the out-of-fold `logits` (n, C) of a table, all rows together, and an interval, groups drawn whole.
+
+    The interval is that of `metric`, or of the target's default metric where `metric` can't be computed from logits (loss).
+    `test_interval` is for the score on another `test_rows` images of the same kind.
+    """
+    targets = table.targets()
+    metrics = registry.compute_metrics(table.target, logits, targets)
+    name = registry.metric_from_logits(metric, table.target)
+    interval = bootstrap_interval((name, logits, targets), groups=table.groups)
+    result = {"rows": len(targets), "pooled_metric": name, "pooled": metrics[name], "interval": interval, "pooled_metrics": metrics}
     if test_rows:
         result |= {
             "test_rows": test_rows,
-            "test_interval": intervals.interval_on_test(name, found[name], interval, len(targets), test_rows),
+            "test_interval": interval_on_test(name, metrics[name], interval, len(targets), test_rows),
         }
     return result
 
 
-def pooled_query_metrics(folder: Path, recipe: Recipe, metric: str) -> dict[str, Any]:
-    """`pooled_metrics`, for embeddings: the mean of what all folds' queries add to `metric`, each asked of its own fold's
-    gallery, and its
-    interval; {} for a metric that is no such mean."""
-    each: list[np.ndarray] = []
+def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict[str, Any]:
+    """Return the mean of `metric` over the queries of all folds, each searched in its fold's gallery, and its interval.
+
+    {} for a metric that is no mean over queries.
+    """
+    values: list[np.ndarray] = []
     groups: list[str] | None = []
-    for fold in (folder / f"fold{k}" for k in range(recipe.folds.n)):
-        val = score_file.load_scores(fold / "scores_val.npz")
-        asked = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
+    for fold in (folder.fold(k) for k in range(recipe.folds.n)):
+        val = load_scores(fold.scores_val)
+        is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        of_queries = evaluate_open_set(val.logits, labels, asked, recipe, load_class_centres(fold, recipe), groups=of_row).each
-        if metric not in of_queries:
+        centres = load_class_centres(fold, recipe)
+        per_query = evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres).per_query
+        if metric not in per_query:
             return {}
-        each.append(of_queries[metric])
-        groups = None if groups is None or of_row is None else [*groups, *of_row[asked].tolist()]
-    values = np.concatenate(each)
-    found = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(values))}
-    return found | {"interval": query_interval(values, None if groups is None else np.array(groups))}
+        values.append(per_query[metric])
+        groups = None if groups is None or of_row is None else [*groups, *of_row[is_query].tolist()]
+    pooled = np.concatenate(values)
+    result = {"rows": int((~np.isnan(pooled)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(pooled))}
+    return result | {"interval": mean_interval(pooled, None if groups is None else np.array(groups))}
 
 
 def describe_folds_result(result: dict[str, Any]) -> str:
-    """What is printed of cv.json."""
-    each = first_few((f"{value:.4f}" for value in result["per_fold"]), 20)
-    lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({each})"]
+    """Return what is printed of cv.json."""
+    per_fold = first_few((f"{value:.4f}" for value in result["per_fold"]), 20)
+    lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({per_fold})"]
     if "pooled" in result:
         low, high = result["interval"]
         line = f"{result['pooled_metric']} of all {result['rows']:,} held-out rows: {result['pooled']:.4f}, "
-        line += f"95% from {low:.4f} to {high:.4f}"
+        line += f"95% interval {low:.4f} to {high:.4f}"
         if "test_interval" in result:
             low, high = result["test_interval"]
             line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
         lines.append(line)
     if result["keep"] == "best":
-        lines.append("  flattered a little: each fold's epoch was chosen on the rows it is scored on (train.keep last isn't)")
+        lines.append(
+            "  slightly too high: each fold's epoch was chosen on the rows that it is scored on (not with train.keep last)"
+        )
     return "\n".join(lines)
 
 
-def predict_average(
-    files: Sequence[Path], recipe: Recipe, side: Table, accelerator: Accelerator, check: Callable[[], None] = lambda: None
-) -> np.ndarray:
-    """Mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once.
+def predict_test(recipe: Recipe, run: Run, tables: FoldTables, metric: str, thresholds: dict[str, float] | None) -> None:
+    """Predict the test images by the mean of the folds' models; write their scores and the submission. Raises Interrupted."""
+    folder, test = run.folder, tables.test
+    assert test is not None
+    files = [folder.fold(k).weights for k in range(recipe.folds.n)]
+    try:
+        outputs = predict_average(files, recipe, test, run.accelerator, run.stop.check)
+    except Interrupted:
+        raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
+    source = {"run": folder.name, "model": recipe.model.name, "metric": metric, "folds": recipe.folds.n}
+    of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source)
 
-    Of `recipe` only data (workers, cache) and predict are used. Raises FlukeError when the networks differ in more than weights.
-    """
-    networks = [load_network(path).to(accelerator.device).to(memory_format=torch.channels_last) for path in files]
-    spec = networks[0].spec
-    for path, network in zip(files, networks):
-        if replace(network.spec, model=spec.model) != spec:
-            raise FlukeError(f"{path}: its classes or image size are not those of {files[0]}; they can't be averaged.")
-    images = make_dataset(recipe, side, ResizeToSquare(spec.size, spec.fit))
-    batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // accelerator.num_processes)
-    outputs = predict(
-        networks, images, accelerator, batch_size, recipe.data.workers, recipe.predict.tta, check=check, title="predict test"
-    )
-    total = np.zeros(outputs[0].shape)  # not np.mean, which copies all networks' outputs into one array first
-    for output in outputs:
-        total += output
-    return (total / len(outputs)).astype(np.float32)
+    def write() -> None:
+        save_scores(folder.scores_test, of_test)
+        if tables.sample is not None:
+            submit(recipe.predict, folder.submission, tables.sample, of_test, thresholds, run.log)
+
+    run_on_main(run.accelerator, write)

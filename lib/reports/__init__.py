@@ -1,0 +1,10 @@
+"""Figures and HTML pages of results, in reading order:
+
+drawing         what all figures share: colors, axes, labels, PNG files
+figures         curves, confusion matrix, calibration, average precision, threshold, scores, ROC
+class_tables    metrics per class, confusions, the most confident mistakes
+thumbnails      images as small data URIs
+html            a page from its parts, rendered with the templates beside it
+run_page        the page of a run, and of a k-fold run
+retrieval_page  the page of a retrieval
+"""

@@ -1,123 +1,129 @@
-"""A run, or its folds, told as figures and a page: what its folder holds, drawn with report.py and figures.py."""
+"""The page of a run, and of a k-fold run: their results as figures and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import nn
 
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
-from lib.reports import figures, html
+from lib.reports import class_tables, drawing, figures, html
+from lib.retrieval.evaluation import OpenSetEvaluation
+from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
+from lib.run_folder import RunFolder
 from lib.tables.table import Table
-from lib.tables.target import target_of
-from lib.training.tasks import Classifier, Embedder, Task, class_centres
+from lib.tables.target import Target
+from lib.training.tasks import Evaluation, Task
 
 
 def write_run_page(
-    recipe: Recipe,
-    folder: Path,
-    task: Task,
-    outputs: np.ndarray,
-    objective: nn.Module | None,
-    history: list[dict[str, Any]],
-    result: dict[str, Any],
+    recipe: Recipe, folder: RunFolder, task: Task, evaluation: Evaluation, history: list[dict[str, Any]], result: dict[str, Any]
 ) -> None:
-    """Write report.html and its figures as PNG into `folder`.
-
-    `outputs` are the best network's for task.shown, `objective` is its; `result` is what metrics.json holds.
-    """
+    """Write report.html and its figures as PNG; `result` is what metrics.json holds."""
+    curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     greater = registry.METRICS[task.metric].higher_is_better
-    told = [{**entry, "val_loss": entry.get("loss")} for entry in history]
-    drawn: dict[str, Figure] = {"Training": figures.curves(told, task.metric, greater)} if history else {}
-    if isinstance(task, Classifier):
-        images = task.train.target.counts(task.targets, len(task.classes)).astype(int)
-        more, tables, examples = _classifier(task.classes, task.val_targets, outputs, task.shown.paths, images.tolist())
+    drawn: dict[str, Figure] = {"Training": figures.training_curves(curves, task.metric, greater)} if history else {}
+    tables: dict[str, pd.DataFrame] = {}
+    mistakes: list[class_tables.Mistake] = []
+    if evaluation.open_set is not None:
+        drawn |= _open_set_figures(evaluation.open_set, recipe)
     else:
-        assert isinstance(task, Embedder)
-        more, tables, examples = _embedding(task, outputs, objective), {}, []
-    drawn |= more
-    for title, file in {"Training": "curves.png", "Confusion": "confusion.png"}.items():
+        train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
+        more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images)
+        drawn |= more
+    for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
         if title in drawn:
-            figures.save_figure(drawn[title], folder / file)
-    value = result[task.metric]
+            drawing.save_figure(drawn[title], path)
     interval = result.get("interval")
     headline = html.Headline(
-        task.metric, value, task.queries, tuple(interval) if interval else None, f"{recipe.train.keep} epoch {result['best_epoch']}"
+        task.metric,
+        result[task.metric],
+        task.num_queries,
+        tuple(interval) if interval else None,
+        f"{recipe.train.keep} epoch {result['best_epoch']}",
     )
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
-    facts = _facts(recipe, folder, epochs=result["epochs"])
     tables["Epochs"] = pd.DataFrame(history)
-    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, facts)
+    facts = _facts(recipe, folder, epochs=result["epochs"])
+    html.write_page(folder.report, html.Page(folder.name, headline, others, drawn, tables, facts), mistakes)
 
 
-def write_folds_page(recipe: Recipe, folder: Path, side: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
-    """Write report.html and confusion.png of a k-fold run into `folder`: what its folds' models say of the rows that each did not
-    learn, `logits` (n, C) of the table `side`. `result` is what cv.json holds."""
-    drawn, tables, examples = _classifier(side.classes, side.targets(), logits, side.paths)
+def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
+    """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
+
+    `result` is what cv.json holds.
+    """
+    drawn, tables, mistakes = _class_results(table.target, table, logits)
     if "Confusion" in drawn:
-        figures.save_figure(drawn["Confusion"], folder / "confusion.png")
+        drawing.save_figure(drawn["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
-    html.write_page(folder / "report.html", folder.name, headline, others, drawn, tables, examples, _facts(recipe, folder))
+    page = html.Page(folder.name, headline, others, drawn, tables, _facts(recipe, folder))
+    html.write_page(folder.report, page, mistakes)
 
 
-def _facts(recipe: Recipe, folder: Path, **more: Any) -> dict[str, dict[str, Any]]:
-    about = read_json(folder / "environment.json")
-    libraries = about.pop("libraries")
+def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:
+    environment = read_json(folder.environment)
+    libraries = environment.pop("libraries")
     return {
-        "Run": {**about, "command": " ".join(about["command"]), **more},
+        "Run": {**environment, "command": " ".join(environment["command"]), **more},
         "Libraries": libraries,
-        "Recipe": {"recipe.yaml": command_line.dump(recipe)},
+        "Recipe": {folder.recipe.name: command_line.dump(recipe)},
     }
 
 
-def _classifier(
-    classes: tuple[str, ...], targets: np.ndarray, logits: np.ndarray, paths: Sequence[Path], images: list[int] | None = None
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[html.Example]]:
-    target = target_of(targets)
+def _class_results(
+    target: Target, table: Table, logits: np.ndarray, train_images: list[int] | None = None
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
+    """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class."""
+    classes, paths, targets = table.classes, table.paths, table.targets()
     probabilities = target.probabilities(logits)
-    table = html.class_table(logits, targets, classes, images)
-    tables = {"Labels" if target.several else "Classes": table}
-    if target.several:
-        ordered = table.sort_values("#")
-        drawn = {"Labels": figures.average_precisions(classes, ordered["average precision"].to_numpy(), targets.mean(0))}
-    else:
-        answers = logits.argmax(1)
-        confidence = probabilities.max(1)
-        drawn = {
-            "Confusion": figures.confusion(targets, answers, classes),
-            "Calibration": figures.reliability(confidence, answers == targets),
-        }
-        if (answers != targets).any():
-            tables["Most frequent mistakes"] = html.confused_pairs(targets, answers, classes)
-    return drawn, tables, html.confident_mistakes(paths, targets, probabilities, classes)
+    per_class = class_tables.class_table(logits, targets, classes, train_images)
+    draw = _label_results if target.several else _confusion_results
+    drawn, tables = draw(per_class, targets, probabilities, classes)
+    return drawn, tables, class_tables.confident_mistakes(paths, targets, probabilities, classes)
 
 
-def _embedding(task: Embedder, embeddings: np.ndarray, objective: nn.Module | None) -> dict[str, Figure]:
-    found = task.validate(embeddings, class_centres(objective, task.recipe, task.classes))
-    if found.curve is None or found.threshold is None:
+def _label_results(
+    per_class: pd.DataFrame, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
+    precisions = per_class.sort_values("#")["average precision"].to_numpy()
+    return {"Labels": figures.average_precision_chart(classes, precisions, targets.mean(0))}, {"Labels": per_class}
+
+
+def _confusion_results(
+    per_class: pd.DataFrame, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
+    answers, tables = probabilities.argmax(1), {"Classes": per_class}
+    drawn = {
+        "Confusion": figures.confusion_matrix(targets, answers, classes),
+        "Calibration": figures.reliability_diagram(probabilities.max(1), answers == targets),
+    }
+    if (answers != targets).any():
+        tables["Most frequent mistakes"] = class_tables.confused_pairs(targets, answers, classes)
+    return drawn, tables
+
+
+def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Figure]:
+    threshold = None if found.curve is None else fit_open_set([found], recipe).threshold
+    if found.curve is None or threshold is None:
         return {}
-    best, share = replace_missing(found.answers.scores[:, 0]), float(np.mean(~found.known))
-    values = found.curve.map_at_k(share)
+    known = found.queries.in_gallery
+    best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(float(np.mean(~known)))
+    title = "Threshold for new individuals"
     return {
-        "Threshold for new individuals": figures.threshold_curve(
-            found.curve.thresholds, values, found.threshold, "map@5", "similarity"
-        ),
-        "Known and new": figures.score_histograms(
-            best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
-        ),
-        "Known against new": figures.roc(verify_pairs(found.known, best), "known against new"),
+        title: figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
+        "Known and unknown": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),
+        "Known against unknown": figures.roc_curve(verify_pairs(known, best), "known against unknown"),
     }

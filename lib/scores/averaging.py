@@ -63,7 +63,7 @@ def mean_ranks(members: Members, weights: np.ndarray, target: Target) -> np.ndar
 def majority_vote(members: Members, weights: np.ndarray, target: Target) -> np.ndarray:
     """Return the weighted majority vote: a member votes for each class that it decides on.
 
-    A thousandth of the result is the mean probability, which decides ties and orders the classes without a vote.
+    A thousandth of the result is the mean probability, which breaks ties and orders the classes without a vote.
     """
     mean = _weighted_sum((target.probabilities(m) for m in members), weights)
     votes = _weighted_sum((target.decide(m).astype(np.float64) for m in members), weights)

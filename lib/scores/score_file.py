@@ -1,4 +1,4 @@
-"""Scores on disk: an npz file without pickles that says which rows, which classes and which run; and their alignment by row.
+"""Score files: an npz without pickles that holds the scores of a table's rows, with their row ids, classes and source.
 
 A file holds `rows` (n,) int64, `logits` (n, C) float32 (or `embeddings` (n, d)) and `meta`, UTF-8 JSON as bytes: names, classes,
 labels and source. JSON, because NumPy's fixed-width text loses trailing NULs.
@@ -25,7 +25,7 @@ FORMAT = "fluke scores 1"
 
 @dataclass
 class Scores:
-    """What a model says about the images of a table."""
+    """Logits or embeddings of the images of a table."""
 
     rows: np.ndarray
     """(n,) int64: positions in the source table, each once, in any order."""
@@ -34,19 +34,19 @@ class Scores:
     classes: tuple[str, ...]
     """C class names, the columns of `logits`; () for embeddings."""
     logits: np.ndarray
-    """(n, C) float32, before softmax or sigmoid; for `kind` embeddings (n, d) float32."""
+    """(n, C) float32, before softmax or sigmoid; (n, d) float32 embeddings for an identity."""
     labels: list[tuple[str, ...]] | None = None
     """Each row's true labels, which need not be among `classes`; None where they aren't known."""
     target: Target = ONE_LABEL
-    """What is predicted; for an identity `logits` are embeddings."""
+    """What is predicted."""
     source: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from, plain JSON: run, model, fold, metric, git, ..."""
+    """Origin, plain JSON: run, model, fold, metric, git, ..."""
     groups: list[str] | None = None
     """n groups (sightings, patients) whose images belong together when rows are resampled or split; None: each row alone."""
 
 
 def save_scores(path: Path, scores: Scores) -> None:
-    """Write `scores` atomically. Raises FlukeError for what `load_scores` would refuse (NaN, a row twice, lengths that differ)."""
+    """Write `scores` atomically. Raises FlukeError for what `load_scores` refuses: NaN, a row twice, lengths that differ."""
     _validate(scores, path)
     meta = {
         "format": FORMAT,
@@ -70,7 +70,7 @@ def save_scores(path: Path, scores: Scores) -> None:
 def load_scores(path: Path) -> Scores:
     """Read and check a file of `save_scores`. Never unpickles, and reads no more than the file's own size into memory.
 
-    Raises FlukeError: no such file, not such a file, torn, or its content contradicts itself.
+    Raises FlukeError for no such file, another kind of file, a torn one, and one whose content contradicts itself.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -109,7 +109,7 @@ def load_scores(path: Path) -> Scores:
         raise FlukeError(f"{path}: {error.strerror}.") from None
     except FlukeError:
         raise
-    except Exception as error:  # NumPy, zipfile and json raise of a stranger's file what it makes them raise
+    except Exception as error:  # a forged file can make NumPy, zipfile and json raise anything
         raise FlukeError(f"{path}: not a scores file, or torn ({one_line(error, 80)}); write it again.") from None
     _validate(scores, path)
     return scores
@@ -137,12 +137,9 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"{len(scores.groups)} groups for {n} names")
     if scores.labels is not None and len(scores.labels) != n:
         faults.append(f"{len(scores.labels)} rows of labels for {n} names")
-    elif (
-        scores.labels is not None
-        and not scores.target.several
-        and (bad_rows := [r for r, row in enumerate(scores.labels) if len(row) != 1])
-    ):
-        faults.append(f"{len(bad_rows):,} rows without exactly one label: {first_few(scores.names[i] for i in bad_rows)}")
+    elif bad_rows := [r for r, row in enumerate(scores.labels or ()) if not scores.target.accepts(row)]:
+        names = first_few(scores.names[i] for i in bad_rows)
+        faults.append(f"{len(bad_rows):,} rows have labels that don't fit {scores.target.wording}: {names}")
     if faults:
         raise FlukeError(f"{path}: {'; '.join(faults)}.")
 

@@ -21,14 +21,15 @@ from lib.errors import FlukeError
 from lib.files import disk_full, fsync, read_json, write_json
 
 FORMAT = 1
+KEEP = 2  # states that are kept: the newest one may turn out to be torn
 FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how torch and safetensors say that the disk is full
 STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world"}
 
 
 def save_checkpoint(
-    last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]], keep: int
+    last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]]
 ) -> Path:
-    """Write one state into `last` and delete older ones than the newest `keep`; returns its folder. What claims to be newer is torn
+    """Write one state into `last` and delete older ones than the newest KEEP; returns its folder. What claims to be newer is torn
     or foreign, or it would have been taken up: it counts for nothing, and is left.
 
     `state` is JSON with epoch (finished epochs), batch (batches done of the next) and whatever else resumes; `modules` are saved as
@@ -65,7 +66,7 @@ def save_checkpoint(
             raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise
     states = _list_checkpoints(last)
-    for old in states[states.index(target) + keep :]:
+    for old in states[states.index(target) + KEEP :]:
         shutil.rmtree(old)
     return target
 

@@ -82,16 +82,16 @@ class StopSignal:
             signal.signal(number, self.before[number])
             os.kill(os.getpid(), number)
 
-    def agreed(self, wish: Callable[[], int] = lambda: 0, always: bool = False) -> int:
-        """The largest `wish()` of all processes, or SIGNALLED when a signal came to any of them.
+    def agree(self, request: Callable[[], int] = lambda: 0, always: bool = False) -> int:
+        """Return the largest `request()` of all processes, or SIGNALLED when a signal came to any of them.
 
-        On a GPU only every tenth call looks (0 otherwise), or one with `always`: looking waits for the device, and for the other
-        processes.
+        On a GPU only every tenth call asks (0 otherwise), and calls with `always`, because asking waits for the device and for the
+        other processes.
         """
         self.calls += 1
         if not always and self.calls % 10 and self.accelerator.device.type == "cuda":
             return 0
-        mine = SIGNALLED if self.signal is not None else wish()
+        mine = SIGNALLED if self.signal is not None else request()
         if self.accelerator.num_processes == 1:
             return mine
         value = torch.tensor([mine], device=self.accelerator.device)
@@ -99,5 +99,5 @@ class StopSignal:
 
     def check(self) -> None:
         """Raise Interrupted, on all processes alike, when a signal came."""
-        if self.agreed() == SIGNALLED:
+        if self.agree() == SIGNALLED:
             raise Interrupted("stopped by a signal")

@@ -1,10 +1,11 @@
-"""Inference: complete, in order, gathered from all processes; flips; several models in one pass over the images."""
+"""Inference: outputs for all images in order, gathered from all processes, with flips, of several networks in one pass."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,36 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.models.network import Network
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
+"""Axes of a batch (B, 3, H, W) that a flip of predict.tta reverses."""
+MIRROR = "mirror"
+"""The entry of predict.tta whose outputs are concatenated instead of averaged."""
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How images are fed to a network."""
+
+    batch_size: int
+    """Images per batch and process."""
+    workers: int
+    flips: tuple[str, ...] = ()
+    """predict.tta of the recipe."""
+
+    @staticmethod
+    def of(recipe: Recipe, num_processes: int) -> InferenceOptions:
+        """Return the recipe's options: predict.batch_size, or 64, or a process's share of train.batch_size if that is larger."""
+        batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // num_processes)
+        return InferenceOptions(batch_size, recipe.data.workers, tuple(recipe.predict.tta))
 
 
 def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
-    """tqdm's arguments: on the main process only, gone when done, and seldom where nobody watches (a file, a notebook's log)."""
+    """Return tqdm's arguments: shown on the main process only, removed when done, rarely updated where the output is a file."""
     return {"disable": not accelerator.is_main_process, "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
 
 
@@ -29,27 +51,18 @@ def predict(
     networks: Sequence[Network],
     images: ImageDataset,
     accelerator: Accelerator,
-    batch_size: int,
-    workers: int,
-    flips: Sequence[str] = (),
+    options: InferenceOptions,
     check: Callable[[], None] = lambda: None,
     title: str = "predict",
 ) -> list[np.ndarray]:
-    """Outputs (n, C or D) float32 of each network for all n images, in their order, the same on every process.
+    """Return the outputs (n, C or D) float32 of each network for all n images in order, the same on every process.
 
-    An image is decoded once for all networks, which take images of one size. With `flips`, a network's outputs for the upright and
-    the flipped images are averaged; with mirror among them, those of the mirrored image stand beside them, (n, 2 * D). `check` is
-    called once a batch and may raise. Raises FlukeError when a GPU's memory doesn't suffice, AssertionError if a row is missing,
-    which would be a fault of ours.
+    An image is decoded once for all networks, which take images of one size. Outputs of the upright and the flipped images are
+    averaged; with mirror among the flips, those of the mirrored image are concatenated, (n, 2 * D). `check` is called once per
+    batch and may raise. Raises FlukeError when the GPU's memory is too small, AssertionError if a row is missing.
     """
     n, device = len(images), accelerator.device
-    same = [FLIPS[flip] for flip in flips if flip != "mirror"]
-
-    def averaged(network: Network, x: torch.Tensor) -> torch.Tensor:
-        outputs = [network(seen)["output"] for seen in (x, *(x.flip(axes) for axes in same))]
-        return torch.stack(outputs).float().mean(0) if same else outputs[0].float()
-
-    loader = make_eval_loader(images, batch_size, workers, accelerator.process_index, accelerator.num_processes)
+    loader = make_eval_loader(images, options.batch_size, options.workers, accelerator.process_index, accelerator.num_processes)
     was_training = [network.training for network in networks]
     for network in networks:
         network.eval()
@@ -57,15 +70,14 @@ def predict(
     seen = np.zeros(n, bool)
     for batch, _, positions in tqdm(loader, desc=title, **progress_bar_options(accelerator)):
         check()
+        # Ranks have equal numbers of batches, so a row may come twice: the first one counts.
         rows, first = np.unique(accelerator.gather(positions.to(device)).cpu().numpy(), return_index=True)
         fresh = ~seen[rows]
         x = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         for m, network in enumerate(networks):
             try:
                 with accelerator.autocast():
-                    output = averaged(network, x)
-                    if "mirror" in flips:
-                        output = torch.cat([output, averaged(network, x.flip(FLIPS["hflip"]))], 1) / math.sqrt(2)
+                    output = _with_flips(network, x, options.flips)
             except torch.cuda.OutOfMemoryError:
                 raise FlukeError(f"{title}: out of GPU memory with {len(x)} images at once; lower predict.batch_size.") from None
             output = accelerator.gather(output).cpu().numpy()
@@ -77,3 +89,16 @@ def predict(
     for network, training in zip(networks, was_training):
         network.train(training)
     return outputs
+
+
+def _with_flips(network: Network, x: torch.Tensor, flips: Sequence[str]) -> torch.Tensor:
+    """Return the outputs (B, C or D, or 2 * D with mirror) float32 for a batch and its flips."""
+    averaged = [FLIPS[flip] for flip in flips if flip != MIRROR]
+
+    def outputs_of(x: torch.Tensor) -> torch.Tensor:
+        outputs = [network(flipped)["output"] for flipped in (x, *(x.flip(axes) for axes in averaged))]
+        return torch.stack(outputs).float().mean(0) if averaged else outputs[0].float()
+
+    if MIRROR not in flips:
+        return outputs_of(x)
+    return torch.cat([outputs_of(x), outputs_of(x.flip(FLIPS["hflip"]))], 1) / math.sqrt(2)

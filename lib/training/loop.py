@@ -1,20 +1,21 @@
-"""The one loop."""
+"""The training loop: epochs of optimizer steps, a validation after each, and a resumable state."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
+from torch import Tensor
 from tqdm import tqdm
 
 from lib.config.recipe import Recipe, Train
@@ -26,235 +27,315 @@ from lib.metrics.registry import METRICS
 from lib.models.network import Network
 from lib.models.weights import save_network
 from lib.training import checkpoint
-from lib.training.distributed import SIGNALLED, StopSignal, broadcast_buffers, broadcast_from_main, run_on_main
-from lib.training.inference import predict, progress_bar_options
+from lib.training.distributed import SIGNALLED, broadcast_buffers, broadcast_from_main, run_on_main
+from lib.training.inference import InferenceOptions, predict, progress_bar_options
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
+from lib.training.run import Run, TimeBudget
 from lib.training.tasks import Task
 
-DUE, LATE, BROKEN = 1, 2, 3  # what a process may wish for after a step: save; save and end; give up
+SAVE, OUT_OF_TIME, NOT_FINITE = 1, 2, 3
+"""What a process may ask for after a step: save; save and end; give up. The largest of all processes holds."""
+
+
+class Datasets(NamedTuple):
+    """Images to train on and to validate on."""
+
+    train: ImageDataset
+    val: ImageDataset
+
+
+@dataclass
+class TrainState:
+    """Where training stands, as state.json holds it."""
+
+    epoch: int = 0
+    """Epochs that are finished."""
+    batch: int = 0
+    """Batches of the next epoch that are done."""
+    step: int = 0
+    """Optimizer steps."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One dict per epoch: epoch, train_loss, lr, seconds, and every validation metric."""
+    best_epoch: int | None = None
+    waited: int = 0
+    """Epochs since the best one."""
 
 
 @dataclass
 class Outcome:
-    """What the loop leaves behind beside the files."""
+    """What the loop leaves besides the files."""
 
     history: list[dict[str, Any]]
-    """One dict an epoch: epoch, train_loss, lr, seconds, and every validation metric."""
     best_epoch: int | None
     finished: bool
-    """False when train.max_minutes cut the job short: --resume goes on."""
+    """False when train.max_minutes ended the run early: --resume goes on."""
 
 
-def fit(
-    network: Network,
-    train_images: ImageDataset,
-    batches: ShardedBatches,
-    val_images: ImageDataset,
-    task: Task,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    run: Path,
-    stop: StopSignal,
-    say: Callable[[str], None],
-    deadline: float | None = None,
-    images_to_predict: int = 0,
-) -> Outcome:
-    """Train `network` as the recipe says, leaving best/model.safetensors, last/ and metrics.jsonl in `run`.
+def fit(trainer: Trainer) -> Outcome:
+    """Train as the recipe says; writes best/, last/ and metrics.jsonl into the run's folder.
 
-    `task` turns the gathered outputs of `val_images` into metrics, one of which chooses the best epoch. A resumable state in
-    `run`/last is taken up: the caller has checked that it belongs to this recipe. `deadline` is a time.monotonic() by which
-    training, its validations and then the prediction of `images_to_predict` images have to be done. Raises Interrupted after
-    saving when a signal came; FlukeError when the loss is no longer finite or the disk is full, with what was saved intact.
+    Raises Interrupted after saving when a signal came. Raises FlukeError when the loss is no longer finite or the disk is full;
+    what was saved before stays intact.
     """
-    t, o, metric = recipe.train, recipe.optim, task.metric
-    device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
-    direction: Literal["max", "min"] = "max" if METRICS[metric].higher_is_better else "min"
-    network.to(device).to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
-    ema = ModelEmaV3(network, decay=t.ema, use_warmup=True) if t.ema else None
-    assert network.objective is not None
-    rest = torch.nn.ModuleList([network.pool, network.head, network.objective])
-    network.freeze(tuple(o.freeze))
-    optimizer = accelerator.prepare(make_optimizer(o, network.backbone, rest))
-    plateau = make_plateau(o, direction)
-    if t.compile:
-        network.backbone.compile()
-
-    epoch, first, step = 0, 0, 0
-    history: list[dict[str, Any]] = []
-    running = torch.zeros((), device=device)
-    best_epoch: int | None = None
-    waited = 0
-    folder, skipped = checkpoint.find_checkpoint(run / "last")
-    for sentence in skipped:
-        say(sentence)
-    if folder is not None:
-        modules = {"model": network} | ({"ema": ema.module} if ema else {})
-        saved, state = checkpoint.load_checkpoint(folder, modules), checkpoint.read_state(folder)
-        optimizer.load_state_dict(saved["optimizer"])
-        plateau.load_state_dict(saved["plateau"])
-        if accelerator.scaler is not None and saved.get("scaler"):
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        epoch, first, step, history = state["epoch"], state["batch"], state["step"], state["history"]
-        running += state["running"][accelerator.process_index]
-        best_epoch, waited = state["best_epoch"], state["waited"]
-        say(f"resuming {run} after epoch {epoch}" + (f", batch {first} of {batches.count}" if first else ""))
-
-    def save(epoch: int, batch: int) -> None:
-        sums = accelerator.gather(running[None]).tolist()
-        state = {"epoch": epoch, "batch": batch, "step": step, "running": sums, "history": history, "best_epoch": best_epoch}
-        state |= {"waited": waited, "recipe": asdict(recipe), "world": world, **describe_numerics(accelerator)}
-        parts = {"optimizer": optimizer.state_dict(), "plateau": plateau.state_dict()}
-        if accelerator.scaler is not None:
-            parts["scaler"] = accelerator.scaler.state_dict()
-        modules = {"model": network} | ({"ema": ema.module} if ema else {})
-        run_on_main(accelerator, lambda: checkpoint.save_checkpoint(run / "last", state, modules, parts, t.keep_last))
-
-    def wish() -> int:
-        if not math.isfinite(running.item()):
-            return BROKEN
-        to_come = len(val_images) + images_to_predict  # a validation may begin before the next look
-        if deadline is not None and time.monotonic() + 1.3 * seconds_an_image * to_come + 5 > deadline:
-            return LATE
-        return DUE if t.save_minutes is not None and time.monotonic() - saved_at > 60 * t.save_minutes else 0
-
-    def broken() -> FlukeError:
-        kept = (
-            f"the best weights, of epoch {best_epoch}, are in {run / 'best'}" if best_epoch is not None else "no epoch was finished"
-        )
-        return FlukeError(
-            f"The loss is no longer finite in epoch {epoch + 1}; {kept}. A lower optim.lr, or optim.clip_norm, may help."
-        )
-
-    per_epoch = math.ceil(batches.count / t.accumulate)
-    loader = make_train_loader(train_images, batches, recipe.data.workers)
-    model, frozen = accelerator.prepare_model(network), False
-    finished, saved_at, seconds_an_image, timed = True, time.monotonic(), 0.0, False
-    while epoch < t.epochs and not (t.patience and waited >= t.patience):
+    t, state = trainer.recipe.train, trainer.state
+    while state.epoch < t.epochs and not (t.patience and state.waited >= t.patience):
         began = time.monotonic()
-        if frozen != (epoch < o.freeze_epochs):
-            # Wrapped anew: DistributedDataParallel must learn which parameters have gradients now.
-            frozen = not frozen
-            network.freeze(("",) if frozen else tuple(o.freeze))
-            model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
-        batches.epoch, batches.start = epoch, first
-        model.train()
-        bar = tqdm(loader, f"epoch {epoch + 1}/{t.epochs}", total=batches.count, initial=first, **progress_bar_options(accelerator))
-        for batch, (images, targets, _) in enumerate(bar, start=first):
-            window = batch // t.accumulate * t.accumulate
-            in_window = min(t.accumulate, batches.count - window)
-            step_now = batch == window + in_window - 1
-            # Dropout, MixUp and the like draw from here: nothing random is left to save.
-            torch.manual_seed(derive_seed(t.seed, 1, epoch, batch, accelerator.process_index))
-            set_learning_rate(optimizer, o.lr * schedule_factor(o, step, per_epoch * t.epochs, per_epoch) * plateau_factor(plateau))
-            images = images.to(device, non_blocking=True)
-            if t.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            with explain_step_errors(t, world), nullcontext() if step_now else accelerator.no_sync(model):
-                loss = model(images, targets.to(device, non_blocking=True))["loss"]
-                accelerator.backward(loss / in_window)
-            if step_now:
+        in_time = trainer.train_epoch()
+        if not in_time and state.best_epoch is not None:
+            return trainer.outcome(finished=False)
+        metrics = trainer.validate()
+        if not in_time:  # not one epoch in time: these weights count as the best so far, but not as an epoch
+            trainer.save_weights(metrics)
+            return trainer.outcome(finished=False)
+        trainer.end_epoch(metrics, began)
+    return trainer.outcome(finished=True)
+
+
+class Trainer:
+    """The network, the optimizer and the state of a training, and the steps that change them.
+
+    `task` evaluates the gathered outputs of `data.val`; its metric chooses the best epoch. `images_to_predict` images have to be
+    predicted after the training, before the run's deadline.
+    """
+
+    def __init__(self, run: Run, recipe: Recipe, task: Task, network: Network, data: Datasets, images_to_predict: int):
+        self.run, self.recipe, self.task, self.network, self.data = run, recipe, task, network, data
+        self.accelerator, self.device = run.accelerator, run.accelerator.device
+        t, o = recipe.train, recipe.optim
+        network.to(self.device).to(memory_format=torch.channels_last)
+        self.ema = ModelEmaV3(network, decay=t.ema, use_warmup=True) if t.ema else None
+        self.evaluated: Network = network if self.ema is None else self.ema.module
+        """The network that is validated and kept."""
+        assert network.objective is not None
+        head = torch.nn.ModuleList([network.pool, network.head, network.objective])
+        network.freeze(tuple(o.freeze))
+        self.optimizer = self.accelerator.prepare(make_optimizer(o, network.backbone, head))
+        self.plateau = make_plateau(o, self.direction)
+        if t.compile:
+            network.backbone.compile()
+        order = task.make_order()
+        self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, self.accelerator.num_processes)
+        self.loader = make_train_loader(data.train, self.batches, recipe.data.workers)
+        self.steps_per_epoch = math.ceil(self.batches.count / t.accumulate)
+        self.model, self.backbone_frozen = self.accelerator.prepare_model(network), False
+        self.state = TrainState()
+        self.loss_sum = torch.zeros((), device=self.device)
+        """Sum of this process's losses in this epoch."""
+        self.budget = TimeBudget(run.deadline, len(data.val) + images_to_predict)  # a validation may begin before the next check
+        self.saved_at = time.monotonic()
+
+    @property
+    def direction(self) -> Literal["max", "min"]:
+        """Whether more or less of the task's metric is better."""
+        return "max" if METRICS[self.task.metric].higher_is_better else "min"
+
+    # --- resumable state ----------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return the modules that a resumable state holds, by file name."""
+        return {"model": self.network} | ({"ema": self.ema.module} if self.ema else {})
+
+    def resume(self, folder: Path) -> None:
+        """Load a resumable state; the caller has checked that it belongs to this recipe. Raises FlukeError when it doesn't fit."""
+        saved, state = checkpoint.load_checkpoint(folder, self.modules()), checkpoint.read_state(folder)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.plateau.load_state_dict(saved["plateau"])
+        if self.accelerator.scaler is not None and saved.get("scaler"):
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.loss_sum += state["running"][self.accelerator.process_index]
+        for name in asdict(self.state):
+            setattr(self.state, name, state[name])
+        epoch, batch = self.state.epoch, self.state.batch
+        self.run.log(
+            f"resuming {self.run.folder} after epoch {epoch}" + (f", batch {batch} of {self.batches.count}" if batch else "")
+        )
+
+    def save(self) -> None:
+        """Write a resumable state. Raises FlukeError when the disk is full."""
+        state = {**asdict(self.state), "running": self.accelerator.gather(self.loss_sum[None]).tolist()}
+        state |= {"recipe": asdict(self.recipe), "world": self.accelerator.num_processes, **describe_numerics(self.accelerator)}
+        parts = {"optimizer": self.optimizer.state_dict(), "plateau": self.plateau.state_dict()}
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler.state_dict()
+        run_on_main(self.accelerator, lambda: checkpoint.save_checkpoint(self.run.folder.checkpoints, state, self.modules(), parts))
+        self.saved_at = time.monotonic()
+
+    # --- an epoch -----------------------------------------------------------------------------------------------------------------
+
+    def train_epoch(self) -> bool:
+        """Train on the batches of an epoch that are left; returns False when the time is over before its end.
+
+        Raises Interrupted after saving when a signal came, and FlukeError when the loss is no longer finite.
+        """
+        state, t, first = self.state, self.recipe.train, self.state.batch
+        self._freeze_backbone()
+        self.batches.epoch, self.batches.start = state.epoch, first
+        self.model.train()
+        title = f"epoch {state.epoch + 1}/{t.epochs}"
+        with tqdm(
+            self.loader, title, total=self.batches.count, initial=first, **progress_bar_options(self.accelerator)
+        ) as progress:
+            for batch, (images, targets, _) in enumerate(progress, start=first):
+                steps = self.train_step(batch, images, targets)
+                if batch == first:
+                    warm = time.monotonic()
+                elif batch >= first + 5:
+                    images_done = (batch - first) * self.batches.share * self.accelerator.num_processes
+                    self.budget.measure_steps(time.monotonic() - warm, images_done)
+                if steps and self._after_step(batch + 1) == OUT_OF_TIME:
+                    return False
+        return True
+
+    def train_step(self, batch: int, images: Tensor, targets: Tensor) -> bool:
+        """Add a batch's gradients, and take an optimizer step at the end of an accumulation window; returns whether it did."""
+        state, t, o = self.state, self.recipe.train, self.recipe.optim
+        window = batch // t.accumulate * t.accumulate
+        in_window = min(t.accumulate, self.batches.count - window)
+        steps = batch == window + in_window - 1
+        # Dropout, MixUp and the like draw from this generator: no random state has to be saved.
+        torch.manual_seed(derive_seed(t.seed, 1, state.epoch, batch, self.accelerator.process_index))
+        factor = schedule_factor(o, state.step, self.steps_per_epoch * t.epochs, self.steps_per_epoch)
+        set_learning_rate(self.optimizer, o.lr * factor * plateau_factor(self.plateau))
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        with explain_step_errors(t, self.accelerator.num_processes):
+            with nullcontext() if steps else self.accelerator.no_sync(self.model):
+                loss = self.model(images, targets.to(self.device, non_blocking=True))["loss"]
+                self.accelerator.backward(loss / in_window)
+            if steps:
                 if o.clip_norm is not None:
-                    accelerator.clip_grad_norm_(network.parameters(), o.clip_norm)
-                with explain_step_errors(t, world):  # the first step allocates the moments
-                    optimizer.step()
-                optimizer.zero_grad()
-                step += not optimizer.step_was_skipped
-                if ema is not None:
-                    ema.update(network, step)
-            running += loss.detach()
-            if batch == first:
-                warm = time.monotonic()
-            elif not timed and batch >= first + 5:  # roughly: a step's backward pass against flips and a larger size
-                seconds_an_image = (time.monotonic() - warm) / ((batch - first) * batches.share * world)
-            # always at an epoch's end: of fewer than ten steps none might be a tenth call, for validation calls as well
-            verdict = stop.agreed(wish, always=batch == batches.count - 1) if step_now else 0
-            if verdict == BROKEN:
-                raise broken()
-            if verdict:
-                save(epoch, batch + 1)
-                saved_at = time.monotonic()
-            if verdict == SIGNALLED:
-                raise Interrupted(f"Stopped by a signal in epoch {epoch + 1}; go on with: --out {run} --resume")
-            if verdict == LATE:
-                finished = False
-                break
-        bar.close()
-        if not finished and best_epoch is not None:
-            break
-        chosen = network if ema is None else ema.module
-        broadcast_buffers(chosen, accelerator)
-        timer = time.monotonic()
+                    self.accelerator.clip_grad_norm_(self.network.parameters(), o.clip_norm)
+                self.optimizer.step()  # the first one allocates the moments
+        if steps:
+            self.optimizer.zero_grad()
+            state.step += not self.optimizer.step_was_skipped
+            if self.ema is not None:
+                self.ema.update(self.network, state.step)
+        self.loss_sum += loss.detach()
+        return steps
+
+    def _freeze_backbone(self) -> None:
+        """Freeze or unfreeze the backbone as `optim.freeze_epochs` says.
+
+        The network is wrapped again, because DistributedDataParallel must know which parameters have gradients.
+        """
+        if self.backbone_frozen != (self.state.epoch < self.recipe.optim.freeze_epochs):
+            self.backbone_frozen = not self.backbone_frozen
+            self.network.freeze(("",) if self.backbone_frozen else tuple(self.recipe.optim.freeze))
+            self.model = self.accelerator.prepare_model(self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False))
+
+    def _request(self) -> int:
+        """Return what this process asks for after a step, 0 for nothing."""
+        if not math.isfinite(self.loss_sum.item()):
+            return NOT_FINITE
+        if self.budget.is_spent():
+            return OUT_OF_TIME
+        minutes = self.recipe.train.save_minutes
+        return SAVE if minutes is not None and time.monotonic() - self.saved_at > 60 * minutes else 0
+
+    def _after_step(self, batches_done: int) -> int:
+        """Agree with the other processes on saving and stopping; returns what was agreed. Raises as `train_epoch` does."""
+        # Always at an epoch's end: with fewer than ten steps per epoch, no tenth call might come, for validations call as well.
+        agreed = self.run.stop.agree(self._request, always=batches_done == self.batches.count)
+        if agreed == NOT_FINITE:
+            raise self._not_finite()
+        if agreed:
+            self.state.batch = batches_done
+            self.save()
+        if agreed == SIGNALLED:
+            raise Interrupted(f"Stopped by a signal in epoch {self.state.epoch + 1}; {self.run.resume_command}")
+        return agreed
+
+    def _not_finite(self) -> FlukeError:
+        kept = "no epoch was finished"
+        if self.state.best_epoch is not None:
+            kept = f"the best weights, of epoch {self.state.best_epoch}, are in {self.run.folder.weights.parent}"
+        return FlukeError(
+            f"The loss is no longer finite in epoch {self.state.epoch + 1}; {kept}. A lower optim.lr, or optim.clip_norm, may help."
+        )
+
+    # --- the end of an epoch ------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        """Return the validation metrics, the same on every process. Raises Interrupted after saving when a signal came."""
+        broadcast_buffers(self.evaluated, self.accelerator)
+        began = time.monotonic()
+        options = InferenceOptions.of(self.recipe, self.accelerator.num_processes)
         try:
-            batch_size = recipe.predict.batch_size or max(64, t.batch_size // world)
             outputs = predict(
-                [chosen],
-                val_images,
-                accelerator,
-                batch_size,
-                recipe.data.workers,
-                recipe.predict.tta,
-                check=stop.check,
-                title="validate",
+                [self.evaluated], self.data.val, self.accelerator, options, check=self.run.stop.check, title="validate"
             )
         except Interrupted:
-            save(epoch, batches.count)
-            raise Interrupted(f"Stopped by a signal while validating epoch {epoch + 1}; go on with: --out {run} --resume") from None
-        seconds_an_image, timed = (time.monotonic() - timer) / len(val_images), True
-        metrics = broadcast_from_main(accelerator, partial(task.evaluate, outputs[0], chosen.objective))
-        better = best_epoch is None or _is_better(metrics[metric], history[best_epoch - 1][metric], direction)
-        if better or t.keep == "last":
-            run_on_main(accelerator, partial(save_network, run / "best" / "model.safetensors", chosen))
-        if not finished:  # not one epoch in time: what there is counts as the best so far, but not as an epoch
-            break
-        if better:
-            best_epoch, waited = epoch + 1, 0
-        else:
-            waited += 1
-        mean_loss = accelerator.reduce(running, "mean").item() / batches.count
+            self.state.batch = self.batches.count
+            self.save()
+            raise Interrupted(
+                f"Stopped by a signal while validating epoch {self.state.epoch + 1}; {self.run.resume_command}"
+            ) from None
+        self.budget.measure_validation(time.monotonic() - began, len(self.data.val))
+        return broadcast_from_main(self.accelerator, lambda: self.task.evaluate(outputs[0], self.evaluated.objective).metrics)
+
+    def save_weights(self, metrics: dict[str, float]) -> bool:
+        """Write the weights if they are the best, or if the last ones are kept; returns whether they are the best."""
+        state, metric = self.state, self.task.metric
+        is_best = state.best_epoch is None or _is_better(
+            metrics[metric], state.history[state.best_epoch - 1][metric], self.direction
+        )
+        if is_best or self.recipe.train.keep == "last":
+            run_on_main(self.accelerator, partial(save_network, self.run.folder.weights, self.evaluated))
+        return is_best
+
+    def end_epoch(self, metrics: dict[str, float], began: float) -> None:
+        """Keep the weights, note the epoch in the history, and save. Raises FlukeError when the mean loss isn't finite."""
+        state, metric = self.state, self.task.metric
+        is_best = self.save_weights(metrics)
+        state.best_epoch, state.waited = (state.epoch + 1, 0) if is_best else (state.best_epoch, state.waited + 1)
+        mean_loss = self.accelerator.reduce(self.loss_sum, "mean").item() / self.batches.count
         if not math.isfinite(mean_loss):
-            raise broken()
-        line = {
-            "epoch": epoch + 1,
-            "train_loss": mean_loss,
-            "lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"],
-        }
-        history.append({**line, **metrics, "seconds": round(time.monotonic() - began, 1)})
-        if o.schedule == "plateau":
-            plateau.step(metrics[metric])
-        epoch, first, running = epoch + 1, 0, torch.zeros_like(running)
-        if main:  # before the state: who is killed between them writes the line again
-            write_text(run / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-            accelerator.log({key: value for key, value in history[-1].items() if key != "epoch"}, step=epoch)
-        save(epoch, 0)
-        saved_at = time.monotonic()
-        say(_describe_epoch(history[-1], metric, t.epochs, better))
-    return Outcome(history, len(history) if t.keep == "last" and history else best_epoch, finished)
+            raise self._not_finite()
+        group = self.optimizer.param_groups[0]
+        entry = {"epoch": state.epoch + 1, "train_loss": mean_loss, "lr": group["lr"] / group["lr_scale"]}
+        state.history.append({**entry, **metrics, "seconds": round(time.monotonic() - began, 1)})
+        if self.recipe.optim.schedule == "plateau":
+            self.plateau.step(metrics[metric])
+        state.epoch, state.batch, self.loss_sum = state.epoch + 1, 0, torch.zeros_like(self.loss_sum)
+        if self.accelerator.is_main_process:  # before the state: a run killed between the two writes the line again
+            write_text(self.run.folder.history, "".join(json.dumps(entry) + "\n" for entry in state.history))
+            logged = {key: value for key, value in state.history[-1].items() if key != "epoch"}
+            self.accelerator.log(logged, step=state.epoch)
+        self.save()
+        self.run.log(_describe_epoch(state.history[-1], metric, self.recipe.train.epochs, is_best))
+
+    def outcome(self, finished: bool) -> Outcome:
+        """Return what training leaves."""
+        history = self.state.history
+        keeps_last = self.recipe.train.keep == "last" and history
+        return Outcome(history, len(history) if keeps_last else self.state.best_epoch, finished)
 
 
 def describe_numerics(accelerator: Accelerator) -> dict[str, Any]:
-    """What the last bits of a job's numbers depend on beside its recipe and the number of processes."""
+    """Return what the last bits of a run's numbers depend on besides its recipe and the number of processes."""
     return {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision, "device": accelerator.device.type}
 
 
 @contextmanager
-def explain_step_errors(t: Train, world: int) -> Iterator[None]:
-    """Turn what a step's size may raise into one sentence: no memory left, or too few images for BatchNorm."""
+def explain_step_errors(t: Train, num_processes: int) -> Iterator[None]:
+    """Turn what a step of this size may raise into one sentence: no GPU memory left, or too few images for BatchNorm."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        fitting = max(t.batch_size // 2 // world, 1) * world
-        cure = f"try --train.batch_size {fitting} --train.accumulate {t.accumulate * 2}, which trains much alike"
-        if fitting == t.batch_size:
+        smaller = max(t.batch_size // 2 // num_processes, 1) * num_processes
+        cure = f"try --train.batch_size {smaller} --train.accumulate {t.accumulate * 2}, which trains much alike"
+        if smaller == t.batch_size:
             cure = "one image is too large: lower data.size, or take a smaller model"
         raise FlukeError(
-            f"Out of GPU memory with train.batch_size {t.batch_size} on {world} process{'es' * (world > 1)}; {cure}."
+            f"Out of GPU memory with train.batch_size {t.batch_size} on {num_processes} process{'es' * (num_processes > 1)}; "
+            f"{cure}."
         ) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise FlukeError(
-            f"train.batch_size {t.batch_size} leaves each of {world} processes one image a batch, of which BatchNorm can't take "
-            f"statistics; {2 * world} is the least."
+            f"train.batch_size {t.batch_size} leaves each of {num_processes} processes one image per batch, of which BatchNorm "
+            f"can't compute statistics; set at least {2 * num_processes}."
         ) from None
 
 
@@ -264,8 +345,8 @@ def _is_better(value: float, best: float, direction: str) -> bool:
     return value > best if direction == "max" else value < best
 
 
-def _describe_epoch(entry: dict[str, Any], metric: str, epochs: int, better: bool) -> str:
-    shown = [key for key in dict.fromkeys(["loss", metric, "recall@1", "auroc"]) if key in entry]
-    parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in shown)]
+def _describe_epoch(entry: dict[str, Any], metric: str, epochs: int, is_best: bool) -> str:
+    named = [key for key in dict.fromkeys(["loss", metric, "recall@1", "auroc"]) if key in entry]
+    parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in named)]
     parts += [f"lr {entry['lr']:.2e}", f"{entry['seconds']:.0f} s"]
-    return f"epoch {entry['epoch']}/{epochs}  " + "  ".join(parts) + ("  best" if better else "")
+    return f"epoch {entry['epoch']}/{epochs}  " + "  ".join(parts) + ("  best" if is_best else "")

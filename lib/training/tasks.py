@@ -1,8 +1,9 @@
-"""What differs between a classifier and an embedding: the objective, the order of the rows, what a validation says."""
+"""What differs between training a classifier and an embedding: the loss, the order of the rows, the evaluation of a validation."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,71 +14,84 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError, did_you_mean
 from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights
 from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval
+from lib.metrics.intervals import bootstrap_interval, mean_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
-from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
-from lib.retrieval.search import ClassCentres, make_class_centres
+from lib.retrieval.class_centres import ClassCentres, make_class_centres
+from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
 from lib.tables.table import Table
-from lib.tables.target import IDENTITY
+from lib.tables.target import IDENTITY, Target
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that a validation says, computed once: metrics.json, the interval and the report read it."""
+
+    metrics: dict[str, float]
+    outputs: np.ndarray
+    """(n, C) logits or (n, D) embeddings of the task's validation table, float32."""
+    open_set: OpenSetEvaluation | None = None
+    """Of embeddings: the threshold and the value of each query."""
+    compute_interval: Callable[[], tuple[float, float] | None] = field(default=lambda: None, repr=False)
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95% bootstrap interval of the task's metric, groups drawn whole; None for a metric that has none."""
+        return self.compute_interval()
 
 
 class Task(Protocol):
-    """One kind of training on a training and a validation table."""
+    """One kind of training, on a training and a validation table."""
 
-    kind: str
-    """classifier or embedding"""
+    target: Target
     metric: str
-    """What chooses the best epoch."""
-
+    """Name of the metric that chooses the best epoch."""
     train: Table
-    """What is trained on."""
+    """Rows to train on."""
     classes: tuple[str, ...]
-    shown: Table
-    """What the network is run on at a validation."""
-    queries: int
-    """How many of its rows, the last, are held out."""
-    beside: Table
-    """Held-out rows that are scored at the end but not measured: those of classes that aren't learnt."""
+    val: Table
+    """Rows that the network is run on at a validation."""
+    num_queries: int
+    """How many rows of `val`, the last ones, are held out."""
+    unmeasured: Table
+    """Held-out rows that are scored at the end but not evaluated: rows of classes that aren't trained (data.only_classes)."""
     targets: np.ndarray
-    """Targets of the training images, as the objective takes them; longer than the table where mirrored images follow."""
+    """Encoded targets of the training images; longer than `train` where mirrored images follow (data.mirror_identities)."""
 
-    def objective(self, width: int) -> nn.Module:
-        """What is optimised, with weights of its own if it has any; `width` is that of embeddings."""
+    def make_loss(self, width: int) -> nn.Module:
+        """Return the recipe's objective; `width` is the number of columns of an embedding."""
 
-    def order(self) -> RandomOrder | ClassGroupOrder:
-        """The rows of each epoch, as positions among `targets`; its `n` is their number."""
+    def make_order(self) -> RandomOrder | ClassGroupOrder:
+        """Return the order of the rows in each epoch, positions in `targets`."""
 
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        """Metrics of the network's outputs (len(shown), C or D), `metric` among them."""
-
-    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        """95% bootstrap interval of `metric`, groups drawn whole; None where it is neither a function of logits nor a mean of
-        queries."""
+    def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
+        """Evaluate the network's outputs for `val`; `loss` is the network's own. Raises FlukeError when `metric` is undefined."""
 
 
-class Classifier:
-    """Softmax over classes, or a sigmoid a label. Raises FlukeError when metric or objective don't fit the labels."""
+def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
+    """Return the task of a target. Raises FlukeError when the metric, the objective or the sampler don't fit the labels."""
+    return EmbeddingTask(recipe, train, val) if target is IDENTITY else ClassificationTask(recipe, train, val)
 
-    kind = "classifier"
+
+class ClassificationTask(Task):
+    """Train logits: one label per image or several. Raises FlukeError as `make_task` does."""
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
-        self.recipe, self.train, self.classes = recipe, train, train.classes
-        known = val.in_classes()
-        self.shown, self.beside = val.take(known), val.take(~known)
-        self.queries = len(self.shown)
-        if not self.queries:
-            raise FlukeError(f"{train.source}: no held-out image is of the {len(self.classes)} classes to be learnt.")
-        self.metric = registry.resolve_metric(recipe.train.metric, train.target)
+        self.recipe, self.train, self.classes, self.target = recipe, train, train.classes, train.target
+        trained = val.in_classes()
+        self.val, self.unmeasured = val.take(trained), val.take(~trained)
+        self.num_queries = len(self.val)
+        if not self.num_queries:
+            raise FlukeError(f"{train.source}: no held-out image has one of the {len(self.classes)} classes to be trained.")
+        self.metric = registry.resolve_metric(recipe.train.metric, self.target)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
-        self.targets, self.val_targets = train.targets(), self.shown.targets()
-        self.loss = self.objective(0).eval()
+        self.targets, self.val_targets = train.targets(), self.val.targets()
+        self.val_loss = self.make_loss(0).eval()
 
-    def objective(self, width: int) -> nn.Module:
-        return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.train.target)
+    def make_loss(self, width: int) -> nn.Module:
+        return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.target)
 
-    def order(self) -> RandomOrder:
+    def make_order(self) -> RandomOrder:
         t = self.recipe.train
         if t.sampler != "weighted":
             return RandomOrder(len(self.train), derive_seed(t.seed, 0))
@@ -86,88 +100,82 @@ class Classifier:
         factors = np.array([t.sampler_factors.get(name, 1.0) for name in self.classes])
         return RandomOrder(len(self.train), derive_seed(t.seed, 0), sampling_weights(self.targets, t.sampler_power, factors))
 
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        found = registry.compute_metrics(self.train.target, outputs, self.val_targets)
+    def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
+        metrics = registry.compute_metrics(self.target, outputs, self.val_targets)
         with torch.no_grad():
-            found["loss"] = float(self.loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
-        return _require_metric(self.metric, found, len(outputs))
+            metrics["loss"] = float(self.val_loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
+        _require_metric(self.metric, metrics, len(outputs))
 
-    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        if registry.METRICS[self.metric].resampled is None:
-            return None
-        return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.shown.groups)
+        def interval() -> tuple[float, float] | None:
+            if registry.METRICS[self.metric].resampled is None:
+                return None
+            return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.val.groups)
+
+        return Evaluation(metrics, outputs, compute_interval=interval)
 
 
-class Embedder:
-    """Embeddings of individuals; validation asks for each held-out image who it is, among the training images and strangers.
+class EmbeddingTask(Task):
+    """Train embeddings of individuals.
 
-    Raises FlukeError when metric or objective don't fit, and when there is one individual or none to train on.
+    A validation searches for each held-out image among the training images of known individuals; some held-out individuals are
+    unknown there. Raises FlukeError as `make_task` does, and for fewer than two individuals to train on.
     """
-
-    kind = "embedding"
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         d, t = recipe.data, recipe.train
-        self.recipe, self.queries = recipe, len(val)
+        self.recipe, self.num_queries, self.target = recipe, len(val), IDENTITY
         self.metric = registry.resolve_metric(t.metric, IDENTITY)
         labels = [label for (label,) in train.labels or []]
         self.train = replace(train, classes=tuple(sorted(set(labels) - {d.new_label})))
         self.classes = self.train.classes
         if len(self.classes) < 2:
-            raise FlukeError(f"{train.source}: {len(self.classes)} individuals to train on; an embedding needs two at least.")
-        place = {name: i for i, name in enumerate(self.classes)}
-        self.targets = np.array([place.get(label, -1) for label in labels])
+            raise FlukeError(f"{train.source}: {len(self.classes)} individuals to train on; an embedding needs at least two.")
+        position = {name: i for i, name in enumerate(self.classes)}
+        self.targets = np.array([position.get(label, -1) for label in labels])
         gallery = np.flatnonzero(self.targets >= 0)
-        self.shown, self.beside = train.take(gallery).join(val), val.take(slice(0))
-        self.labels = np.array([label for (label,) in self.shown.labels or []])
+        self.val, self.unmeasured = train.take(gallery).join(val), val.take(slice(0))
+        self.labels = np.array([label for (label,) in self.val.labels or []])
         if d.mirror_identities:
             mirrored = np.where(self.targets >= 0, self.targets + len(self.classes), -1)
             self.targets = np.concatenate([self.targets, mirrored])
 
-    def objective(self, width: int) -> nn.Module:
+    def make_loss(self, width: int) -> nn.Module:
         n = len(self.classes) * (1 + self.recipe.data.mirror_identities)
         return make_embedding_loss(self.recipe.objective, self.targets, n, width)
 
-    def order(self) -> RandomOrder | ClassGroupOrder:
+    def make_order(self) -> RandomOrder | ClassGroupOrder:
         t = self.recipe.train
         seed = derive_seed(t.seed, 0)
         if t.sampler == "pk":
             return ClassGroupOrder(self.targets, t.images_per_class, t.batch_size, t.singles, seed)
-        named = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
-        return RandomOrder(len(self.targets), seed, sampling_weights(named, t.sampler_power) if t.sampler == "weighted" else None)
-
-    def evaluate(self, outputs: np.ndarray, objective: nn.Module | None) -> dict[str, float]:
-        return _require_metric(
-            self.metric, self.validate(outputs, class_centres(objective, self.recipe, self.classes)).metrics, self.queries
+        labelled = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
+        return RandomOrder(
+            len(self.targets), seed, sampling_weights(labelled, t.sampler_power) if t.sampler == "weighted" else None
         )
 
-    def interval(self, outputs: np.ndarray, objective: nn.Module | None) -> tuple[float, float] | None:
-        each = self.validate(outputs, class_centres(objective, self.recipe, self.classes)).each
-        groups = None if self.shown.groups is None else self.shown.groups[-self.queries :]
-        return query_interval(each[self.metric], groups) if self.metric in each else None
+    def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
+        is_query = np.arange(len(outputs)) >= len(outputs) - self.num_queries
+        centres = class_centres(loss, self.recipe, self.classes)
+        rows = ValidationSet(outputs, self.labels, is_query, self.val.groups)
+        found = evaluate_open_set(rows, self.recipe, centres)
+        _require_metric(self.metric, found.metrics, self.num_queries)
 
-    def validate(self, outputs: np.ndarray, centres: ClassCentres | None) -> OpenSetEvaluation:
-        """Answers to the held-out images, with the threshold that suits them."""
-        asked = np.arange(len(outputs)) >= len(outputs) - self.queries
-        return evaluate_open_set(outputs, self.labels, asked, self.recipe, centres, groups=self.shown.groups)
+        def interval() -> tuple[float, float] | None:
+            groups = None if self.val.groups is None else self.val.groups[-self.num_queries :]
+            return mean_interval(found.per_query[self.metric], groups) if self.metric in found.per_query else None
+
+        return Evaluation(found.metrics, outputs, found, interval)
 
 
-def class_centres(objective: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:
-    """The class centres of an embedding's objective, None if it has none."""
-    assert isinstance(objective, EmbeddingLoss)
-    found = objective.centres()
+def class_centres(loss: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:
+    """Return the class centres of an embedding's objective, None if it has none."""
+    assert isinstance(loss, EmbeddingLoss)
+    found = loss.centres()
     if found is None:
         return None
     return make_class_centres(found.cpu().float().numpy(), classes, recipe.data.mirror_identities, "mirror" in recipe.predict.tta)
 
 
-def query_interval(each: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of what queries add to a metric, (q,) with NaN for those left out; whole groups."""
-    there = ~np.isnan(each)
-    return bootstrap_interval(each[there], groups=None if groups is None else groups[there])
-
-
-def _require_metric(metric: str, found: dict[str, float], rows: int) -> dict[str, float]:
-    if metric not in found:
-        raise FlukeError(f"train.metric {metric} isn't defined on these {rows} validation rows; hold out more, or choose another.")
-    return found
+def _require_metric(metric: str, metrics: dict[str, float], rows: int) -> None:
+    if metric not in metrics:
+        raise FlukeError(f"train.metric {metric} is undefined on these {rows} validation rows; hold out more, or choose another.")

@@ -27,7 +27,7 @@ optim.lr 0, optim.head_lr 0, optim.weight_decay -1, optim.momentum -1, optim.lay
 optim.factor 0, optim.factor 1, optim.warmup_epochs -1, optim.freeze_epochs -1, optim.step_epochs 0, optim.step_epochs []
 optim.step_epochs [0], optim.clip_norm 0, optim.plateau_patience -1
 train.epochs 0, train.batch_size 0, train.accumulate 0, train.patience 0, train.ema 0, train.ema 1, train.limit_rows 1
-train.max_minutes 0, train.save_minutes 0, train.keep_last 0, train.images_per_class 0, train.sampler_factors {a: 0}, train.seed -1
+train.max_minutes 0, train.save_minutes 0, train.images_per_class 0, train.sampler_factors {a: 0}, train.seed -1
 folds.holdout 0, folds.holdout 1.5, folds.holdout -1, folds.n 1, folds.unknown 1, folds.seed -1, folds.seed 4294967296
 predict.batch_size 0, predict.topk 0
 retrieval.neighbours 0, retrieval.n 0, retrieval.search {nprobe: 0}, retrieval.temperature 0, retrieval.centre_weight 1.1

@@ -18,6 +18,7 @@ from lib.models.network import make_backbone
 from lib.models.weights import read_spec
 from lib.scores import score_file
 from lib.scores.score_file import Scores
+from lib.tables.target import SEVERAL_LABELS
 from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
 from tests.faults.test_before_training import Case, cell, is_one_sentence, raw, rows
 
@@ -119,7 +120,7 @@ def network(name: str, spec: dict[str, Any] | str | None = None, fill: float | N
     def apply(root: Path) -> None:
         found = read_spec(root / name)
         assert found is not None
-        about = spec if isinstance(spec, str) else json.dumps(dataclasses.asdict(found) | (spec or {}))
+        about = spec if isinstance(spec, str) else json.dumps(found.to_dict() | (spec or {}))
         state = safetensors.torch.load_file(root / name) | tensors
         state = {key: value if fill is None else value * fill for key, value in state.items()}
         safetensors.torch.save_file(state, root / name, metadata=None if spec == "" else {"fluke": about})
@@ -188,7 +189,7 @@ def wide(root: Path) -> None:
 def several(root: Path) -> None:
     """Runs of several labels per image, with weights."""
     for name in ("scores_val.npz", "scores_test.npz"):
-        scored(f"single/{name}", lambda s: {"multi": True})(root)
+        scored(f"single/{name}", lambda s: {"target": SEVERAL_LABELS})(root)
     network(f"single/{BEST}", {"multi": True})(root)
 
 
@@ -241,7 +242,7 @@ AFTER = [
         kfold,
         f"--out new {TRAIN} --folds.n 3 --folds.csv ../cv/folds.csv",
         "own folds of another number",
-        "its folds are 0, 1; with folds.n 3, 0 to 2 are wanted",
+        "folds.n 3 needs the folds 0 to 2 (found: 0, 1)",
     ),
     after(
         kfold,
@@ -298,26 +299,36 @@ AFTER = [
     after(ensemble, "--runs cv_emb", "k-fold runs of embeddings", "cv_emb: a k-fold run of embeddings, not of classes"),
     after(ensemble, "--runs emb", "runs of embeddings", "emb: holds embeddings, not logits of classes"),
     after(ensemble, f"{S} --out single", "a run where the ensemble would go", "is there already, and not empty", TWIN),
-    after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is known in training only", TWIN),
-    after(ensemble, f"{S} --thresholds", "thresholds for one label per image", "--thresholds are for several labels", TWIN),
+    after(ensemble, f"{S} --metric loss", "a metric of training alone", "--metric loss: is computed in training only", TWIN),
     after(
-        ensemble, "--runs single --offsets accuracy", "offsets for several labels", "--offsets are for one label per image", several
+        ensemble, f"{S} --thresholds", "thresholds for one label per image", "--thresholds: doesn't fit one label per image", TWIN
+    ),
+    after(
+        ensemble,
+        "--runs single --offsets accuracy",
+        "offsets for several labels",
+        "--offsets: doesn't fit several labels per image",
+        several,
     ),
     after(
         ensemble,
         f"{S} --method weighted --metric log_loss",
         "votes weighted by a loss",
-        "votes are weighted by a metric that is better when higher",
+        "needs a metric that is better when higher (found log_loss)",
         TWIN,
     ),
     after(
-        ensemble, "--runs w1 w2 --method stack_lr", "a stack of many classes", "for at most 500 classes, not 501; take greedy", wide
+        ensemble,
+        "--runs w1 w2 --method stack_lr",
+        "a stack of many classes",
+        "for at most 500 classes (found 501); use greedy",
+        wide,
     ),
     after(
         ensemble,
         S,
         "a fit without out-of-fold scores",
-        "test scores alone; greedy and what else is fitted needs out-of-fold scores",
+        "--method greedy needs out-of-fold scores (found test scores only)",
         both(gone("single/scores_val.npz"), TWIN),
     ),
     after(ensemble, S, "test scores that one run lacks", "twin: no test scores (scores_test.npz)", both(TWIN, gone(TEST))),
@@ -337,7 +348,7 @@ AFTER = [
         ensemble,
         S,
         "scores without labels",
-        "single: has no labels to be scored against",
+        "single: has no labels; evaluation needs",
         both(TWIN, scored("single/scores_val.npz", lambda s: {"labels": None})),
     ),
     after(
@@ -351,7 +362,7 @@ AFTER = [
         ensemble,
         "--runs single",
         "scores of no row",
-        "single: has no labels to be scored against",
+        "single: has no labels; evaluation needs",
         scored("single/scores_val.npz", lambda s: {"rows": s.rows[:0], "names": [], "labels": [], "logits": s.logits[:0]}),
     ),
     after(
@@ -359,7 +370,7 @@ AFTER = [
         S,
         "one label per image and several",
         "twin: several labels per image, but single: one label per image",
-        both(TWIN, scored(VAL, lambda s: {"multi": True})),
+        both(TWIN, scored(VAL, lambda s: {"target": SEVERAL_LABELS})),
     ),
     after(
         ensemble, S, "scores of other rows", "single 12: 12 only in twin", both(TWIN, scored(VAL, lambda s: {"rows": s.rows + 100}))
@@ -375,7 +386,7 @@ AFTER = [
         ensemble,
         S,
         "scores with other labels",
-        "have other labels for ",
+        "have different labels for ",
         both(TWIN, scored(VAL, lambda s: {"labels": [("ant",) for _ in s.names]})),
     ),
     after(
@@ -416,7 +427,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights that are torn",
-        "not a safetensors file, or cut short",
+        "not a safetensors file, or truncated",
         raw(f"single/{BEST}", b"half"),
     ),
     after(predict, "--run single --out new", "foreign weights", "weights without a description", network(f"single/{BEST}", "")),
@@ -431,7 +442,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights of another network than they say",
-        "tensors don't fit its own description",
+        "tensors don't match its own description",
         network(f"single/{BEST}", {"classes": ["a", "b"]}),
     ),
     after(
@@ -478,8 +489,8 @@ AFTER = [
         both(several, raw("single/thresholds.json", b'{"dog": 0.5}')),
     ),
     # retrieve
-    after(retrieve, "--topk 0", "no names wanted", "--topk 0: a query is answered with at least 1 name"),
-    after(retrieve, "--evaluate a --remove b", "two questions at once", "--evaluate and --remove: one at a time"),
+    after(retrieve, "--topk 0", "no names", "--topk 0: a query gets at least 1 name"),
+    after(retrieve, "--evaluate a --remove b", "two commands at once", "--evaluate and --remove: one at a time"),
     after(retrieve, "", "no run at all", "runs: no embedding run there"),
     after(
         retrieve,
@@ -487,22 +498,22 @@ AFTER = [
         "an embedding that isn't there",
         "--run none: lacks recipe.yaml, best/model.safetensors, scores_val.npz",
     ),
-    after(retrieve, "--run single", "a classifier to ask", "--run single: a classifier, not an embedding"),
+    after(retrieve, "--run single", "a classifier to retrieve with", "--run single: a classifier, not an embedding"),
     after(retrieve, f"{ASK} --pair own/train.csv none.png", "a pair that is no images", "none.png: no such file"),
-    after(retrieve, f"{ASK} --data.sample_submission null", "nobody to ask about", "The recipe names no test images"),
+    after(retrieve, f"{ASK} --data.sample_submission null", "no images to answer", "The recipe names no test images"),
     after(
         retrieve,
         f"{ASK} --evaluate own/blind.csv",
-        "measuring without labels",
+        "an evaluation without labels",
         "has no column 'label' (data.label_column); --queries",
         raw("own/blind.csv", b"image\n2_000.png\n"),
     ),
-    after(retrieve, f"{ASK} --data.label_separator |", "several labels per image, to be asked", "label_separator"),
+    after(retrieve, f"{ASK} --data.label_separator |", "several labels per image, for retrieval", "label_separator"),
     after(
         retrieve,
         "--run emb narrow --combine mean --out asked",
         "the mean of embeddings of two widths",
-        "the runs' embeddings differ in width (emb: 8, narrow: 4); take concat",
+        "the runs' embeddings differ in width (emb: 8, narrow: 4); use concat",
     ),
     after(
         retrieve, "--run emb emb --retrieval.centre_weight 0.5 --out asked", "class centres of two runs", "no class centres here"
@@ -510,7 +521,7 @@ AFTER = [
     after(
         retrieve,
         ASK,
-        "held-out scores that don't say who asked",
+        "held-out scores that don't say which rows are queries",
         "doesn't say which rows were held out",
         scored("emb/scores_val.npz", lambda s: {"source": {}}),
     ),
@@ -524,14 +535,14 @@ AFTER = [
     after(
         retrieve,
         f"{ASK} --retrieval.factory Foo",
-        "an index that isn't there",
+        "an unknown index",
         "retrieval.factory Foo: no FAISS index of 8 dimensions",
     ),
     after(retrieve, f"{ASK} --retrieval.factory IVF999,Flat", "an index of too many cells", "can't be trained on "),
     after(
         retrieve,
         ASK + " --retrieval.search '{nprobe: 4}'",
-        "a search parameter that the index hasn't",
+        "a search parameter that the index lacks",
         "can't be set on a Flat index",
     ),
     after(retrieve, f"{ASK} --gallery none", "a gallery that isn't there", "none/gallery.json: no such file"),
@@ -540,15 +551,15 @@ AFTER = [
     after(
         retrieve,
         GALLERY,
-        "a gallery whose rows are twice the same",
-        "1 row ids are negative or given twice",
+        "a gallery with repeated rows",
+        "1 row ids are negative or repeated",
         arrays(HELD + "rows-1.npz", ids=lambda ids: ids * 0),
     ),
     after(
         retrieve,
         GALLERY,
         "a gallery whose labels lack a row",
-        "expected one each a row",
+        "expected one of each per row",
         arrays(HELD + "rows-1.npz", labels=lambda labels: labels[1:]),
     ),
     after(
@@ -592,23 +603,28 @@ AFTER = [
         "was changed by --add or --remove, which building it again would undo",
         raw(HELD + "changes.txt", b"removed\n"),
     ),
-    after(retrieve, f"{GALLERY} --remove nobody", "nobody to remove", "1 names are no individual or image of emb"),
+    after(retrieve, f"{GALLERY} --remove nobody", "an unknown individual to remove", "1 names are no individual or image of emb"),
     after(retrieve, f"{GALLERY} --remove ant bee cat", "all individuals to remove", "The gallery would be empty"),
     after(
         retrieve,
         f"{GALLERY} --add own/test.csv",
-        "to add images without names",
+        "images without labels to add",
         "has no column 'label' (data.label_column) of names",
         raw("own/test.csv", b"image\n2_000.png\n"),
     ),
     after(
         retrieve,
         f"{GALLERY} --add own/test.csv",
-        "to add strangers",
+        "new individuals without names to add",
         "every row is labelled 01",
         raw("own/test.csv", b"image,label\n2_000.png,01\n"),
     ),
-    after(retrieve, f"{GALLERY} --add own/train.csv", "to add what is there", "of its images are in the gallery already"),
+    after(
+        retrieve,
+        f"{GALLERY} --add own/train.csv",
+        "images to add that the gallery has already",
+        "of its images are in the gallery already",
+    ),
 ]
 
 

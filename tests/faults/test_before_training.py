@@ -173,20 +173,24 @@ CASES = [
     # tables
     Case(
         "a label column that isn't there",
-        "has no column 'lable' (data.label_column) but image, label; did you mean label?",
+        "has no column 'lable' (data.label_column) among image, label; did you mean label?",
         {"data_label_column": "lable"},
     ),
     Case(
         "an image column that isn't there",
-        "has no column 'file' (data.image_column) but image, label",
+        "has no column 'file' (data.image_column) among image, label",
         {"data_image_column": "file"},
     ),
     Case("a group column that isn't there", "has no column 'animal' (folds.group_column)", {"folds_group_column": "animal"}),
     Case("a table that isn't there", "tain.csv: No such file or directory", {"data_train_csv": "tain.csv"}),
-    Case("an empty table", "begins with a blank line or is empty", raw("train.csv", b"")),
+    Case("an empty table", "has no header (the file is empty or its first line is blank)", raw("train.csv", b"")),
     Case("a table without rows", "has a header but no rows", raw("train.csv", b"image,label\n")),
     Case("a table that isn't text", "not UTF-8 text", raw("train.csv", b"image,label\n\xff\xfe,a\n")),
-    Case("a table with an open quote", "is a quote left open?", raw("train.csv", b'image,label\n"1_000.png,a\n')),
+    Case(
+        "a table with an open quote",
+        "line 2: not readable as CSV (unexpected end of data); check for an unclosed quote",
+        raw("train.csv", b'image,label\n"1_000.png,a\n'),
+    ),
     Case("a header with an open quote", "line 1: not readable as CSV", raw("train.csv", b'"image,label\n')),
     Case(
         "a row with another number of fields",
@@ -207,7 +211,7 @@ CASES = [
         cell(1, "image", "1_000.png"),
     ),
     Case("one class alone", "1 of 1 classes are left", rows(lambda table: table.assign(label="ant"))),
-    Case("no class left by the filters", "0 of 4 classes are left, too few to learn from", {"data_min_images": 100}),
+    Case("no class left by the filters", "0 of 4 classes are left, too few to train on", {"data_min_images": 100}),
     Case("a class to take from that isn't there", "data.take: ", {"data_take": "{dog: 3}"}),
     Case("an image to drop that isn't there", "data.drop_images: ", {"data_drop_images": "[none.png]"}),
     Case(
@@ -217,12 +221,12 @@ CASES = [
     ),
     Case(
         "a folder without class folders",
-        "a folder of images a class is wanted",
+        "is not a folder of class folders (no folders at all)",
         {"data_train_csv": "null", "data_train_dir": "images"},
     ),
     Case(
         "a folder of test images without any",
-        "holds no images, only folders: deep",
+        "holds no images (only folders: deep)",
         given(lambda root: (root / "test" / "deep").mkdir(parents=True), data_test_dir="test", data_sample_submission="null"),
     ),
     # images
@@ -234,20 +238,22 @@ CASES = [
     Case("an image folder that isn't there", "not a folder that can be read", {"data_image_dir": "imges"}),
     Case("an image that is cut off", "1 of 48 images can't be read: line 2 '1_000.png' (", raw(IMAGE, CUT)),
     Case("an empty image", "it is empty", raw(IMAGE, b"")),
-    Case("an SVG named .png", "not an image that is read here", raw(IMAGE, b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
+    Case("an SVG named .png", "not an image in a supported format", raw(IMAGE, b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
     Case(
-        "PostScript named .png", "not an image that is read here", raw(IMAGE, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+        "PostScript named .png",
+        "not an image in a supported format",
+        raw(IMAGE, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     ),
-    Case("a decompression bomb", "60000 x 60000 pixels; only images below 100 megapixels are read", raw(IMAGE, bomb())),
+    Case("a decompression bomb", "too large (60000 x 60000 pixels); images must be below 100 megapixels", raw(IMAGE, bomb())),
     Case(
         "an image cut off that only training meets (data.check: header)",
         "can't be decoded",
         lambda root: {"data_check": "header", "data_workers": 1} | (raw(IMAGE, (root / IMAGE).read_bytes()[:900])(root) or {}),
     ),
     Case("a test image that isn't there", "every test row needs its image", cell(0, "image", "none.png", "sample_submission.csv")),
-    Case("a name with '..'", "no absolute names and no '..'", cell(0, "image", "../images/1_000.png")),
-    Case("an absolute name", "no absolute names and no '..'", cell(0, "image", "/etc/passwd")),
-    Case("a link that leads out of the image folder", "a link that leads out of", link_out),
+    Case("a name with '..'", "use a relative name without '..'", cell(0, "image", "../images/1_000.png")),
+    Case("an absolute name", "use a relative name without '..'", cell(0, "image", "/etc/passwd")),
+    Case("a link that leads out of the image folder", "is a link that leads out of its folder", link_out),
     Case(
         "a class of which no image can be read, to be dropped",
         "no image is left of '01'",
@@ -258,7 +264,7 @@ CASES = [
     ),
     Case(
         "a name without extension that fits several images",
-        "1 image names fit several files: '1_000' (1_000.jpg, 1_000.png)",
+        "1 image names match several files: '1_000' (1_000.jpg, 1_000.png)",
         lambda root: rename("1_000.png", "1_000.jpg")(root) or cell(0, "image", "1_000")(root),
     ),
     Case(
@@ -296,7 +302,7 @@ CASES = [
     Case("a sample submission that isn't there", "No such file or directory", {"data_sample_submission": "sample.csv"}),
     Case(
         "a sample submission of other classes",
-        "would have to be the 4 classes; no classes: 'dog'",
+        "are not the 4 classes (not classes: 'dog'",
         rows(lambda table: table.rename(columns={"label": "dog"}).assign(cow="0"), "sample_submission.csv"),
     ),
     Case(
@@ -308,7 +314,11 @@ CASES = [
         "a sample submission that isn't text", "sample_submission.csv: not UTF-8 text (byte 0xff)", sample("image,label\n\xff,a\n")
     ),
     Case("a sample submission with an open quote", "line 2: not readable as CSV", sample('image,label\n"2_000.png,a\n')),
-    Case("a sample submission of one column", "needs a column of image names and one for the answer", sample("image\n2_000.png\n")),
+    Case(
+        "a sample submission of one column",
+        "its header has 1 columns; a sample submission has image names",
+        sample("image\n2_000.png\n"),
+    ),
     Case(
         "a sample submission with a row too long",
         "1 rows don't have the header's 2 fields: line 2 (3)",
@@ -325,7 +335,7 @@ CASES = [
     ),
     Case(
         "a sample submission whose names fit several images",
-        "for 1 images several predictions fit: '2_000.png' ('a/2_000.png', 'b/2_000.png')",
+        "1 of its images match several test images: '2_000.png' ('a/2_000.png', 'b/2_000.png')",
         lambda root: (
             rename("2_000.png", "a/2_000.png", "b/2_000.png")(root)
             or sample("image,label\n2_000.png,a\n", "a/2_000.png", "b/2_000.png")(root)
@@ -333,7 +343,7 @@ CASES = [
     ),
     Case(
         "a sample submission with two names for one image",
-        "1 predictions fit several of its images: '2_000.png'",
+        "1 test images match several of its images: '2_000.png'",
         sample("image,label\n2_000.png,a\n2_000.jpg,a\n"),
     ),
     Case(
@@ -371,7 +381,7 @@ CASES = [
     ),
     Case(
         "labels that hold the submission's separator",
-        "2 labels hold the separator",
+        "2 labels contain the separator",
         given(rows(lambda table: table.assign(label=["a b", "c d"] * 24)), predict_submission="topk"),
     ),
     # splits
@@ -385,15 +395,15 @@ CASES = [
             or {"folds_csv": "f.csv"}
         ),
     ),
-    Case("own folds that aren't numbers", "folds are numbers from 0 on", {"folds_csv": "train.csv"}),
+    Case("own folds that aren't numbers", "some folds are not numbers from 0 on", {"folds_csv": "train.csv"}),
     Case(
         "own folds of one column",
-        "needs two columns, image names first",
+        "needs two columns (found: ['image']); put image names in the first",
         given(raw("f.csv", b"image\n1_000.png\n"), folds_csv="f.csv"),
     ),
     Case(
         "own folds with an image twice",
-        "1 images come more than once: 'a'",
+        "1 images come more than once: 'a'; keep one row per image",
         given(raw("f.csv", b"image,fold\na,0\na,1\n"), folds_csv="f.csv"),
     ),
     Case(
@@ -403,7 +413,7 @@ CASES = [
     ),
     Case(
         "own folds that leave one row to train on",
-        "1 training rows are too few for 1 process",
+        "training rows: 1 are too few for 1 process",
         lambda root: (
             rows(lambda table: table.assign(label=["0"] * 47 + ["1"]))(root)
             or given(lambda root: shutil.copy(root / "train.csv", root / "f.csv") and None, folds_csv="f.csv")(root)
@@ -411,12 +421,16 @@ CASES = [
     ),
     Case(
         "a class an image: nobody to hold out",
-        "no row can be held out, for no class has a second image",
+        "no row can be held out, because no class has a second image",
         rows(lambda table: table.assign(label=table["image"])),
     ),
     # network and objective
     Case("a network that timm doesn't have", "timm has no such model; did you mean resnet50?", {"model_name": "resnet5O"}),
-    Case("an argument that the network doesn't take", "model.name test_resnet with kwargs", {"model_kwargs": "{no_such: 1}"}),
+    Case(
+        "an argument that the network doesn't take",
+        "model.name test_resnet: can't be built with kwargs",
+        {"model_kwargs": "{no_such: 1}"},
+    ),
     Case("weights of another network", "not weights of test_resnet", weights("w.safetensors", other_network)),
     Case("weights that aren't there", "no such file", {"model_weights": "none.pth"}),
     Case(
@@ -428,7 +442,7 @@ CASES = [
         weights("w.pth", lambda: {"w": Pickle()}),
     ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
-    Case("weights that are numbers", "holds no tensors by name (a state_dict is expected)", weights("w.pth", lambda: {"a": 3})),
+    Case("weights that are numbers", "holds no named tensors; save a state_dict", weights("w.pth", lambda: {"a": 3})),
     Case("images too small for the network", "test_vit3: can't take images of 32 px", {"model_name": "test_vit3"}),
     Case(
         "training images of another size than evaluation's, for a network that takes one",
@@ -456,7 +470,7 @@ CASES = [
     Case("momentum that Nesterov can't do without", "optim.name sgd: Nesterov", {"optim_name": "sgd", "optim_momentum": 0}),
     Case(
         "a crop larger than the picture",
-        "CenterCrop cuts 40 px out of a picture of 32",
+        "CenterCrop: 40 px is larger than the image (32 px)",
         {"data_augment": "[{CenterCrop: {size: 40}}]"},
     ),
     Case(
@@ -466,19 +480,19 @@ CASES = [
     ),
     Case(
         "several labels per image, for embeddings",
-        "train_embedding takes one individual an image; set it to null",
+        "train_embedding takes one identity per image; set it to null",
         given(cell(0, "label", "ant|bee"), data_label_separator="|", objective_name="arcface"),
         train_embedding,
     ),
     Case(
         "one individual alone, for embeddings",
-        "1 individuals to train on; an embedding needs two at least",
+        "1 individuals to train on; an embedding needs at least two",
         given(rows(lambda table: table.assign(label=["a", "new"] * 24)), data_new_label="new", objective_name="arcface"),
         train_embedding,
     ),
     Case(
         "a metric that the held-out images don't define",
-        "train.metric auroc isn't defined on these 12 validation rows",
+        "train.metric auroc is undefined on these 12 validation rows",
         {"train_metric": "auroc", "folds_unknown": 0, "objective_name": "arcface"},
         train_embedding,
     ),
@@ -503,7 +517,7 @@ CASES = [
     ),
     Case("a metric that doesn't fit", "doesn't fit one label per image; these do: ", {"train_metric": "macro_map"}),
     Case("a metric that isn't there", "Unknown metric 'acuracy'; did you mean accuracy?", {"train_metric": "acuracy"}),
-    Case("a part to freeze that isn't there", "fits no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
+    Case("a part to freeze that isn't there", "is no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),
     Case(
         "an optimizer's value out of range",
@@ -512,24 +526,36 @@ CASES = [
     ),
     # the loop
     Case(
-        "a transform that isn't there", "RandomFlip is no transform of torchvision.transforms.v2", {"data_augment": "[RandomFlip]"}
+        "a transform that isn't there",
+        "RandomFlip is not a transform of torchvision.transforms.v2",
+        {"data_augment": "[RandomFlip]"},
     ),
     Case("a transform's argument that isn't there", "has no argument degree", {"data_augment": "[{RandomRotation: {degree: 3}}]"}),
     Case("a transform's value that it can't use", "can't be used with", {"data_augment": "[{RandomRotation: {degrees: many}}]"}),
     Case(
         "two transforms in one entry",
-        "neither a transform's name nor a name with",
+        "is not a transform; write its name, or {",
         {"data_augment": "[{Grayscale: {}, Resize: {}}]"},
     ),
-    Case("a transform that the network does itself", "Normalize: pictures stay uint8", {"data_augment": "[Normalize]"}),
-    Case("random noise to erase with", "value 'random' is noise around 0", {"data_augment": "[{RandomErasing: {value: random}}]"}),
+    Case(
+        "a transform that the network does itself",
+        "Normalize: images stay uint8 until the network normalizes them",
+        {"data_augment": "[Normalize]"},
+    ),
+    Case(
+        "random noise to erase with",
+        "value 'random' suits normalized images only",
+        {"data_augment": "[{RandomErasing: {value: random}}]"},
+    ),
     Case(
         "an interpolation that isn't there",
-        "interpolation is one of nearest, ",
+        "interpolation must be one of nearest, ",
         {"data_augment": "[{RandomRotation: {degrees: 3, interpolation: best}}]"},
     ),
-    Case("no list of transforms to choose from", "transforms is a list of", {"data_augment": "[{RandomApply: {transforms: 3}}]"}),
-    Case("a transform that leaves no colour picture", "leaves torch.uint8 (1, 32, 32)", {"data_augment": "[Grayscale]"}),
+    Case(
+        "no list of transforms to choose from", "transforms must be a list of", {"data_augment": "[{RandomApply: {transforms: 3}}]"}
+    ),
+    Case("a transform that leaves no colour picture", "returns torch.uint8 (1, 32, 32)", {"data_augment": "[Grayscale]"}),
     Case("P x K batches for a classifier", "train.sampler pk is for train_embedding", {"train_sampler": "pk"}),
     Case("one image a batch", "BatchNorm can't take statistics; 2 is the least", {"train_batch_size": 1}),
     Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install wandb", {"train_log_with": "[wandb]"}),
@@ -619,7 +645,7 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(network.Network, "_pooled", full)
+    monkeypatch.setattr(network.Network, "_pooled_features", full)
     with pytest.raises(
         FlukeError, match=r"Out of GPU memory with train.batch_size 8 on 1 process; try --train.batch_size 4 --train.accumulate 2"
     ):
@@ -660,7 +686,9 @@ def test_full_disk_keeps_the_best(arguments: Callable, tmp_path: Path, monkeypat
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(FlukeError, match=r"best/model.safetensors: the disk is full; what was saved before is intact"),
+        pytest.raises(
+            FlukeError, match=r"best/model.safetensors: the disk is full; free some space \(what was saved before is intact\)"
+        ),
     ):
         patch.setattr(safetensors.torch, "save_file", filling)
         train_classifier.main(argv)
@@ -681,7 +709,7 @@ def test_no_network(arguments: Callable, tmp_path: Path, monkeypatch: pytest.Mon
         return real(name, pretrained=pretrained, **more)
 
     monkeypatch.setattr(network.timm, "create_model", offline)
-    with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); give model.weights a local"):
+    with pytest.raises(FlukeError, match=r"can't be downloaded \(We couldn't connect to the hub.\); set model.weights to a local"):
         train_classifier.main(arguments(tmp_path / "run", model_pretrained=True))
 
 
@@ -703,7 +731,7 @@ def test_full_disk_keeps_the_states(arguments: Callable, tmp_path: Path, monkeyp
 def test_no_room_is_said_first(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=10**6))
-    with pytest.raises(FlukeError, match="1 MB free, but this run needs about"):
+    with pytest.raises(FlukeError, match="too little disk space .1 MB free, about .* MB needed"):
         train_classifier.main(arguments(tmp_path / "run"))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 

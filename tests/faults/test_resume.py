@@ -13,8 +13,8 @@ import pytest
 
 from lib import files, process
 from lib.errors import FlukeError, Interrupted
-from lib.pipelines import train
-from lib.training import checkpoint, loop
+from lib.pipelines import runs, train
+from lib.training import checkpoint, loop, run
 from lib.training.distributed import StopSignal
 from scripts import train_classifier
 
@@ -182,8 +182,9 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
 
         monkeypatch.setattr(where, name, slow)
 
+    for module in (loop, runs, run):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], strftime=time.strftime))
     for module in (loop, train):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
         taking(module, "predict", lambda networks, images, *_: len(images))
     taking(loop, "schedule_factor", lambda *_: 8)
     train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
@@ -202,7 +203,7 @@ def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
             return 0
 
         for step in range(steps):
-            stop.agreed(look, always=step == steps - 1)
+            stop.agree(look, always=step == steps - 1)
         for _ in range(validation):
             stop.check()
     assert sorted(set(asked)) == list(range(20))
@@ -213,13 +214,13 @@ def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
 
 
 def test_the_loop_looks_at_the_end_of_each_epoch(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = [], StopSignal.agreed
+    seen, real = [], StopSignal.agree
 
     def noting(stop: StopSignal, *args: object, always: bool = False) -> int:
         seen.append(always)
         return real(stop, *args, always=always)
 
-    monkeypatch.setattr(StopSignal, "agreed", noting)
+    monkeypatch.setattr(StopSignal, "agree", noting)
     train_classifier.main(arguments(tmp_path / "run"))
     assert sum(seen) == 2
 
@@ -228,7 +229,7 @@ def test_resuming_in_another_precision_is_noted(
     arguments: Callable, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_classifier.main([*arguments(tmp_path / "run"), "--train.max_minutes", "0.01"])
-    monkeypatch.setattr(train, "describe_numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
+    monkeypatch.setattr(runs, "describe_numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
     train_classifier.main([*arguments(tmp_path / "run"), "--resume"])
     assert "note: precision fp16 now, no before: the numbers will differ a little" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Scores on disk and their alignment."""
+"""Score files and their alignment."""
 
 import json
 import pickle
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lib.errors import FlukeError
+from lib.run_folder import RunFolder
 from lib.scores import alignment, score_file
 from lib.scores.alignment import align_scores, load_aligned_scores, load_run_scores
 from lib.scores.score_file import Scores, load_scores, save_scores
@@ -58,7 +59,7 @@ def any_scores(draw) -> Scores:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_scores())
-def test_what_is_saved_is_loaded_to_the_last_character_and_bit(tmp_path, before):
+def test_saved_scores_are_loaded_with_every_character_and_bit(tmp_path, before):
     save_scores(tmp_path / "s.npz", before)
     after = load_scores(tmp_path / "s.npz")
     for name in ("names", "classes", "labels", "target", "source"):
@@ -117,9 +118,9 @@ def parts(**change: object) -> dict[str, bytes]:
     return {"meta": npy(np.frombuffer(json.dumps(meta).encode(), np.uint8)), **{k: npy(v) for k, v in arrays.items()}}
 
 
-def test_pickles_never_run_and_bombs_never_unfold(tmp_path, monkeypatch):
+def test_pickles_never_run_and_zip_bombs_are_never_expanded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_scores(npz(tmp_path / "good.npz", **parts())).names == ["a", "b"]  # the forger's tools make valid files
+    assert load_scores(npz(tmp_path / "good.npz", **parts())).names == ["a", "b"]  # `npz` makes valid files too
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
     np.save(tmp_path / "pickle.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     npz(tmp_path / "object.npz", **parts(rows=np.array([Bomb(), 1], dtype=object)))
@@ -147,7 +148,7 @@ def test_pickles_never_run_and_bombs_never_unfold(tmp_path, monkeypatch):
         ({"logits": np.zeros(2, np.float32)}, "not float32 with 2 rows"),
         ({"classes": ["x", "x"], "logits": np.zeros((2, 2), np.float32)}, "classes named more than once: x"),
         ({"labels": [["x"]]}, "1 rows of labels for 2 names"),
-        ({"labels": [["x"], []]}, "1 rows without exactly one label: b"),
+        ({"labels": [["x"], []]}, "1 rows have labels that don't fit one label per image: b"),
         ({"names": ["a", 5]}, "not a scores file"),
         ({"labels": [["x"], 7]}, "not a scores file"),
         ({"format": "fluke scores 9"}, "not a scores file"),
@@ -163,7 +164,7 @@ def test_a_file_that_contradicts_itself_is_refused_in_a_sentence(tmp_path, chang
     assert str(error.value).startswith(f"{tmp_path / 'bad.npz'}: ")
 
 
-def test_other_files_are_refused_and_a_refused_save_keeps_what_was_there(tmp_path):
+def test_other_files_are_refused_and_a_refused_save_keeps_the_old_file(tmp_path):
     (tmp_path / "s.npz").write_text("image,label\n")
     for path, words in ((tmp_path / "s.npz", "not a scores file"), (tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(FlukeError, match=words):
@@ -228,7 +229,7 @@ def test_align_refuses_what_is_not_the_same_table():
         (make(rows=[0, 1, 2, 3, 4, 9]), r"B has 6 rows and A 6: 1 only in B \(9\.jpg\) and 1 only in A \(5\.jpg\)"),
         (make(rows=[0, 1, 2, 3]), r"B has 4 rows and A 6: 2 only in A \(4\.jpg, 5\.jpg\)"),
         (replace(a, names=["0.jpg", "z.jpg", *a.names[2:]]), r"name 1 rows differently \(z\.jpg / 1\.jpg\)"),
-        (replace(a, labels=[("cat",), *a.labels[1:]]), r"other labels for 1 rows \(0\.jpg\)"),
+        (replace(a, labels=[("cat",), *a.labels[1:]]), r"different labels for 1 rows \(0\.jpg\)"),
         (replace(a, classes=("x", "y", "z")), "no class in common: runs of different contests"),
         (replace(a, classes=("ant", "bee", "cow")), r"1 only in the first \(cow\), 1 only in the second \(cat\)"),
         (replace(a, target=SEVERAL_LABELS), "several labels per image"),
@@ -242,17 +243,17 @@ def test_align_refuses_what_is_not_the_same_table():
 def test_runs_and_their_missing_parts(tmp_path):
     single, kfold = tmp_path / "single", tmp_path / "kfold"
     with pytest.raises(FlukeError, match="no such run folder"):
-        load_run_scores(single)
+        load_run_scores(RunFolder(single))
     save_scores(single / "scores_val.npz", make(rows=[1, 3]))
     save_scores(single / "scores_test.npz", make(seed=5))
-    oof, test = load_run_scores(single)
+    oof, test = load_run_scores(RunFolder(single))
     assert (oof.rows.tolist(), test.source["run"]) == ([1, 3], "run5")
     (kfold / "fold0").mkdir(parents=True)
     save_scores(kfold / "scores_val.npz", make(rows=[1, 3]))
     with pytest.raises(FlukeError, match=r"a k-fold run without oof\.npz \(fold0 begun\)"):
-        load_run_scores(kfold)
+        load_run_scores(RunFolder(kfold))
     save_scores(kfold / "oof.npz", make())
-    assert load_run_scores(kfold)[0].rows.tolist() == list(range(6))
+    assert load_run_scores(RunFolder(kfold))[0].rows.tolist() == list(range(6))
     with pytest.raises(FlukeError, match=r"has 6 rows and .*single 2: 4 only in .*kfold"):
         load_aligned_scores([str(single), str(kfold)])
     save_scores(kfold / "oof.npz", make(rows=[1, 3]))
@@ -260,7 +261,7 @@ def test_runs_and_their_missing_parts(tmp_path):
         load_aligned_scores([str(single), str(kfold)])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FlukeError, match="holds no scores"):
-        load_run_scores(tmp_path / "empty")
+        load_run_scores(RunFolder(tmp_path / "empty"))
     save_scores(kfold / "oof.npz", replace(make(), target=IDENTITY))
     with pytest.raises(FlukeError, match="embeddings"):
         load_aligned_scores([str(kfold)])

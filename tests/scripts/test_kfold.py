@@ -26,6 +26,7 @@ from lib.pipelines import train
 from lib.reports import run_page
 from lib.scores import alignment, score_file
 from lib.training import loop
+from lib.training.run import Run
 from scripts import kfold, predict, train_classifier
 
 FOLD = ("best/model.safetensors", "metrics.json", "scores_val.npz")
@@ -173,15 +174,15 @@ def test_time_left_is_shared_among_the_folds_to_come(
     seen: list[tuple[float, int]] = []
     now = [1000.0]
     monkeypatch.setattr("lib.pipelines.kfold.time.monotonic", lambda: now[0])
-
-    monkeypatch.setattr(kfold_pipeline, "train_run", lambda *a: _record(seen, now, a[3]))
+    monkeypatch.setattr("lib.pipelines.runs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(kfold_pipeline, "train_run", lambda recipe, run, target, fold: _record(seen, now, run, fold))
     with pytest.raises(FlukeError):  # there are no scores to sum up
         kfold.main([*make_argv(arguments, tmp_path / "run"), "--train.max_minutes", "10"])
     assert seen == [(1000 + 600 / 3, 13), (1060 + 540 / 2, 20), (1120 + 480, 39)]
 
 
-def _record(seen: list, now: list[float], fold: train.Fold) -> dict[str, object]:
-    seen.append((fold.deadline, fold.to_predict))
+def _record(seen: list, now: list[float], run: Run, fold: train.Fold) -> dict[str, object]:
+    seen.append((run.deadline, fold.images_to_predict))
     now[0] += 60
     return {"metric": "accuracy", "accuracy": 0.5}
 

@@ -242,7 +242,7 @@ def test_a_fault_is_said_once_and_before_the_launcher(arguments: Callable, tmp_p
     argv = arguments(tmp_path / "run", data_label_column="lable")
     code, _, err = launch("cpu_2proc", "scripts/train_classifier.py", *argv)
     assert code != 0
-    sentence = "has no column 'lable' (data.label_column) but image, label; did you mean label?"
+    sentence = "has no column 'lable' (data.label_column) among image, label; did you mean label?"
     assert err.count(sentence) == 1
     lines = err.splitlines()
     spoken = next(i for i, line in enumerate(lines) if sentence in line)

@@ -21,13 +21,15 @@ from lib.models.embedding_losses import make_embedding_loss
 from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.train import make_dataset
-from lib.retrieval.search import make_class_centres
+from lib.retrieval.class_centres import make_class_centres
+from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
+from lib.tables.target import IDENTITY, ONE_LABEL
 from lib.training import loop
-from lib.training.inference import predict
-from lib.training.tasks import Embedder, class_centres
+from lib.training.inference import InferenceOptions, predict
+from lib.training.tasks import EmbeddingTask, class_centres
 from scripts import train_embedding
 
 
@@ -36,7 +38,7 @@ def made(labels: list[str], groups: list[str] | None = None, folder: Path = Path
     classes = tuple(sorted(set(labels)))
     rows = np.arange(len(labels))
     in_groups = None if groups is None else np.array(groups)
-    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, False)
+    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, ONE_LABEL)
 
 
 def recipe(**fields: object) -> Recipe:
@@ -120,7 +122,7 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     r = recipe(data_mirror_identities=True, data_augment="[]", data_new_label="new", data_size=32, objective_name="arcface")
     table = made(["a", "a", "b", "b", "c", "new"], folder=tmp_path)
-    task = Embedder(r, table, table.take([2]))
+    task = EmbeddingTask(r, table, table.take([2]))
     assert task.classes == ("a", "b", "c")
     assert task.targets.tolist() == [0, 0, 1, 1, 2, -1, 3, 3, 4, 4, 5, -1]
     images = make_dataset(r, table, make_eval_transform(r.data), task.targets)
@@ -129,10 +131,10 @@ def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) 
         upright, flipped = images[0, i, 0], images[0, i + 6, 0]
         torch.testing.assert_close(flipped[0], upright[0].flip(-1), rtol=0, atol=0)
         assert (upright[1], flipped[1]) == (task.targets[i], task.targets[i + 6])
-    assert task.shown.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
-    shown = make_dataset(r, task.shown, make_eval_transform(r.data))
+    assert task.val.names == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png"]  # named ones, then who is asked about
+    shown = make_dataset(r, task.val, make_eval_transform(r.data))
     assert len(shown) == 6
-    objective = task.objective(8)
+    objective = task.make_loss(8)
     assert objective.centres().shape == (6, 8)
     found = class_centres(objective, r, task.classes)
     assert found is not None
@@ -144,12 +146,14 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
+    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), IDENTITY, 32, "squash")
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     upright, mirrored = ResizeToSquare(32, "squash"), lambda x: ResizeToSquare(32, "squash")(x).flip(-1)
-    alone = [predict([network], ImageDataset(paths, which), accelerator, 2, 0)[0] for which in (upright, mirrored)]
-    beside = predict([network], ImageDataset(paths, upright), accelerator, 2, 0, ["mirror"])[0]
+    alone = [
+        predict([network], ImageDataset(paths, which), accelerator, InferenceOptions(2, 0))[0] for which in (upright, mirrored)
+    ]
+    beside = predict([network], ImageDataset(paths, upright), accelerator, InferenceOptions(2, 0, ("mirror",)))[0]
     assert beside.shape == (3, 8)
     cosines = [half @ half.T for half in alone]
     np.testing.assert_allclose(beside @ beside.T, np.mean(cosines, axis=0), atol=1e-5)
@@ -159,7 +163,7 @@ def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
     rng = np.random.default_rng(0)
     weights, queries = rng.normal(size=(2 * 3 * 2, 5)), rng.normal(size=(7, 2, 5))  # 3 individuals, 2 sub-centres, then mirrored
     unit, looks = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (weights, queries))
-    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
+    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, mirror_tta=True)
     centres = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
     got = (looks.reshape(7, 10) / np.sqrt(2) @ centres.T).reshape(7, 3, -1).max(axis=2)
     for q in range(7):
@@ -206,23 +210,23 @@ def test_intervals_of_queries_draw_sightings_whole() -> None:
     labels, groups = [f"{i:02}" for i in of_query], [f"sighting{i}" for i in of_query]
     widths = []
     for whole in (groups, [str(row) for row in range(40)]):
-        task = Embedder(recipe(train_metric="recall@1"), training, made(labels, whole))
-        objective = task.objective(20)
-        assert task.evaluate(np.concatenate([own, asked]), objective)["recall@1"] == 0.5
-        widths.append(np.diff(task.interval(np.concatenate([own, asked]), objective)))
+        task = EmbeddingTask(recipe(train_metric="recall@1"), training, made(labels, whole))
+        objective = task.make_loss(20)
+        evaluation = task.evaluate(np.concatenate([own, asked]), objective)
+        assert evaluation.metrics["recall@1"] == 0.5
+        widths.append(np.diff(evaluation.interval()))
     assert widths[0] == pytest.approx(2 * widths[1], rel=0.15)
 
 
 def test_one_individual_is_refused() -> None:
-    with pytest.raises(FlukeError, match="an embedding needs two at least"):
-        Embedder(recipe(data_new_label="new"), made(["a", "a", "new"]), made(["a"]))
+    with pytest.raises(FlukeError, match="an embedding needs at least two"):
+        EmbeddingTask(recipe(data_new_label="new"), made(["a", "a", "new"]), made(["a"]))
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------------------
 
 RUN: dict[str, object] = {
     "train_epochs": 2,
-    "train_keep_last": 99,
     "train_batch_size": 8,
     "train_sampler": "pk",
     "train_images_per_class": 2,
@@ -275,7 +279,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
 
 def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     r = command_line.parse(command_line.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
-    found = load_class_centres(whole, r)
+    found = load_class_centres(RunFolder(whole), r)
     states = [load_file(path / "ema.safetensors") for path in sorted((whole / "last").iterdir())]
     weights = [state["objective.parts.arcface.loss.W"] for state in states]
     assert not torch.equal(weights[0], weights[-1])  # optimised, and averaged with the rest

@@ -1,4 +1,4 @@
-"""Tables: strings survive, every fault is told at once with its lines, filters and paths do what the recipe says."""
+"""Loading of tables: strings stay unchanged, errors list all bad lines, filters and paths follow the recipe."""
 
 import csv
 import os
@@ -19,10 +19,10 @@ from lib.tables.table import Table, describe_table
 from lib.tables.target import ONE_LABEL
 
 
-def contest(
+def write_contest(
     root: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("image", "label"), files: list[str] | None = None
 ) -> Path:
-    """train.csv and empty image files, by default those that the rows name."""
+    """Write train.csv and empty image files, by default those that the rows name; return the folder."""
     with open(root / "train.csv", "w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows([header, *rows])
     for name in [row[0] for row in rows] if files is None else files:
@@ -35,17 +35,17 @@ def train(root: Path, folds: Folds | None = None, **data: object) -> Table:
     return load_train(Data(root=str(root), **data), folds or Folds())  # type: ignore[arg-type]
 
 
-def fault(root: Path, folds: Folds | None = None, **data: object) -> str:
+def load_error(root: Path, folds: Folds | None = None, **data: object) -> str:
     with pytest.raises(FlukeError) as caught:
         train(root, folds, **data)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-PAIRS = [("a.jpg", "x"), ("b.jpg", "x"), ("c.jpg", "y"), ("d.jpg", "y")]
+ROWS = [("a.jpg", "x"), ("b.jpg", "x"), ("c.jpg", "y"), ("d.jpg", "y")]
 
 
-# --- the five contests ------------------------------------------------------------------------------------------------------------
+# --- five real contests -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_real_contests(shared: Path, data: dict, folds: dict, n: int, classes: i
     assert (len(table), len(table.classes), len(test)) == (n, classes, n_test)
     assert test.labels is None
     assert all(path.is_file() for path in table.paths[:50] + test.paths[:50])
-    if recipe.train_csv is not None:  # against pandas
+    if recipe.train_csv is not None:  # compare with pandas
         frame = pd.read_csv(Path(recipe.root) / recipe.train_csv, dtype=str)
         assert table.names == list(frame[recipe.image_column])
         assert [" ".join(labels) for labels in table.labels or []] == list(frame[recipe.label_column])
@@ -129,7 +129,7 @@ def test_groups_match_names_without_folder_and_extension(shared: Path, tmp_path:
     assert [f"L{names.index(path.stem) // 2}" for path in table.paths] == list(table.groups)
 
 
-# --- strings stay strings ---------------------------------------------------------------------------------------------------------
+# --- strings stay unchanged -------------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 label = st.one_of(
@@ -141,7 +141,7 @@ label = st.one_of(
 @given(st.lists(label.filter(str.strip), min_size=2, max_size=6))
 def test_labels_round_trip_through_csv(tmp_path: Path, labels: list[str]) -> None:
     labels = [*labels, "01", "1"]
-    contest(tmp_path, [(f"{i}.jpg", value) for i, value in enumerate(labels)])
+    write_contest(tmp_path, [(f"{i}.jpg", value) for i, value in enumerate(labels)])
     table = train(tmp_path)
     assert table.labels == [(value,) for value in labels]
     assert table.classes == tuple(sorted(set(labels)))
@@ -149,15 +149,15 @@ def test_labels_round_trip_through_csv(tmp_path: Path, labels: list[str]) -> Non
 
 
 def test_parquet_integers_become_plain_text(tmp_path: Path) -> None:
-    contest(tmp_path, [], files=["1.jpg", "2.jpg", "3.jpg"])
+    write_contest(tmp_path, [], files=["1.jpg", "2.jpg", "3.jpg"])
     frame = pd.DataFrame({"id": [1, 2, 3], "class": pd.Categorical(["b", "a", "b"]), "n": [7, 8, 7], "pixels": [[1], [2], [3]]})
     frame.to_parquet(tmp_path / "t.parquet")
     assert train(tmp_path, train_csv="t.parquet", image_column="id", label_column="n").classes == ("7", "8")
     assert train(tmp_path, train_csv="t.parquet", image_column="id", label_column="class").labels == [("b",), ("a",), ("b",)]
-    assert "row 2" in fault(tmp_path, train_csv=_with_null(tmp_path), image_column="id", label_column="n")
-    assert "not readable as Parquet" in fault(tmp_path, train_csv="t.parquet", image_column="id", label_column="pixels")
+    assert "row 2" in load_error(tmp_path, train_csv=_with_null(tmp_path), image_column="id", label_column="n")
+    assert "not readable as Parquet" in load_error(tmp_path, train_csv="t.parquet", image_column="id", label_column="pixels")
     (tmp_path / "broken.parquet").write_bytes(b"nothing")
-    assert "not readable as Parquet" in fault(tmp_path, train_csv="broken.parquet")
+    assert "not readable as Parquet" in load_error(tmp_path, train_csv="broken.parquet")
 
 
 def _with_null(root: Path) -> str:
@@ -165,23 +165,23 @@ def _with_null(root: Path) -> str:
     return "null.parquet"
 
 
-def test_several_labels(tmp_path: Path) -> None:
-    contest(tmp_path, [("a.jpg", "x| y|x"), ("b.jpg", ""), ("c.jpg", "y|")])
+def test_several_labels_per_image(tmp_path: Path) -> None:
+    write_contest(tmp_path, [("a.jpg", "x| y|x"), ("b.jpg", ""), ("c.jpg", "y|")])
     table = train(tmp_path, label_separator="|")
     assert table.labels == [("x", "y"), (), ("y",)]
     np.testing.assert_array_equal(table.targets(), np.array([[1, 1], [0, 0], [0, 1]], dtype=np.float32))
     assert table.targets().dtype == np.float32
     assert "1 images without any" in describe_table(table)
-    assert "too few to learn from" in fault(contest(tmp_path, [("a.jpg", ""), ("b.jpg", "")]), label_separator="|")
+    assert "too few to train on" in load_error(write_contest(tmp_path, [("a.jpg", ""), ("b.jpg", "")]), label_separator="|")
 
 
-# --- bad tables: one sentence, every line -----------------------------------------------------------------------------------------
+# --- bad tables: one sentence that lists all lines --------------------------------------------------------------------------------
 
 
-def test_missing_column_lists_those_there_are(tmp_path: Path) -> None:
-    message = fault(contest(tmp_path, PAIRS, ("Image", "Id")))
+def test_missing_column_lists_the_columns(tmp_path: Path) -> None:
+    message = load_error(write_contest(tmp_path, ROWS, ("Image", "Id")))
     assert all(part in message for part in ("'image'", "data.image_column", "Image, Id", "did you mean Image?"))
-    assert "several columns 'label'" in fault(contest(tmp_path, [("a.jpg", "x", "y")], ("image", "label", "label")))
+    assert "several columns 'label'" in load_error(write_contest(tmp_path, [("a.jpg", "x", "y")], ("image", "label", "label")))
 
 
 @pytest.mark.parametrize(
@@ -200,16 +200,16 @@ def test_missing_column_lists_those_there_are(tmp_path: Path) -> None:
 )
 def test_broken_csv(tmp_path: Path, content: bytes, parts: list[str]) -> None:
     (tmp_path / "train.csv").write_bytes(content)
-    message = fault(tmp_path)
+    message = load_error(tmp_path)
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("mark", [";", "\t", "|"])
-def test_tables_with_other_marks(mark: str, tmp_path: Path) -> None:
-    contest(tmp_path, [], files=["a.jpg", "b.jpg"])
-    text = f'image{mark}label\na.jpg{mark}"x, y"\nb.jpg{mark}"x{mark}z"\n'
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_tables_with_other_delimiters(delimiter: str, tmp_path: Path) -> None:
+    write_contest(tmp_path, [], files=["a.jpg", "b.jpg"])
+    text = f'image{delimiter}label\na.jpg{delimiter}"x, y"\nb.jpg{delimiter}"x{delimiter}z"\n'
     (tmp_path / "train.csv").write_text(text)
-    assert train(tmp_path).labels == [("x, y",), (f"x{mark}z",)]
+    assert train(tmp_path).labels == [("x, y",), (f"x{delimiter}z",)]
     (tmp_path / "sample.csv").write_text(text)
     assert load_test(Data(root=str(tmp_path), test_csv=None, sample_submission="sample.csv"), ("x",), ONE_LABEL).names == [
         "a.jpg",
@@ -217,8 +217,8 @@ def test_tables_with_other_marks(mark: str, tmp_path: Path) -> None:
     ]
 
 
-def test_byte_order_mark_blank_lines_and_absent_file(tmp_path: Path) -> None:
-    contest(tmp_path, PAIRS)
+def test_byte_order_mark_blank_lines_and_missing_file(tmp_path: Path) -> None:
+    write_contest(tmp_path, ROWS)
     plain = (tmp_path / "train.csv").read_bytes()
     (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + plain.replace(b"b.jpg", b"\r\nb.jpg") + b"\n\n")
     table = train(tmp_path)
@@ -226,19 +226,19 @@ def test_byte_order_mark_blank_lines_and_absent_file(tmp_path: Path) -> None:
     assert table.rows.tolist() == [0, 1, 2, 3]
     assert table.lines is not None
     assert table.lines.tolist() == [2, 4, 5, 6]
-    assert "other.csv: No such file" in fault(tmp_path, train_csv="other.csv")
+    assert "other.csv: No such file" in load_error(tmp_path, train_csv="other.csv")
 
 
-def test_one_row_an_image(tmp_path: Path) -> None:
-    contest(tmp_path, [*PAIRS, ("a", "y"), ("c.jpg", "y")], files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-    message = fault(tmp_path)
+def test_several_rows_of_one_image(tmp_path: Path) -> None:
+    write_contest(tmp_path, [*ROWS, ("a", "y"), ("c.jpg", "y")], files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    message = load_error(tmp_path)
     assert "2 images have more than one row" in message
     assert "line 2 'a.jpg' 'x' = line 6 'a' 'y'" in message
     assert "line 4 'c.jpg' 'y' = line 7 'c.jpg' 'y'" in message
 
 
-def test_labels_that_training_lacks(tmp_path: Path) -> None:
-    contest(tmp_path, PAIRS)
+def test_test_labels_that_training_lacks(tmp_path: Path) -> None:
+    write_contest(tmp_path, ROWS)
     (tmp_path / "test.csv").write_text("image,label\na.jpg,x\nb.jpg,z\nc.jpg,z\nd.jpg,w\n")
     test = load_test(Data(root=str(tmp_path), test_csv="test.csv"), ("x", "y"), ONE_LABEL)
     assert test is not None
@@ -251,7 +251,7 @@ def test_labels_that_training_lacks(tmp_path: Path) -> None:
 
 
 def test_names_with_and_without_extension_and_folder(tmp_path: Path) -> None:
-    contest(
+    write_contest(
         tmp_path,
         [("12", "x"), ("sub/13.jpg", "x"), ("sub/14", "y"), ("img.0012", "y"), ("15.JPG", "y"), ("16", "y")],
         files=[
@@ -270,41 +270,45 @@ def test_names_with_and_without_extension_and_folder(tmp_path: Path) -> None:
 
 
 def test_ambiguous_and_missing_images(tmp_path: Path) -> None:
-    contest(tmp_path, [("a", "x"), ("b", "y")], files=["a.jpg", "a.png", "b.jpg"])
-    assert "1 image names fit several files: 'a' (a.jpg, a.png)" in fault(tmp_path)
-    contest(tmp_path, [*PAIRS, ("e.jpg", "y"), ("no/f.jpg", "x")], files=["b.jpg", "c.jpg", "d.jpg"])
+    write_contest(tmp_path, [("a", "x"), ("b", "y")], files=["a.jpg", "a.png", "b.jpg"])
+    assert "1 image names match several files: 'a' (a.jpg, a.png)" in load_error(tmp_path)
+    write_contest(tmp_path, [*ROWS, ("e.jpg", "y"), ("no/f.jpg", "x")], files=["b.jpg", "c.jpg", "d.jpg"])
     os.remove(tmp_path / "a.jpg")
     os.remove(tmp_path / "a.png")
-    message = fault(tmp_path)
+    message = load_error(tmp_path)
     assert "3 of 6 images can't be read: line 2 'a.jpg' (no such file), line 6 'e.jpg'" in message
     table = train(tmp_path, on_unreadable="drop")
     assert table.names == ["b.jpg", "c.jpg", "d.jpg"]
     assert table.rows.tolist() == [1, 2, 3]
     assert "3 of 6 images can't be read" in describe_table(table)
-    assert "is data.image_dir right?" in fault(contest(tmp_path, PAIRS, files=["elsewhere/a.jpg", "im/z.jpg"]), image_dir="im")
-    assert "not a folder" in fault(tmp_path, image_dir="nowhere")
+    assert "is data.image_dir right?" in load_error(
+        write_contest(tmp_path, ROWS, files=["elsewhere/a.jpg", "im/z.jpg"]), image_dir="im"
+    )
+    assert "not a folder" in load_error(tmp_path, image_dir="nowhere")
 
 
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../secret.jpg", "sub/../../secret.jpg", "..", "link.jpg", "linked/secret.jpg", "linked/secret"]
 )
-def test_nothing_outside_the_image_folder_is_read(tmp_path: Path, name: str) -> None:
+def test_names_outside_the_image_folder_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.jpg").touch()
     images = tmp_path / "im"
-    contest(tmp_path, [(name, "x"), ("a.jpg", "y")], files=["im/a.jpg"])
+    write_contest(tmp_path, [(name, "x"), ("a.jpg", "y")], files=["im/a.jpg"])
     (images / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (images / "linked").symlink_to(tmp_path)
-    assert "inside their folder" in (message := fault(tmp_path, image_dir="im", on_unreadable="drop")) or "leads out" in message
+    assert (
+        "inside their folder" in (message := load_error(tmp_path, image_dir="im", on_unreadable="drop")) or "leads out" in message
+    )
 
 
-def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
-    contest(tmp_path, [("b.jpg", "x"), ("a.jpg", "y")], files=["a.jpg"])
+def test_links_inside_the_image_folder_are_followed(tmp_path: Path) -> None:
+    write_contest(tmp_path, [("b.jpg", "x"), ("a.jpg", "y")], files=["a.jpg"])
     (tmp_path / "b.jpg").symlink_to(tmp_path / "a.jpg")
     assert train(tmp_path).paths == [tmp_path / "b.jpg", tmp_path / "a.jpg"]
 
 
-def test_unreadable_images_found_later(tmp_path: Path) -> None:
-    table = train(contest(tmp_path, [*PAIRS, ("e.jpg", "z")]))
+def test_drop_unreadable(tmp_path: Path) -> None:
+    table = train(write_contest(tmp_path, [*ROWS, ("e.jpg", "z")]))
     bad = {1: "truncated", 3: "not an image"}
     with pytest.raises(FlukeError, match=r"2 of 5 images .* line 3 'b.jpg' \(truncated\), line 5 'd.jpg' \(not an image\)"):
         drop_unreadable(table, bad, "error")
@@ -330,26 +334,28 @@ def test_class_folders(tmp_path: Path) -> None:
         "01/Thumbs.db",
         "r.txt",
     ):
-        contest(tmp_path, [], files=[f"t/{name}"])
+        write_contest(tmp_path, [], files=[f"t/{name}"])
     table = train(tmp_path, train_csv=None, train_dir="t")
     assert table.names == ["01/a.PNG", "01/b.jpg", "NA/a.jpg", "two words/a.jpg"]
     assert table.labels == [("01",), ("01",), ("NA",), ("two words",)]
     assert table.paths[3] == tmp_path / "t/two words/a.jpg"
-    told = describe_table(table)
+    description = describe_table(table)
     assert all(
-        part in told
+        part in description
         for part in ("two words: 1 sub-folders ignored (deep)", "01: 1 files ignored (Thumbs.db)", "t: 1 files ignored")
     )
     (tmp_path / "t/empty").mkdir()
-    assert "'empty'" in fault(tmp_path, train_csv=None, train_dir="t")
-    assert "'t' (only folders: 01, NA, empty and 1 more)" in fault(tmp_path, train_csv=None, train_dir=".")
+    assert "'empty'" in load_error(tmp_path, train_csv=None, train_dir="t")
+    assert "'t' (only folders: 01, NA, empty and 1 more)" in load_error(tmp_path, train_csv=None, train_dir=".")
 
 
 # --- test tables ------------------------------------------------------------------------------------------------------------------
 
 
-def test_where_the_test_rows_come_from(tmp_path: Path) -> None:
-    contest(tmp_path, [], files=["test/b.jpg", "test/a.jpg", "test/c.jpg", "test/.hidden.jpg", "test/more/d.jpg", "other/x.png"])
+def test_sources_of_the_test_rows(tmp_path: Path) -> None:
+    write_contest(
+        tmp_path, [], files=["test/b.jpg", "test/a.jpg", "test/c.jpg", "test/.hidden.jpg", "test/more/d.jpg", "other/x.png"]
+    )
     (tmp_path / "test.csv").write_text("image,label\nb.jpg,x\na,y\n")
     (tmp_path / "sample.csv").write_text("id,label\nc,x\nb,x\n")
 
@@ -372,13 +378,13 @@ def test_where_the_test_rows_come_from(tmp_path: Path) -> None:
     assert load_images(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), ONE_LABEL).labels is None
 
 
-# --- filters, groups --------------------------------------------------------------------------------------------------------------
+# --- filters and groups -----------------------------------------------------------------------------------------------------------
 
 
 def test_class_filters(tmp_path: Path) -> None:
     sizes = {"new": 9, "a": 5, "b": 3, "c": 3, "d": 2, "e": 1}
     rows = [(f"{label}{i}.jpg", label) for i in range(9) for label, n in sizes.items() if i < n]
-    contest(tmp_path, rows)
+    write_contest(tmp_path, rows)
 
     def left(**data: object) -> dict[str, int]:
         table = train(tmp_path, **data)
@@ -392,23 +398,23 @@ def test_class_filters(tmp_path: Path) -> None:
     assert left(drop_images=["a0.jpg", "e0.jpg"]) == {"a": 4, "b": 3, "c": 3, "d": 2, "new": 9}
 
     assert "min_images 3: 2 classes with 3 images left out" in describe_table(train(tmp_path, min_images=3))
-    message = fault(tmp_path, min_images=6, only_classes=["a"], drop_images=["a0.jpg"])
+    message = load_error(tmp_path, min_images=6, only_classes=["a"], drop_images=["a0.jpg"])
     assert all(
         part in message for part in ("drop_images: 1 images", "min_images 6: 5 classes with 13", "only_classes ['a']: 1 classes")
     )
-    assert "no 'a0', 'zz.jpg'" in fault(tmp_path, drop_images=["a0", "zz.jpg"])
-    assert "0 of 0 classes are left" in fault(tmp_path, drop_images=[name for name, _ in rows])
-    assert "no class 'New'; did you mean new?" in fault(tmp_path, take={"New": 1})
+    assert "no 'a0', 'zz.jpg'" in load_error(tmp_path, drop_images=["a0", "zz.jpg"])
+    assert "0 of 0 classes are left" in load_error(tmp_path, drop_images=[name for name, _ in rows])
+    assert "no class 'New'; did you mean new?" in load_error(tmp_path, take={"New": 1})
 
 
-def test_a_missing_image_may_be_dropped_by_name(tmp_path: Path) -> None:
-    contest(tmp_path, [*PAIRS, ("gone.jpg", "z")], files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-    assert "no image is left of 'z'" in fault(tmp_path, on_unreadable="drop")
+def test_missing_image_is_dropped_by_name(tmp_path: Path) -> None:
+    write_contest(tmp_path, [*ROWS, ("gone.jpg", "z")], files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    assert "no image is left of 'z'" in load_error(tmp_path, on_unreadable="drop")
     assert train(tmp_path, drop_images=["gone.jpg"]).classes == ("x", "y")
 
 
-def test_groups_and_own_folds_follow_the_filters(tmp_path: Path) -> None:
-    contest(tmp_path, [(name, label, f"g{i // 2}") for i, (name, label) in enumerate(PAIRS)], ("image", "label", "who"))
+def test_groups_and_own_folds_after_filters(tmp_path: Path) -> None:
+    write_contest(tmp_path, [(name, label, f"g{i // 2}") for i, (name, label) in enumerate(ROWS)], ("image", "label", "who"))
     table = train(tmp_path, Folds(group_column="who"), drop_images=["b.jpg"])
     assert table.groups is not None
     assert table.groups.tolist() == ["g0", "g1", "g1"]
@@ -419,36 +425,36 @@ def test_groups_and_own_folds_follow_the_filters(tmp_path: Path) -> None:
     for content, part in [
         ("a.jpg,0\nb.jpg,1\nc.jpg,1\n", "no row for 1 of 4 images: 'd.jpg'"),
         ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,1\na.jpg,1\n", "1 images come more than once: 'a.jpg'"),
-        ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,-1\n", "numbers from 0 on, not '-1'"),
+        ("a.jpg,0\nb.jpg,1\nc.jpg,1\nd.jpg,-1\n", "not numbers from 0 on: '-1'"),
         ("a.jpg,0\nb.jpg,1\nc.jpg,\nd.jpg,1\n", "blank fold: line 4"),
     ]:
         (tmp_path / "f.csv").write_text("image,fold\n" + content)
-        assert part in fault(tmp_path, Folds(csv="f.csv"))
+        assert part in load_error(tmp_path, Folds(csv="f.csv"))
 
 
-def test_a_group_is_not_guessed_where_file_names_repeat(tmp_path: Path) -> None:
-    contest(tmp_path, [("m/1.jpg", "x"), ("n/1.jpg", "y"), ("2.jpg", "y")])
+def test_repeated_file_names_match_no_group(tmp_path: Path) -> None:
+    write_contest(tmp_path, [("m/1.jpg", "x"), ("n/1.jpg", "y"), ("2.jpg", "y")])
     (tmp_path / "g.csv").write_text("id,who\n1,ann\n2,bob\n")
-    assert "no row for 2 of 3 images: 'm/1.jpg', 'n/1.jpg'" in fault(tmp_path, Folds(group_csv="g.csv"))
+    assert "no row for 2 of 3 images: 'm/1.jpg', 'n/1.jpg'" in load_error(tmp_path, Folds(group_csv="g.csv"))
 
 
 def test_take_keeps_everything_aligned(tmp_path: Path) -> None:
-    contest(tmp_path, [(name, label, name) for name, label in PAIRS], ("image", "label", "who"))
+    write_contest(tmp_path, [(name, label, name) for name, label in ROWS], ("image", "label", "who"))
     table = train(tmp_path, Folds(group_column="who"))
     for index in (np.array([2, 0]), np.array([True, False, True, False]), slice(1, 3), [3]):
         part = table.take(index)
         chosen = np.arange(4)[index]
         assert part.rows.tolist() == chosen.tolist()
-        assert part.names == [PAIRS[i][0] for i in chosen] == [path.name for path in part.paths]
-        assert part.labels == [(PAIRS[i][1],) for i in chosen]
+        assert part.names == [ROWS[i][0] for i in chosen] == [path.name for path in part.paths]
+        assert part.labels == [(ROWS[i][1],) for i in chosen]
         assert part.groups is not None
         assert part.groups.tolist() == part.names
         assert part.classes == ("x", "y")
 
 
-def test_columns_agree_with_pandas(tmp_path: Path) -> None:
+def test_read_columns_agrees_with_pandas(tmp_path: Path) -> None:
     rows = [("a", "NA", 'say "hi"'), ("b", "01", "x, y"), ("c", "1e5", "line\r\nbreak"), ("d", "", " lead")]
-    contest(tmp_path, rows, ("i", "j", "k"), files=[])
+    write_contest(tmp_path, rows, ("i", "j", "k"), files=[])
     frame = pd.read_csv(tmp_path / "train.csv", dtype=str, keep_default_na=False, na_filter=False)
     columns, lines = read_columns(tmp_path / "train.csv", {name: name for name in "ijk"})
     assert columns == {name: list(frame[name]) for name in "ijk"}

@@ -1,4 +1,4 @@
-"""Splits: exact, stratified, grouped, never a class without a training image, and the same everywhere."""
+"""Splits: exact sizes, stratified, grouped, a training image for every class, reproducible."""
 
 from collections import Counter
 from pathlib import Path
@@ -34,12 +34,12 @@ def table(
     )
 
 
-def of_sizes(sizes: list[int], seed: int = 0) -> Table:
+def table_of_sizes(sizes: list[int], seed: int = 0) -> Table:
     labels = [(f"c{k}",) for k, size in enumerate(sizes) for _ in range(size)]
     return table([labels[i] for i in np.random.RandomState(seed).permutation(len(labels))])
 
 
-def real(shared: Path, name: str) -> Table:
+def load_real(shared: Path, name: str) -> Table:
     data = {
         "fashion79": {
             "root": "",
@@ -54,15 +54,15 @@ def real(shared: Path, name: str) -> Table:
     return load_train(Data(**data | {"root": str(shared / "data" / str(data["root"]))}), folds)  # type: ignore[arg-type]
 
 
-# --- one hold-out -----------------------------------------------------------------------------------------------------------------
+# --- hold-out ---------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 3))
-def test_hold_out_is_exact_proportional_and_leaves_each_class_an_image(
+def test_holdout_is_exact_stratified_and_leaves_each_class_an_image(
     sizes: list[int], share: float, stratify: bool, seed: int
 ) -> None:
-    t = of_sizes(sizes)
+    t = table_of_sizes(sizes)
     n, count = len(t), round(len(t) * share)
     if not 0 < count < n or sum(sizes) == len(sizes):
         return
@@ -73,54 +73,54 @@ def test_hold_out_is_exact_proportional_and_leaves_each_class_an_image(
     assert set(t.take(train).counts()) == set(t.classes)
     by_number = split_holdout(t, Folds(holdout=count, stratify=stratify, seed=seed))[1]
     np.testing.assert_array_equal(held, by_number)
-    if stratify and all(size - 1 >= size * count / n for size in sizes):  # none is too small for its share
+    if stratify and all(size - 1 >= size * count / n for size in sizes):  # no class is too small for its share
         got = t.take(held).counts()
         assert all(abs(got[f"c{k}"] - size * count / n) < 1 for k, size in enumerate(sizes))
 
 
-def test_small_classes_give_their_share_together() -> None:
-    """Rounding each of 100 pairs' 0.4 by itself would hold out none of them."""
-    t = of_sizes([2] * 100 + [300])
+def test_shares_of_small_classes_are_rounded_cumulatively() -> None:
+    """Each of 100 classes of two images has a share of 0.4 images; rounded one by one, none would be held out."""
+    t = table_of_sizes([2] * 100 + [300])
     held = t.take(split_holdout(t, Folds(holdout=0.2))[1]).counts()
     assert held["c100"] == 60
     assert sum(held.values()) == 100
 
 
-def test_what_single_images_cannot_give_comes_from_all_others_alike() -> None:
-    t = of_sizes([1] * 40 + [10] * 4 + [100])
+def test_larger_classes_make_up_for_classes_of_one_image_in_proportion() -> None:
+    t = table_of_sizes([1] * 40 + [10] * 4 + [100])
     held = t.take(split_holdout(t, Folds(holdout=0.2))[1]).counts()  # 36 of the 140 rows that may be held out
     assert all(2 <= held[f"c{k}"] <= 3 for k in range(40, 44))
     assert 25 <= held["c44"] <= 26
 
 
-def test_single_images_stay_in_training_and_are_named() -> None:
-    t = of_sizes([1, 1, 30, 20])
+def test_classes_of_one_image_stay_in_training_and_are_named() -> None:
+    t = table_of_sizes([1, 1, 30, 20])
     train, held = split_holdout(t, Folds(holdout=0.5))
     assert len(held) == 26
     assert set(t.take(held).counts()) == {"c2", "c3"}
-    told = describe_split(t, train, held)
-    assert "26 rows to train on, 26 held out" in told
-    assert "2 classes, too small for this share, are in training only: 'c0', 'c1'" in told
+    description = describe_split(t, train, held)
+    assert "26 rows to train on, 26 held out" in description
+    assert "2 classes, too small for this share, are in training only: 'c0', 'c1'" in description
 
 
-def test_unstratified_rows_are_drawn_over_the_whole_file() -> None:
+def test_unstratified_rows_are_drawn_from_the_whole_table() -> None:
     t = table([("a",) if i < 500 else ("b",) for i in range(1000)])
     held = split_holdout(t, Folds(holdout=300, stratify=False))[1]
     assert len(held) == 300
     assert 440 < held.mean() < 560
-    assert t.take(held).counts()["a"] != 150  # a stratified one has 150
+    assert t.take(held).counts()["a"] != 150  # the number in a stratified hold-out
 
 
 @pytest.mark.parametrize("holdout", [0.001, 10.0, 11.0])
-def test_impossible_hold_outs(holdout: float) -> None:
+def test_impossible_holdouts(holdout: float) -> None:
     with pytest.raises(FlukeError, match=r"folds.holdout .* of the 10 images"):
-        split_holdout(of_sizes([5, 5]), Folds(holdout=holdout))
+        split_holdout(table_of_sizes([5, 5]), Folds(holdout=holdout))
     with pytest.raises(FlukeError, match="no row can be held out"):
-        split_holdout(of_sizes([1, 1, 1]), Folds(holdout=0.4))
+        split_holdout(table_of_sizes([1, 1, 1]), Folds(holdout=0.4))
 
 
-def test_grouped_hold_out(shared: Path) -> None:
-    t = real(shared, "nyala")
+def test_grouped_holdout(shared: Path) -> None:
+    t = load_real(shared, "nyala")
     assert t.groups is not None
     for seed in range(3):
         train, held = split_holdout(t, Folds(seed=seed))
@@ -129,13 +129,13 @@ def test_grouped_hold_out(shared: Path) -> None:
         assert set(t.take(train).counts()) == set(t.classes)
         sizes, got = t.counts(), t.take(held).counts()
         off = [abs(got[label] - 0.2 * size) for label, size in sizes.items()]
-        assert max(off) <= 4  # a sighting has up to 4 images
+        assert max(off) <= 4  # a group has up to 4 images
         shares = pd.Series(sizes).to_frame("n").assign(held=pd.Series(got)).fillna(0)
         small = shares[shares.n <= 6].sum()
         assert 0.1 < small.held / small.n < 0.3
 
 
-def test_whole_groups_come_as_near_as_they_can() -> None:
+def test_whole_groups_come_as_near_to_the_share_as_possible() -> None:
     t = table([(f"c{i // 100}",) for i in range(200)], groups=[f"g{i // 10}" for i in range(200)])
     assert len(split_holdout(t, Folds(holdout=12))[1]) == 10
     sizes = [6, 1, 1, 1, 1, 1, 1]
@@ -159,8 +159,8 @@ def test_groups_of_several_classes_keep_each_class_in_training() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.integers(2, 6), st.integers(0, 3))
-def test_folds_differ_by_one_row_overall_and_in_each_class(sizes: list[int], n: int, seed: int) -> None:
-    t = of_sizes(sizes)
+def test_fold_sizes_differ_by_one_row_in_all_and_per_class(sizes: list[int], n: int, seed: int) -> None:
+    t = table_of_sizes(sizes)
     if len(t) < n:
         return
     fold = assign_folds(t, Folds(n=n, seed=seed))
@@ -172,8 +172,8 @@ def test_folds_differ_by_one_row_overall_and_in_each_class(sizes: list[int], n: 
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class:UserWarning")
-def test_grouped_folds_are_as_even_as_scikit_learns(shared: Path) -> None:
-    t = real(shared, "nyala")
+def test_grouped_folds_are_as_even_as_those_of_scikit_learn(shared: Path) -> None:
+    t = load_real(shared, "nyala")
     y = t.targets()
 
     def unevenness(fold: np.ndarray) -> float:
@@ -190,19 +190,19 @@ def test_grouped_folds_are_as_even_as_scikit_learns(shared: Path) -> None:
     assert len(set(zip(t.groups, ours))) == len(set(t.groups))  # type: ignore[arg-type]
 
 
-def test_classes_smaller_than_the_folds_are_told() -> None:
-    t = of_sizes([1, 3, 20])
+def test_classes_with_fewer_images_than_folds_are_described() -> None:
+    t = table_of_sizes([1, 3, 20])
     fold = assign_folds(t, Folds(n=5))
-    told = describe_folds(t, fold)
-    assert "1 classes are in some of the folds only: 'c1'" in told
-    assert "1 classes are in one fold only, whose model never learns them: 'c0'" in told
+    description = describe_folds(t, fold)
+    assert "1 classes are in some of the folds only: 'c1'" in description
+    assert "1 classes are in one fold only, whose model never trains on them: 'c0'" in description
     with pytest.raises(FlukeError, match="has only 2 groups"):
         assign_folds(table([("a",), ("b",), ("a",)], groups=["g", "g", "h"]), Folds(n=3))
 
 
-def test_same_seed_same_folds_on_any_machine() -> None:
-    """Recorded: a change here changes every user's folds."""
-    t = of_sizes([2, 3, 7, 12])
+def test_recorded_folds_of_a_seed() -> None:
+    """A change of these values changes every user's folds."""
+    t = table_of_sizes([2, 3, 7, 12])
     assert assign_folds(t, Folds(n=3, seed=5)).tolist() == GOLDEN_FOLDS
     assert split_holdout(t, Folds(holdout=0.25, seed=5))[1].tolist() == GOLDEN_HELD
     m = table([("a", "b") if i % 3 else ("b", "c") if i % 4 else () for i in range(24)], multi=True)
@@ -217,11 +217,11 @@ GOLDEN_HELD = [2, 10, 17, 18, 20, 23]
 GOLDEN_MULTI = [0, 0, 0, 0, 1, 2, 1, 2, 2, 2, 1, 1, 2, 0, 1, 2, 0, 2, 1, 1, 1, 0, 0, 2]
 
 
-# --- several labels per image ---
+# --- several labels per image -----------------------------------------------------------------------------------------------------
 
 
-def test_labels_are_stratified(shared: Path) -> None:
-    t = real(shared, "fashion79")
+def test_several_labels_are_stratified(shared: Path) -> None:
+    t = load_real(shared, "fashion79")
     y = t.targets()
     train, held = split_holdout(t, Folds(holdout=1000))
     assert len(held) == 1000
@@ -233,14 +233,14 @@ def test_labels_are_stratified(shared: Path) -> None:
         return float(np.abs(y[rows].sum(axis=0) / y.sum(axis=0) - share).mean())
 
     assert off(held) < 0.1 * off(random)
-    assert abs(held.mean() / len(t) - 0.5) < 0.03  # not the end, nor the beginning, of the file
+    assert abs(held.mean() / len(t) - 0.5) < 0.03  # from the whole table, not from its beginning or end
     fold = assign_folds(t, Folds(n=5))
     for f in range(5):
         assert abs((fold == f).sum() - len(t) / 5) < 10
         assert np.abs(y[fold == f].sum(axis=0) / y.sum(axis=0) - 0.2).mean() < 0.01
 
 
-def test_labels_with_groups_and_rare_labels() -> None:
+def test_several_labels_with_groups_and_rare_labels() -> None:
     random = np.random.default_rng(1)
     labels = [tuple(f"l{k}" for k in range(6) if random.random() < 0.3) for _ in range(200)]
     labels[7] += ("once",)
@@ -268,7 +268,7 @@ def test_labels_with_groups_and_rare_labels() -> None:
     assert Counter(one.take(assign_folds(one, Folds(n=5)) == 2).labels) == {("a",): 6, (): 2}  # type: ignore[arg-type]
 
 
-# --- the user's own ---------------------------------------------------------------------------------------------------------------
+# --- the user's own folds ---------------------------------------------------------------------------------------------------------
 
 
 def test_written_folds_are_read_back(tmp_path: Path) -> None:
@@ -284,15 +284,15 @@ def test_written_folds_are_read_back(tmp_path: Path) -> None:
     train, held = split_holdout(own, Folds(csv="folds.csv"))
     np.testing.assert_array_equal(held, np.flatnonzero(fold == 0))
     assert len(train) + len(held) == 6
-    with pytest.raises(FlukeError, match=r"its folds are 0, 1, 2; with folds.n 5, 0 to 4 are wanted"):
+    with pytest.raises(FlukeError, match=r"folds.n 5 needs the folds 0 to 4 \(found: 0, 1, 2\)"):
         assign_folds(own, Folds(n=5))
     with pytest.raises(FlukeError, match="0 of 4 rows are in fold 0"):
         split_holdout(table([("a",)] * 4, folds=[1, 1, 2, 2]), Folds())
     t = table([("a",), ("a",), ("b",)], folds=[1, 1, 0])
-    assert "1 classes held out whole, so never learnt: 'b'" in describe_split(t, *split_holdout(t, Folds()))
+    assert "1 classes are held out whole, so the model never trains on them: 'b'" in describe_split(t, *split_holdout(t, Folds()))
 
 
-def test_nobody_is_new_without_a_label_for_it() -> None:
+def test_no_identity_is_unknown_without_a_new_label() -> None:
     labels = [(name,) for name in "aabbccdd" for _ in range(2)]
     names = [str(i) for i in range(16)]
     table = Table(np.arange(16), names, [Path(name) for name in names], labels, tuple("abcd"), None, ONE_LABEL)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from lib.scores import score_file
+from lib.tables.target import ONE_LABEL
 from lib.training import loop, tasks
+from lib.training.tasks import ClassificationTask, Evaluation, Task
 from scripts import kfold, train_classifier
 
 
@@ -64,14 +68,12 @@ def test_it_learns(arguments: Callable, tmp_path: Path) -> None:
 def test_early_stopping_in_either_direction(
     metric: str, values: list[float], stopped: int, best: int, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lib.training.tasks import Classifier
-
     seen = iter(values)
-    monkeypatch.setattr(
-        Classifier,
-        "evaluate",
-        lambda self, outputs, objective: {"accuracy": 0.1, "loss": 0.1, metric: next(seen, values[best - 1])},
-    )
+
+    def evaluate(self: Task, outputs: np.ndarray, loss: object) -> Evaluation:
+        return Evaluation({"accuracy": 0.1, "loss": 0.1, metric: next(seen, values[best - 1])}, outputs)
+
+    monkeypatch.setattr(ClassificationTask, "evaluate", evaluate)
     result = train_classifier.main(arguments(tmp_path / "run", train_epochs=5, train_patience=2, train_metric=metric))
     assert (result["epochs"], result["best_epoch"]) == (stopped, best)
 
@@ -79,10 +81,13 @@ def test_early_stopping_in_either_direction(
 def test_the_last_epoch_is_kept_if_the_recipe_says_so(
     arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
 ) -> None:
-    from lib.training.tasks import Classifier
+    real, values = ClassificationTask.evaluate, iter([0.9, 0.1, 0.2, 0.2, 0.9, 0.1, 0.2, 0.9])
 
-    real, values = Classifier.evaluate, iter([0.9, 0.1, 0.2, 0.2, 0.9, 0.1, 0.2, 0.9])
-    monkeypatch.setattr(Classifier, "evaluate", lambda *args: real(*args) | {"accuracy": next(values)})
+    def evaluate(*args: Any) -> Evaluation:
+        found = real(*args)
+        return replace(found, metrics=found.metrics | {"accuracy": next(values)})
+
+    monkeypatch.setattr(ClassificationTask, "evaluate", evaluate)
     best = train_classifier.main(arguments(tmp_path / "best", train_epochs=3))
     last = train_classifier.main(arguments(tmp_path / "last", train_epochs=3, train_keep="last"))
     assert (best["best_epoch"], last["best_epoch"]) == (1, 3)
@@ -143,7 +148,7 @@ def test_the_loop_steps_the_schedule_once_an_optimiser_step(
 def test_resuming_with_other_epochs_is_said_and_written(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
     train_classifier.main([*arguments(tmp_path / "run", train_epochs=4), "--train.max_minutes", "0.001"])
     train_classifier.main([*arguments(tmp_path / "run", train_epochs=5), "--resume"])
-    assert "train.epochs was 4 and is 5: the learning rate goes on as if it had been so from the start" in capsys.readouterr().out
+    assert "train.epochs was 4 and is 5: the learning rate continues as if it had been 5 from the start" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["train"]["epochs"] == 5
 
 
@@ -164,20 +169,19 @@ def test_a_fold_that_has_learnt_every_held_out_image_is_named(arguments: Callabl
     capsys.readouterr()
     kfold.main([*arguments(tmp_path / "second", train_epochs=1, model_weights=weights), "--folds.n", "2", "--only", "1"])
     held_out = len(score_file.load_scores(tmp_path / "second" / "fold1" / "scores_val.npz").names)
-    assert f"model.weights is a run that has learnt {held_out} of the images held out here" in capsys.readouterr().out
+    assert f"model.weights is a run that was trained on {held_out} of the images held out here" in capsys.readouterr().out
 
 
 def test_classes_are_drawn_more_often_as_the_recipe_says(arguments: Callable, tmp_path: Path, no_report: None) -> None:
     from lib.config import command_line
     from lib.tables.table import Table
-    from lib.training.tasks import Classifier
 
     argv = arguments(tmp_path, train_sampler="weighted", train_sampler_power=0, train_sampler_factors="{b: 4}")[2:]
     recipe = command_line.parse(command_line.make_parser(""), argv).recipe
     names = [str(i) for i in range(100)]
     labels = [("a",), ("b",)] * 50
-    table = Table(np.arange(100), names, [Path(name) for name in names], labels, ("a", "b"), None, False)
-    order = Classifier(recipe, table, table).order()
+    table = Table(np.arange(100), names, [Path(name) for name in names], labels, ("a", "b"), None, ONE_LABEL)
+    order = ClassificationTask(recipe, table, table).make_order()
     drawn = np.concatenate([order(epoch) for epoch in range(40)])
     assert np.mean(drawn % 2) == pytest.approx(0.8, abs=0.03)
 

@@ -1,7 +1,7 @@
 "use strict";
 const number = (text) => (text === "–" ? NaN : parseFloat(text.replaceAll(",", "")));
 
-// A click on a column's name sorts by it, a second one the other way round; missing numbers stay last.
+// Sort a table by a column when its name is clicked, descending at the second click; missing numbers stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, column) => {
@@ -25,7 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A search box narrows the rows or cards that it stands above.
+// Filter the rows or cards below a search box.
 for (const box of document.querySelectorAll("input[type=search]")) {
   const items = [...document.querySelectorAll(box.dataset.items)];
   const count = box.parentElement.querySelector("output");

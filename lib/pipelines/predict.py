@@ -1,0 +1,235 @@
+"""Predict the images of any table with a trained network, or with the mean of several; evaluate them where labels are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from scipy.special import logit
+
+from lib.config.recipe import Data, Recipe, Train
+from lib.errors import FlukeError, first_few
+from lib.files import read_json, write_json
+from lib.images.augmentation import ResizeToSquare
+from lib.images.checking import find_unreadable
+from lib.metrics import registry
+from lib.metrics.intervals import bootstrap_interval
+from lib.models.network import NetworkSpec
+from lib.models.weights import load_network, read_spec
+from lib.pipelines.runs import load_recipe
+from lib.pipelines.train import make_dataset
+from lib.process import is_main_process
+from lib.run_folder import RunFolder, default_run_folder, run_of_weights
+from lib.scores.score_file import Scores, save_scores
+from lib.submission.formats import check_sample
+from lib.submission.writing import submit
+from lib.tables import filters, loading
+from lib.tables.sample import Sample, load_sample, read_sample, without_extension
+from lib.tables.table import Table
+from lib.training.accelerator import make_accelerator
+from lib.training.distributed import broadcast_from_main
+from lib.training.inference import InferenceOptions, predict
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """The arguments of scripts/predict.py; None: as the recipe says, or the default there."""
+
+    run: str
+    table: str | None = None
+    image_dir: str | None = None
+    sample: str | None = None
+    out: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    label_separator: str | None = None
+
+
+def predict_table(arguments: PredictArguments) -> dict[str, Any]:
+    """Write the scores of a table's images and, where there is a sample submission, the submission.
+
+    Returns the metrics, {} without labels. Raises FlukeError.
+    """
+    files, recipe = find_networks(Path(arguments.run))
+    if recipe is None and arguments.table is None:
+        raise FlukeError(f"--run {arguments.run}: has no recipe that names the test images; name a table or a folder with --table.")
+    folder = choose_folder(arguments)
+    spec = read_network_spec(arguments, files)
+    table, recipe = load_table(arguments, recipe, spec)
+    sample = find_sample(arguments, recipe, spec, table)
+    thresholds = read_thresholds(Path(arguments.run), spec.classes) if spec.target.several else None
+
+    accelerator = make_accelerator(Train(log_with=[]), folder.path)
+    folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
+    d = recipe.data
+    bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
+    table = filters.drop_unreadable(table, bad, "error", what="test")
+    outputs = predict_average(files, recipe, table, accelerator)
+    classes = () if spec.target.outputs == "embeddings" else spec.classes
+    source = {"run": arguments.run, "model": spec.model.name, "networks": len(files), "table": str(table.source)}
+    scores = Scores(table.rows, table.names, classes, outputs, table.labels, spec.target, source)
+
+    def write() -> dict[str, Any]:
+        if sample is not None:
+            submit(recipe.predict, folder.submission, sample, scores, thresholds)
+        save_scores(folder.scores_test, scores)
+        result = {}
+        if table.labels is not None and spec.target.outputs == "logits":
+            result = evaluate_predictions(table, outputs, thresholds)
+        if result:
+            write_json(folder.metrics, result)
+        print(f"{folder}: {folder.list_files()}")
+        return result
+
+    return broadcast_from_main(accelerator, write)
+
+
+# --- what is predicted with what --------------------------------------------------------------------------------------------------
+
+
+def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
+    """Return the weights files of a run (of a k-fold run, one per fold) and its recipe, if it has one. Raises FlukeError."""
+    if run.is_file():
+        return [run], None
+    folder = RunFolder(run)
+    recipe = load_recipe(folder)
+    parts = [folder]
+    if folder.is_kfold and recipe is not None:
+        parts = [folder.fold(k) for k in range(recipe.folds.n)]
+    missing = [part.name for part in parts if not part.weights.exists()]
+    if missing and len(parts) > 1:
+        raise FlukeError(
+            f"--run {run}: {', '.join(missing)} of its {len(parts)} folds have no weights yet; kfold.py --resume makes them."
+        )
+    if missing:
+        raise FlukeError(
+            f"--run {run}: {'has no best/model.safetensors' if run.is_dir() else 'no such folder or file'}; is it a run?"
+        )
+    unfinished = [part.name for part in parts if recipe is not None and not part.metrics.exists()]
+    if unfinished and is_main_process():
+        print(f"note: {', '.join(unfinished)} isn't finished; these are the best weights so far")
+    return [part.weights for part in parts], recipe
+
+
+def choose_folder(arguments: PredictArguments) -> RunFolder:
+    """Return the folder to write to. Raises FlukeError when it holds a run or another prediction."""
+    folder = RunFolder(arguments.out or default_run_folder("predict"))
+    if taken := [path.name for path in (folder.recipe, folder.scores_test, folder.submission) if path.exists()]:
+        raise FlukeError(f"--out {folder}: holds {' and '.join(taken)} already; use another name, or remove it first.")
+    return folder
+
+
+def read_network_spec(arguments: PredictArguments, files: Sequence[Path]) -> NetworkSpec:
+    """Return the description of the networks. Raises FlukeError for weights without one, and for embeddings of several folds."""
+    spec = read_spec(files[0])
+    if spec is None:
+        raise FlukeError(f"{files[0]}: weights without a description; only a run's best/model.safetensors needs no recipe.")
+    if spec.target.outputs == "embeddings" and (len(files) > 1 or arguments.sample):
+        why = "those of several folds can't be averaged; name one fold"
+        if arguments.sample:
+            why = "retrieve.py writes their submission"
+        raise FlukeError(f"--run {arguments.run}: a network of embeddings; {why}.")
+    return spec
+
+
+def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: NetworkSpec) -> tuple[Table, Recipe]:
+    """Return the images to predict, and the recipe (the default one without) with the arguments' columns. Raises FlukeError."""
+    names = ("image_column", "label_column", "label_separator")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    data = replace(Data(label_separator=" ") if recipe is None else recipe.data, **given)
+    if arguments.table is None:
+        table = loading.load_test(data, spec.classes, spec.target)
+        if table is None:
+            raise FlukeError(f"--run {arguments.run}: its recipe has no test images; name a table or a folder with --table.")
+    else:
+        path = Path(arguments.table)
+        folder = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
+        has_labels = arguments.table != arguments.sample
+        table = loading.load_images(path, Path(arguments.image_dir or folder), data, spec.classes, spec.target, has_labels)
+    return table, replace(recipe or Recipe(), data=data)
+
+
+def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, table: Table) -> Sample | None:
+    """Return the sample submission to fill: --sample, else the recipe's if the table has its images. Raises FlukeError."""
+    sample = None
+    if arguments.sample:
+        sample = read_sample(Path(arguments.sample), recipe.data.image_column)
+    elif spec.target.outputs == "logits" and (sample := load_sample(recipe)) is not None and arguments.table is not None:
+        if not set(map(without_extension, sample.ids)) <= set(map(without_extension, table.names)):
+            if is_main_process():
+                print(f"no submission: {sample.path} lists images that {arguments.table} doesn't; --sample names another one")
+            sample = None
+    if sample is not None:  # its faults are found now, not after the prediction
+        check_sample(sample, recipe.predict, table.names, spec.classes, spec.target)
+    return sample
+
+
+def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
+    """Return the probability from which each label is given, fitted by the run; None where it has none. Raises FlukeError.
+
+    `run` is a run's folder or its best/model.safetensors.
+    """
+    path = (run_of_weights(run) if run.is_file() else RunFolder(run)).thresholds
+    if not path.exists():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):
+        raise FlukeError(f"{path}: expected a probability for each of the {len(classes)} labels of the network.")
+    return found
+
+
+# --- prediction and evaluation ----------------------------------------------------------------------------------------------------
+
+
+def predict_average(
+    files: Sequence[Path], recipe: Recipe, table: Table, accelerator: Accelerator, check: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """Return the mean outputs (n, C) float32 of the networks in `files` for the images of a table, each decoded once.
+
+    Of `recipe` only the sections data (workers, cache) and predict, and train.batch_size, are used. `check` is called once per
+    batch and may raise. Raises FlukeError when the networks differ in more than weights.
+    """
+    networks = [load_network(path).to(accelerator.device).to(memory_format=torch.channels_last) for path in files]
+    spec = networks[0].spec
+    for path, network in zip(files, networks):
+        if replace(network.spec, model=spec.model) != spec:
+            raise FlukeError(f"{path}: its classes or image size are not those of {files[0]}; they can't be averaged.")
+    data = make_dataset(recipe, table, ResizeToSquare(spec.size, spec.fit))
+    options = InferenceOptions.of(recipe, accelerator.num_processes)
+    outputs = predict(networks, data, accelerator, options, check=check, title="predict test")
+    total = np.zeros(outputs[0].shape)  # not np.mean, which copies all networks' outputs into one array first
+    for output in outputs:
+        total += output
+    return (total / len(outputs)).astype(np.float32)
+
+
+def evaluate_predictions(table: Table, logits: np.ndarray, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
+    """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the target's default metric.
+
+    Labels that the network does not know are counted and left out, with their image if it has no other; {} if nothing is left.
+    `thresholds` are the probabilities from which each label is given, for metrics that depend on them; None: 0.5.
+    """
+    unknown = {label: count for label, count in table.counts().most_common() if label not in set(table.classes)}
+    if unknown:
+        named = first_few(f"{label!r} ({count:,} images)" for label, count in unknown.items())
+        print(f"left out of the metrics: {len(unknown):,} labels that the network doesn't know: {named}")
+        labels = [tuple(label for label in row if label not in unknown) for row in table.labels or []]
+        kept = [i for i, row in enumerate(labels) if table.target.several or row]
+        table, logits = replace(table, labels=labels).take(kept), logits[kept]
+    if len(table) == 0:
+        return {}
+    targets, metric = table.targets(), table.target.default_metric
+    metrics = registry.compute_metrics(table.target, logits, targets)
+    if thresholds is not None:
+        shifted = logits - logit(np.clip([thresholds[label] for label in table.classes], 1e-9, 1 - 1e-9))
+        at_thresholds = registry.compute_metrics(table.target, shifted, targets)
+        metrics |= {name: value for name, value in at_thresholds.items() if registry.uses_thresholds(name)}
+    low, high = bootstrap_interval((metric, logits, targets))
+    print(f"{len(table):,} labelled images: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(f"{metric}: 95% interval {low:.4f} to {high:.4f}")
+    return {"rows": len(table), "metric": metric, **metrics, "interval": [low, high], "unknown_labels": unknown}

@@ -1,0 +1,100 @@
+"""Images in folders: what a folder holds, and the paths of the images that a table names.
+
+Each folder is listed once, because a disk access per row costs seconds for 100,000 rows, and minutes on a network disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lib.errors import FlukeError, first_few
+from lib.files import safe_join
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def list_images(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the sorted names of a folder's images, sub-folders and other files, without hidden ones. Raises FlukeError."""
+    files, folders = _scan(folder)
+    visible = sorted(name for name in files if not name.startswith("."))
+    images = [name for name in visible if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    return images, sorted(f for f in folders if not f.startswith(".")), sorted(set(visible) - set(images))
+
+
+def find_images(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[int, str]]:
+    """Return the paths (n) of the images that a table names, and {position: reason} for missing ones.
+
+    A name is a path relative to `folder`. Without such a file, it stands for the image in the same folder whose name differs only
+    in its extension. Raises FlukeError when `folder` is missing, a name leads out of it, or several images match a name.
+    """
+    listings = {"": _Listing(_scan(folder)[0])}
+    paths: list[Path] = []
+    missing: dict[int, str] = {}
+    ambiguous: list[str] = []
+    for i, name in enumerate(names):
+        cut = name.rfind("/") + 1
+        parent, file = name[:cut], name[cut:]
+        if parent not in listings:
+            sub_folder = safe_join(folder, parent)
+            listings[parent] = _Listing(_scan(sub_folder)[0] if sub_folder.is_dir() else {})
+        matches = listings[parent].find(file)
+        if len(matches) > 1:
+            ambiguous.append(f"{name!r} ({', '.join(sorted(matches))})")
+        elif not matches:
+            safe_join(folder, name)  # "leads out of the folder" is a better message than "no such file"
+            missing[i] = "no such file"
+        found = matches[0] if len(matches) == 1 else file
+        is_link = listings[parent].files.get(found, False)
+        paths.append(safe_join(folder, parent + found) if is_link else folder / (parent + found))
+    if ambiguous:
+        raise FlukeError(
+            f"{folder}: {len(ambiguous):,} image names match several files: {first_few(ambiguous)}; add the extension to each name."
+        )
+    return paths, missing
+
+
+def image_stem(name: str) -> str:
+    """Return an image's name without folder and extension; "img.0012" has none, because ".0012" is not an image's extension."""
+    file = name.rpartition("/")[2]
+    stem, suffix = os.path.splitext(file)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else file
+
+
+class _Listing:
+    """The files of one folder, {name: whether it is a symbolic link}."""
+
+    def __init__(self, files: dict[str, bool]) -> None:
+        self.files = files
+
+    def find(self, file: str) -> list[str]:
+        """Return the file of that name, else those whose names differ only in the extension."""
+        return [file] if file in self.files else self._by_stem.get(image_stem(file), [])
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        by_stem = defaultdict(list)
+        for file in self.files:
+            by_stem[image_stem(file)].append(file)
+        return by_stem
+
+
+def _scan(folder: Path) -> tuple[dict[str, bool], list[str]]:
+    """Return a folder's files, {name: whether it is a symbolic link}, and its sub-folders. Raises FlukeError."""
+    files, folders = {}, []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    files[entry.name] = entry.is_symlink()
+        "".join([*files, *folders]).encode()
+    except OSError as error:
+        raise FlukeError(f"{folder}: is not a folder that can be read ({error.strerror}); check its path.") from None
+    except UnicodeEncodeError:
+        raise FlukeError(f"{folder}: holds file names that aren't UTF-8; rename them.") from None
+    return files, folders
