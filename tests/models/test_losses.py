@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from lib.config.recipe import Objective
+from lib.config.traits import LOSSES
 from lib.errors import FlukeError
-from lib.models.losses import class_weights, make_classification_loss
+from lib.models.embedding_losses import EMBEDDING_LOSSES, PairLoss
+from lib.models.losses import CLASSIFICATION_LOSSES, class_weights, make_classification_loss
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
 CLASSES = ("a", "b", "c", "d")
@@ -165,3 +167,15 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         several_labels_loss()
     with pytest.raises(FlukeError, match=r"logit_adjustment and label_smoothing are for one label per image"):
         several_labels_loss(name="bce", label_smoothing=0.1)
+
+
+# --- traits -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_traits_of_the_recipe_describe_the_losses() -> None:
+    for target, fitting in {**CLASSIFICATION_LOSSES, "identity": EMBEDDING_LOSSES}.items():
+        assert {name for name, traits in LOSSES.items() if target in traits.targets} == set(fitting), target
+    for name, make in EMBEDDING_LOSSES.items():
+        loss = make(Objective(name=name), np.array([2, 3]), 4)
+        assert isinstance(loss, PairLoss) == LOSSES[name].compares_pairs, name
+        assert (loss.centres() is not None) == LOSSES[name].has_centres, name
