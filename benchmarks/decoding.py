@@ -1,9 +1,9 @@
-"""Images per second, file to uint8 tensor of the network's size, of each way to decode, beside plain Pillow; one process.
+"""Measure images per second from file to uint8 tensor of the network's size, for each way to decode; one process.
 
     python benchmarks/decoding.py --images ../shared/data/large_jpegs
 
-Every way reads all images once a run; the ways take turns, so that a busy machine slows them alike. Printed: the median over runs
-and its ratio to plain Pillow.
+In each run every way reads all images; the ways alternate, so that load on the machine slows all of them alike. Prints each way's
+median over the runs and its ratio to plain Pillow.
 """
 
 import statistics
@@ -20,18 +20,16 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print the table; returns images per second (median) by way."""
+    """Print the table; return the median images per second of each way."""
     parser = make_parser(__doc__, recipe=False)
-    parser.add_argument(
-        "--images", type=str, default="../shared/data/large_jpegs", help="Folder of images, searched to the bottom."
-    )
+    parser.add_argument("--images", default="../shared/data/large_jpegs", help="Folder of images, searched with its subfolders.")
     parser.add_argument("--size", type=int, default=224, help="Side of the tensors in pixels.")
-    parser.add_argument("--limit", type=int, default=200, help="Use at most this many images.")
+    parser.add_argument("--limit", type=int, default=200, help="Largest number of images.")
     parser.add_argument("--runs", type=int, default=5, help="Runs of each way.")
     args = parse(parser, argv)
     paths = sorted(path for path in Path(args.images).rglob("*") if path.suffix.lower() in SUFFIXES)[: args.limit]
     if not paths:
-        raise FlukeError(f"--images {args.images}: no images there ({', '.join(sorted(SUFFIXES))}).")
+        raise FlukeError(f"--images {args.images}: holds no images; name a folder with {', '.join(sorted(SUFFIXES))} files.")
 
     import torch
     from PIL import Image
@@ -45,25 +43,25 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision")
-    fit = make_eval_transform(Data(size=args.size))
-    side = decode_side(fit)
+    resize = make_eval_transform(Data(size=args.size))
+    short_side = decode_side(resize)
 
     def pillow(i: int) -> torch.Tensor:
         return F.pil_to_tensor(Image.open(paths[i]).convert("RGB").resize((args.size, args.size), Image.Resampling.BILINEAR))
 
     def torchvision(i: int) -> torch.Tensor:
-        return fit(decode_image(str(paths[i]), ImageReadMode.RGB, apply_exif_orientation=True))
+        return resize(decode_image(str(paths[i]), ImageReadMode.RGB, apply_exif_orientation=True))
 
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        cache = open_cache(Path(folder), paths, side or args.size, workers=0)
-        building = len(paths) / (time.perf_counter() - begin)
+        cache = open_cache(Path(folder), paths, short_side or args.size, workers=0)
+        build_rate = len(paths) / (time.perf_counter() - begin)
         ways = {
             "Pillow": pillow,
             "torchvision.io": torchvision,
-            "decode, full": lambda i: fit(decode(paths[i])),
-            "decode, scaled": lambda i: fit(decode(paths[i], side)),
-            "cache": lambda i: fit(cache.get(i)),
+            "decode, full": lambda i: resize(decode(paths[i])),
+            "decode, scaled": lambda i: resize(decode(paths[i], short_side)),
+            "cache": lambda i: resize(cache.get(i)),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.runs):
@@ -74,10 +72,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 rates[name].append(len(paths) / (time.perf_counter() - begin))
 
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{len(paths)} images, to {args.size} px, median of {args.runs} runs")
+    print(f"{len(paths)} images, resized to {args.size} px, median of {args.runs} runs")
     for name, rate in medians.items():
         print(f"{name:27s} {rate:9.1f} images/s  {rate / medians['Pillow']:6.2f} x Pillow")
-    print(f"building the cache, once    {building:9.1f} images/s")
+    print(f"building the cache, once    {build_rate:9.1f} images/s")
     return medians
 
 

@@ -1,20 +1,21 @@
-"""One million gallery embeddings of 512 numbers: build, save, reopen memory-mapped, answer 10,000 queries; exact and approximate.
+"""Time a gallery of a million embeddings of 512 values, exact and approximate: build, save, reopen memory-mapped, 10,000 queries.
 
-    python benchmarks/faiss_million.py                     # a million; about 10 GB of memory at the most
+    python benchmarks/faiss_million.py                     # a million; at most about 10 GB of memory
     python benchmarks/faiss_million.py --n 100000          # a small one
 
-Each gallery is opened and searched in a process of its own, so that its memory is its own. What is printed for each: seconds to
-build and save, MB on disk, seconds to reopen, MB of memory after reopening and after the queries (private, and pages of the mapped
-file), queries a second from the warm file; then recall@5 (the share of the exact five that are among the approximate five) and the
-ratio of speeds. The exit code is 1 if the approximate gallery misses recall 0.99 or ten times the speed of exact.
+Each gallery is opened and searched in a process of its own, so that its memory can be measured. Printed for each: seconds to build
+and save, MB on disk, seconds to reopen, MB of memory after reopening and after the queries (private, and pages of the mapped file),
+queries per second from the warm file. Then recall@5, the share of the exact five that are among the approximate five, and the ratio
+of speeds. The exit code is 1 if the approximate gallery misses recall 0.99 or ten times the speed of exact.
 
-On two cores: exact 136 queries a second, IVF2048,PQ128x4fs,RFlat with nprobe 256 1,961, which is 14.4 times as many, at a recall of
-0.994; 56 s to build, 2.2 GB on disk, reopened in 0.4 s, 0.3 GB of private memory beside the mapped file's pages; 3 minutes in all.
+On two cores: exact 136 queries per second; IVF2048,PQ128x4fs,RFlat with nprobe 256 1,961, which is 14.4 times as many, at a recall
+of 0.994. It takes 56 s to build and 2.2 GB on disk, reopens in 0.4 s, and needs 0.3 GB of private memory besides the mapped file's
+pages. The benchmark takes 3 minutes.
 
-The embeddings are made to lie as identities do: five images an individual on average, half of all individuals with one image
-(sizes follow a power law); individuals are drawn around one of 200 looks (species, flank, pose), both in a 64-dimensional space,
-for trained embeddings hardly fill their 512 dimensions; images of one individual have a cosine of about 0.7. A query is another
-image of an individual of the gallery. Isotropic noise would be no test: its neighbours are all equally far, and mean nothing.
+The embeddings resemble those of identities: five images per individual on average, half of all individuals with one image (sizes
+follow a power law). Individuals are drawn around one of 200 looks (species, flank, pose), both in a 64-dimensional space, because
+trained embeddings hardly fill their 512 dimensions. Images of one individual have a cosine of about 0.7. A query is another image
+of an individual of the gallery. Isotropic noise would test nothing, because all its neighbours are equally far.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from lib.retrieval.gallery import build_gallery, open_gallery
+from lib.retrieval.gallery import GalleryRows, build_gallery, open_gallery
 
 D, LATENT, LOOKS = 512, 64, 200
 
 
 def embeddings(n: int, q: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gallery (n, 512), its individuals (n,) and queries (q, 512), normalised float32."""
+    """Make a gallery (n, 512), its individuals (n,) and queries (q, 512), normalized float32."""
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.zipf(1.9, n), 200)
     who = np.repeat(np.arange(n), sizes)[:n]
@@ -58,23 +59,23 @@ def embeddings(n: int, q: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def memory() -> dict[str, float]:
-    """MB of this process: private memory, and pages of mapped files."""
+    """Return the MB of this process: private memory, and pages of mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines if line.startswith("Rss")}
     return {"private": values["RssAnon"], "mapped": values["RssFile"]}
 
 
 def answer(folder: Path, queries: Path, search: dict[str, int], out: Path) -> None:
-    """In a process of its own: reopen, search, and write what it took."""
-    asked = np.load(queries)
+    """Reopen and search in this process, and write times and memory."""
+    embeddings = np.load(queries)
     before, start = memory(), time.perf_counter()
     gallery = open_gallery(folder)
-    gallery.tune(search)
+    gallery.index.set_parameters(search)
     opened, after_open = time.perf_counter() - start, memory()
     cold = time.perf_counter()
-    gallery.search(asked[-1000:], 5, "made")  # pages of the file that this reads stay in memory
+    gallery.search(embeddings[-1000:], 5, "made")  # pages of the file that this reads stay in memory
     warm = time.perf_counter()
-    ids = gallery.search(asked, 5, "made")[1]
+    ids = gallery.search(embeddings, 5, "made")[1]
     took, after = time.perf_counter() - warm, memory()
     np.save(out.with_suffix(".npy"), ids)
     report = {
@@ -84,7 +85,7 @@ def answer(folder: Path, queries: Path, search: dict[str, int], out: Path) -> No
         "searched_mapped_mb": round(after["mapped"] - before["mapped"]),
         "first_1000_s": round(warm - cold, 2),
         "search_s": round(took, 2),
-        "queries_per_s": round(len(asked) / took, 1),
+        "queries_per_s": round(len(embeddings) / took, 1),
     }
     out.write_text(json.dumps(report))
 
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument(
         "--search", type=json.loads, help="its search parameters, JSON; default: every eighth cell, 100 images refined"
     )
-    parser.add_argument("--folder", type=Path, help="where the galleries go (4 GB); default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder of the galleries (4 GB); default: a temporary folder")
     args = parser.parse_args()
     # 4-bit product codes, scanned in registers, find 100 candidates, whose exact distances are read from the mapped file.
     # With 100,000 images IVF,SQ8, IVF,Flat and HNSW16 reached a recall of 0.96 to 0.98 at 2.5 to 5 times the speed of exact.
@@ -117,7 +118,8 @@ def main() -> None:
         reports = {}
         for factory, search in (("Flat", {}), (args.factory, args.search)):
             start = time.perf_counter()
-            made = build_gallery(gallery, np.arange(args.n), np.full(args.n, "x.jpg"), who.astype(str), "made", factory=factory)
+            rows = GalleryRows(np.arange(args.n), np.full(args.n, "x.jpg"), who.astype(str))
+            made = build_gallery(gallery, rows, "made", factory=factory)
             built = time.perf_counter()
             made.save(folder / factory)
             saved = time.perf_counter()

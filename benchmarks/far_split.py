@@ -26,7 +26,7 @@ from lib.process import run_script
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Write the split; returns the accuracies of logistic regression on the `far` and the `random` split."""
     parser = command_line.make_parser(__doc__)
-    parser.add_argument("--out", type=str, required=True, help="Table (image, fold) to write.")
+    parser.add_argument("--out", required=True, help="Table (image, fold) to write.")
     args = command_line.parse(parser, argv)
 
     from accelerate import Accelerator
@@ -37,13 +37,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from lib.models.weights import load_initial_weights
     from lib.pipelines.train import make_dataset
     from lib.tables import loading
+    from lib.tables.target import IDENTITY
     from lib.training.accelerator import keep_memory
     from lib.training.inference import InferenceOptions, predict
 
     recipe, d = args.recipe, args.recipe.data
     keep_memory()
     table = loading.load_train(d, recipe.folds)
-    network = Network(NetworkSpec(recipe.model, table.classes, False, "embedding", d.size, d.fit))
+    network = Network(NetworkSpec(recipe.model, table.classes, IDENTITY, d.size, d.fit))
     print(load_initial_weights(network, recipe.model))
     images = make_dataset(recipe, table, make_eval_transform(d, d.size))
     features = predict([network], images, Accelerator(), InferenceOptions(64, d.workers), title="features")[0]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +34,13 @@ from lib.process import run_script
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the simulation; returns {metric: {method: {coverage, width, ratio}}}."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument("--features", type=str, default=None, help="A scores file of embeddings with labels; none: made up.")
+    parser.add_argument("--features", help="A scores file of embeddings with labels; none: made up.")
     parser.add_argument("--rows", type=int, default=500, help="Images of each training table.")
     parser.add_argument("--repeats", type=int, default=200, help="Re-splits.")
     parser.add_argument("--folds", type=int, default=5, help="Folds of each cross-validation.")
     parser.add_argument(
         "--stratify",
-        type=Literal["none", "folds", "both"],
+        choices=("none", "folds", "both"),
         default="none",
         help="Class shares held equal: nowhere, in the folds, or in the folds and between training table and truth.",
     )

@@ -1,10 +1,10 @@
-"""What the loop costs over a bare PyTorch loop with the same model, data and order.
+"""Measure the time of the training loop relative to a bare PyTorch loop with the same model, data and order.
 
     python benchmarks/loop.py --images ../shared/data/fashion/images
 
-Prints, for each round, images/s of both and at the end the median ratio of their times. The rounds alternate, as the machine is
-noisy. Accelerate, the optimiser's making, the schedule, seeding, checks and the resumable state at the epoch's end (hashed, and on
-the disk before the loop goes on) are on our side of the account; validation is left out, for the bare loop has none.
+Prints images/s of both loops for each round and, at the end, the median ratio of their times. The rounds alternate, because the
+machine is noisy. The time of our loop includes Accelerate, making the optimizer, the schedule, seeding, checks, and the resumable
+state at the epoch's end (hashed and flushed to the disk). Validation is left out, because the bare loop has none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from lib.config.recipe import Data, Model, Optim, Recipe, Train
 from lib.images import augmentation
 from lib.images.dataset import ImageDataset
-from lib.images.samplers import RandomOrder
+from lib.images.samplers import RandomOrder, ShardedBatches
 from lib.models.losses import make_classification_loss
 from lib.models.network import Network, NetworkSpec
 from lib.run_folder import RunFolder
@@ -34,6 +34,23 @@ from lib.training.distributed import StopSignal
 from lib.training.loop import Datasets, Trainer, fit
 from lib.training.run import Run
 from lib.training.tasks import Evaluation
+
+BATCH_SIZE = 32
+
+
+class NoValidation:
+    """A task whose validation costs nothing."""
+
+    metric = "accuracy"
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def make_order(self) -> RandomOrder:
+        return RandomOrder(self.rows, 0)
+
+    def evaluate(self, outputs: np.ndarray, loss: torch.nn.Module) -> Evaluation:
+        return Evaluation({"accuracy": 0.0}, outputs)
 
 
 def main() -> None:
@@ -49,67 +66,53 @@ def main() -> None:
         data=Data(size=args.size, workers=1),
         model=Model(name=args.model, pretrained=False),
         optim=Optim(),
-        train=Train(epochs=1, batch_size=32, log_with=[]),
+        train=Train(epochs=1, batch_size=BATCH_SIZE, log_with=[]),
     )
     paths = sorted(args.images.iterdir())[: args.rows]
     classes = tuple("abcdefghij")
     targets = np.arange(len(paths)) % len(classes)
-    make = augmentation.make_train_transform(recipe.data)
+    images = ImageDataset(paths, augmentation.make_train_transform(recipe.data), targets)
+    val_images = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
+    batches = ShardedBatches(RandomOrder(len(paths), 0), len(paths), BATCH_SIZE)
     spec = NetworkSpec(recipe.model, classes, ONE_LABEL, args.size, "squash")
 
-    def network() -> Network:
+    def make_network() -> Network:
         torch.manual_seed(0)
-        made = Network(spec, recipe.objective)
-        made.objective = make_classification_loss(recipe.objective, targets, classes, ONE_LABEL)
-        return made
+        network = Network(spec, recipe.objective)
+        network.objective = make_classification_loss(recipe.objective, targets, classes, ONE_LABEL)
+        return network
 
-    def data() -> ImageDataset:
-        return ImageDataset(paths, make, targets, 0, augmentation.decode_side(make))
-
-    def bare() -> float:
-        model = network().to(memory_format=torch.channels_last)
+    def run_bare_loop() -> float:
+        model = make_network().to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-        order = [
-            [(0, int(row), 0) for row in rows] for rows in RandomOrder(len(paths), 0)(0)[: len(paths) // 32 * 32].reshape(-1, 32)
-        ]
-        loader = DataLoader(data(), batch_sampler=order, num_workers=1)
+        loader = DataLoader(images, batch_sampler=list(batches), num_workers=1)
         model.train()
         started = time.perf_counter()
-        for pictures, target, _ in loader:
-            loss = model(pictures.contiguous(memory_format=torch.channels_last), target)["loss"]
+        for batch, target, _ in loader:
+            loss = model(batch.contiguous(memory_format=torch.channels_last), target)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         return time.perf_counter() - started
 
-    class NoValidation:
-        metric = "accuracy"
-
-        def make_order(self) -> RandomOrder:
-            return RandomOrder(len(paths), 0)
-
-        def evaluate(self, outputs: np.ndarray, loss: torch.nn.Module) -> Evaluation:
-            return Evaluation({"accuracy": 0.0}, outputs)
-
-    def ours() -> float:
+    def run_our_loop() -> float:
         accelerator = Accelerator(cpu=True)
-        val = ImageDataset(paths[:2], augmentation.make_eval_transform(recipe.data))
-        model, datasets = network(), Datasets(data(), val)
+        network = make_network()
         with tempfile.TemporaryDirectory() as folder, StopSignal(accelerator) as stop:
             started = time.perf_counter()
             run = Run(accelerator, RunFolder(folder), lambda line: None, stop)
-            fit(Trainer(run, recipe, NoValidation(), model, datasets, 0))
+            fit(Trainer(run, recipe, NoValidation(len(paths)), network, Datasets(images, val_images), 0))
             return time.perf_counter() - started
 
     loop.predict = lambda *args, **kwargs: [np.zeros((2, len(classes)), np.float32)]  # no validation
     ratios = []
-    for turn in range(args.rounds):
-        first, second = (bare, ours) if turn % 2 else (ours, bare)
+    for i in range(args.rounds):
+        first, second = (run_bare_loop, run_our_loop) if i % 2 else (run_our_loop, run_bare_loop)
         seconds = {first: first()}
         seconds[second] = second()
-        ratios.append(seconds[ours] / seconds[bare])
-        rates = [len(paths) / seconds[kind] for kind in (bare, ours)]
-        print(f"bare {rates[0]:6.1f} images/s   fluke {rates[1]:6.1f} images/s   time {ratios[-1]:.3f}")
+        bare, ours = seconds[run_bare_loop], seconds[run_our_loop]
+        ratios.append(ours / bare)
+        print(f"bare {len(paths) / bare:6.1f} images/s   fluke {len(paths) / ours:6.1f} images/s   time {ratios[-1]:.3f}")
     print(f"median of {args.rounds}: {statistics.median(ratios):.3f} of the bare loop's time")
 
 

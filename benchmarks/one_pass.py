@@ -1,10 +1,11 @@
-"""What predicting with N networks costs over their forward passes: each image is read and decoded once for all of them.
+"""Measure the time to predict with N networks in one pass over the images, relative to the networks' forward passes alone.
 
     OMP_NUM_THREADS=1 python benchmarks/one_pass.py --images ../shared/data/fashion/images
 
-Prints, for each round, the seconds of predict() from files on the disk, of the same N networks' forward passes on the same batches
-already in memory, and of N separate passes over the files; at the end the median ratios to the forward passes. Images are read by a
-worker process, which needs a core of its own: on two cores leave it one.
+In one pass each image is read and decoded once for all networks. Prints, for each round, the seconds of predict() from files, of
+the forward passes of the same N networks on the same batches in memory, and of N separate passes over the files; at the end the
+median ratios to the forward passes. A worker process reads the images and needs a CPU core of its own, hence OMP_NUM_THREADS=1 on
+two cores.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import torch
 from accelerate import Accelerator
 
 from lib.config.recipe import Model
-from lib.images.augmentation import ResizeToSquare, decode_side
+from lib.images.augmentation import ResizeToSquare
 from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.models.network import Network, NetworkSpec
+from lib.tables.target import ONE_LABEL
 from lib.training.accelerator import keep_memory
 from lib.training.inference import InferenceOptions, predict
 
@@ -38,14 +40,13 @@ def main() -> None:
     keep_memory()
     accelerator = Accelerator(cpu=True)
     paths = sorted(args.images.iterdir())[: args.rows]
-    transform = ResizeToSquare(args.size, "squash")
-    images = ImageDataset(paths, transform, short_side=decode_side(transform))
-    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), False, "classifier", args.size, "squash")
+    images = ImageDataset(paths, ResizeToSquare(args.size, "squash"))
+    spec = NetworkSpec(Model(name=args.model, pretrained=False), tuple("abcdefghij"), ONE_LABEL, args.size, "squash")
     networks = [Network(spec).eval().to(memory_format=torch.channels_last) for _ in range(args.networks)]
-    batches = [pictures.contiguous(memory_format=torch.channels_last) for pictures, *_ in make_eval_loader(images, 64, workers=0)]
+    batches = [batch.contiguous(memory_format=torch.channels_last) for batch, *_ in make_eval_loader(images, 64, workers=0)]
 
     @torch.inference_mode()
-    def forward() -> None:
+    def forward_passes() -> None:
         for network in networks:
             for batch in batches:
                 network(batch)
@@ -53,7 +54,7 @@ def main() -> None:
     def one_pass() -> None:
         predict(networks, images, accelerator, InferenceOptions(64, 1))
 
-    def passes() -> None:
+    def separate_passes() -> None:
         for network in networks:
             predict([network], images, accelerator, InferenceOptions(64, 1))
 
@@ -62,14 +63,14 @@ def main() -> None:
         work()
         return time.perf_counter() - started
 
-    forward()
-    found = []
+    forward_passes()  # warm-up
+    ratios = []
     for _ in range(args.rounds):
-        bare, once, each = seconds(forward), seconds(one_pass), seconds(passes)
-        found.append((once / bare, each / bare))
-        print(f"forward passes {bare:6.2f} s   one pass {once:6.2f} s, {once / bare:.3f}   {args.networks} passes {each:6.2f} s")
-    once, each = (statistics.median(ratios) for ratios in zip(*found))
-    print(f"median of {args.rounds}: one pass {once:.3f} of the forward passes' time, {args.networks} passes {each:.3f}")
+        forward, one, separate = seconds(forward_passes), seconds(one_pass), seconds(separate_passes)
+        ratios.append((one / forward, separate / forward))
+        print(f"forward {forward:6.2f} s   one pass {one:6.2f} s, {one / forward:.3f}   {args.networks} passes {separate:6.2f} s")
+    one, separate = (statistics.median(column) for column in zip(*ratios))
+    print(f"median of {args.rounds}: one pass {one:.3f} of the forward passes' time, {args.networks} passes {separate:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The one error that users see, atomic writes, paths that stay inside their folder, run folders and their lock.
+"""Files and folders: atomic writes, JSON, paths that stay inside their folder, free disk space, names and locks of run folders.
 
-Nothing here imports torch: scripts answer bad input before torch is loaded.
+Nothing here imports torch, so that scripts can refuse bad input before torch is loaded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from lib.errors import FlukeError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what was written there becomes `path` in one step, or not at all.
+    """Yield a temporary path in the folder of `path`; the file written there replaces `path` in one step, or not at all.
 
-    The data is on disk before the name is (fsync, rename, fsync of the folder). Raises FlukeError when it can't be written, as when
-    the disk is full.
+    The data reaches the disk before the name does (fsync, rename, fsync of the folder). Raises FlukeError when the file can't be
+    written, for instance because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     except Exception as error:
         if disk_full(error):
-            raise FlukeError(f"{path}: the disk is full; what was saved before is intact.") from None
+            raise FlukeError(f"{path}: the disk is full; free some space (what was saved before is intact).") from None
         if isinstance(error, OSError):
             raise FlukeError(f"{path}: can't be written ({error.strerror or error}).") from None
         raise
@@ -45,15 +44,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def disk_full(error: Exception) -> bool:
-    """Whether an exception means that the disk, or the user's share of it, is full; safetensors and torch wrap that in errors of
-    theirs."""
+    """Return whether an exception means that the disk, or the user's quota, is full.
+
+    safetensors and torch raise errors of their own for that, recognized by their messages.
+    """
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in ("os error 28", "os error 122", "inline_container.cc", "iostream error"))
 
 
 def fsync(path: Path) -> None:
-    """Flush a file's, or a folder's, data to the disk."""
+    """Flush the data of a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,7 +74,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; raises FlukeError when the file is missing or isn't JSON."""
+    """Read JSON. Raises FlukeError when the file is missing or isn't JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -83,49 +84,39 @@ def read_json(path: Path) -> Any:
 
 
 def safe_join(folder: Path, name: str) -> Path:
-    """`folder / name`, refusing whatever leads out of `folder`: absolute names, `..`, links that point elsewhere.
+    """Return `folder / name`, which need not exist.
 
-    Raises FlukeError. The file need not exist.
+    Raises FlukeError for a name that leads out of `folder`: absolute names, `..`, and links to files elsewhere.
     """
     if not name or "\0" in name or name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
-        raise FlukeError(f"{name!r}: image names stay inside their folder ({folder}); no absolute names and no '..'.")
+        raise FlukeError(f"image name {name!r}: leads out of its folder ({folder}); use a relative name without '..'.")
     path = folder / name
     # Links are resolved only where there is one: realpath of 100,000 plain files costs seconds.
     if any(os.path.islink(folder / part) for part in (Path(name), *Path(name).parents) if str(part) != "."):
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            raise FlukeError(f"{name!r}: a link that leads out of {folder}.")
+            raise FlukeError(
+                f"image name {name!r}: is a link that leads out of its folder ({folder}); copy the file into the folder."
+            )
     return path
 
 
 def require_free(folder: Path, megabytes: float) -> None:
-    """Raise FlukeError when the disk that holds `folder` has less than `megabytes` (10^6 bytes) free."""
+    """Raise FlukeError if the disk of `folder`, which need not exist, has less than `megabytes` (10^6 bytes) free."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e6
     if free < megabytes:
         raise FlukeError(
-            f"{folder}: {free:,.0f} MB free, but this run needs about {megabytes:,.0f} MB; free some, or name a folder elsewhere."
+            f"{folder}: too little disk space ({free:,.0f} MB free, about {megabytes:,.0f} MB needed); free some, or name a "
+            "folder on another disk."
         )
-
-
-def newest_run(runs: Path, wanted: Callable[[Path], bool]) -> Path | None:
-    """The folder below `runs`, most recently started, that `wanted` accepts; None if there is none."""
-    folders = [path.parent for path in runs.glob("*/environment.json")]
-    folders.sort(key=lambda folder: (folder / "environment.json").stat().st_mtime, reverse=True)
-    return next((folder for folder in folders if wanted(folder)), None)
-
-
-def default_run_folder(recipe_file: str | None) -> Path:
-    """runs/<recipe>-<time>, the name a run gets without --out."""
-    stem = Path(recipe_file).stem if recipe_file else "run"
-    return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process; the kernel lets go of it when the process ends, however it ends.
+    """Lock a run folder for this process; the kernel releases the lock when the process ends, however it ends.
 
-    What a process that was killed had half written is removed. Raises FlukeError when another process holds the folder, or when it
+    Temporary files left by a killed process are removed. Raises FlukeError when another process holds the lock, or when the folder
     can't be written.
     """
     try:
@@ -135,16 +126,17 @@ def lock_folder(folder: Path) -> Iterator[None]:
         raise FlukeError(f"{folder}: can't be written ({error.strerror}); name another folder with --out.") from None
     with handle:
         try:
-            # lockf, not flock: DataLoader workers would inherit that, and outlive a killed run by seconds.
+            # lockf, not flock: DataLoader workers would inherit a flock, and they outlive a killed run by seconds.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             handle.truncate(0)
             handle.write(f"pid {os.getpid()} on {os.uname().nodename}")
             handle.flush()
         except (BlockingIOError, PermissionError):
             handle.seek(0)
-            raise FlukeError(f"{folder}: another process writes this run ({handle.read().strip() or 'unknown'}).") from None
+            owner = handle.read().strip() or "unknown"
+            raise FlukeError(f"{folder}: another process writes this run ({owner}); wait for it or end it.") from None
         except OSError as error:
             raise FlukeError(f"{folder}: can't be locked ({error.strerror}); name another folder with --out.") from None
-        for left in (*folder.glob(".*.tmp"), *folder.glob("best/.*.tmp"), *folder.glob("last/.*.tmp")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for temporary in (*folder.glob(".*.tmp"), *folder.glob("best/.*.tmp"), *folder.glob("last/.*.tmp")):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
         yield

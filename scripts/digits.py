@@ -18,7 +18,7 @@ from lib.process import run_script
 def main(argv: list[str] | None = None) -> Path:
     """Run the script with `argv`; return the folder that it wrote."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument("--out", type=str, default="demo/data", help="Folder to write to.")
+    parser.add_argument("--out", default="demo/data", help="Folder to write to.")
     out = Path(command_line.parse(parser, argv).out)
 
     import numpy as np

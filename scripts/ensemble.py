@@ -14,30 +14,30 @@ by logistic regression, gradient boosting).
 
 from __future__ import annotations
 
-from typing import Any, Literal, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.process import run_script
 from lib.run_folder import RunFolder
 from lib.scores.run_scores import find_run_scores
 
-Method = Literal["mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb"]
-OffsetMetric = Literal["accuracy", "macro_f1"]
+METHODS = ("mean", "mean_prob", "geometric", "rank", "vote", "weighted", "greedy", "optimal", "stack_lr", "stack_gb")
+OFFSET_METRICS = ("accuracy", "macro_f1")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns the content of ensemble.json."""
     parser = command_line.make_parser(__doc__, recipe=False)
     add = parser.add_argument
-    add("--runs", nargs="+", type=str, required=True, help="Run folders; the submission follows the first one's recipe.")
-    add("--method", type=Method, default="greedy", help="How to combine.")
-    add("--out", type=Optional[str], default=None, help="Folder to write; default: runs/ensemble-<time>.")
-    add("--metric", type=Optional[str], default=None, help="Metric to score by; default: the usual one of the labels.")
+    add("--runs", nargs="+", required=True, help="Run folders; the submission follows the first one's recipe.")
+    add("--method", choices=METHODS, default="greedy", help="How to combine.")
+    add("--out", help="Folder to write; default: runs/ensemble-<time>.")
+    add("--metric", help="Metric to score by; default: the usual one of the labels.")
     add("--temperature", action="store_true", help="Calibrate the result by a temperature (Guo et al. 2017).")
     thresholds = "Several labels per image: fit each label's threshold for the best F1, and shift the scores by it."
     add("--thresholds", action="store_true", help=thresholds)
     offsets = "One label per image: fit an offset per class for the best value of this metric."
-    add("--offsets", type=Optional[OffsetMetric], default=None, help=offsets)
+    add("--offsets", choices=OFFSET_METRICS, help=offsets)
     args = command_line.parse(parser, argv)
     for run in args.runs:
         find_run_scores(RunFolder(run))  # a wrong folder is answered before SciPy is imported

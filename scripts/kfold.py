@@ -11,7 +11,7 @@ scores_test.npz and submission.csv.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.errors import FlukeError
@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what cv.json holds, {} while folds are missing."""
     parser = command_line.make_parser(__doc__)
     command_line.add_run_arguments(parser)
-    parser.add_argument("--only", nargs="+", type=Optional[int], default=None, help="Train these folds now, counted from 0.")
-    parser.add_argument("--kind", type=Literal["classifier", "embedding"], default="classifier", help="What to train.")
+    parser.add_argument("--only", nargs="+", type=int, help="Train these folds now, counted from 0.")
+    parser.add_argument("--kind", choices=("classifier", "embedding"), default="classifier", help="What to train.")
     args = command_line.parse(parser, argv)
     n = args.recipe.folds.n
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:

@@ -11,7 +11,7 @@ the processes share the images.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from lib.config import command_line
 from lib.process import run_script
@@ -30,9 +30,9 @@ OPTIONS = {
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns the metrics, {} without labels."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument("--run", type=str, required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
+    parser.add_argument("--run", required=True, help="A run's folder, a k-fold run's, or a best/model.safetensors.")
     for name, text in OPTIONS.items():
-        parser.add_argument(f"--{name}", type=Optional[str], default=None, help=text)
+        parser.add_argument(f"--{name}", help=text)
     args = command_line.parse(parser, argv)
 
     from lib.pipelines.predict import PredictArguments, predict_table  # imports torch: --help and a typo are answered before

@@ -1,167 +1,170 @@
-"""The command line and a recipe's YAML, read to a Recipe by jsonargparse; and a Recipe written back.
+"""The command line: recipe files and an option per field, read to a Recipe; and a Recipe written back.
 
-Nothing here imports torch, and jsonargparse comes when a parser is made, so that `--help` and a typo are answered at once.
+Nothing here imports torch, numpy or pandas, so that `--help` and a typo are answered within half a second.
 """
 
 from __future__ import annotations
 
-import functools
+import argparse
 import re
 import sys
-from argparse import ArgumentError
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import yaml
 
 from lib.config.constraints import check_constraints
-from lib.config.recipe import SECTIONS, Recipe
+from lib.config.recipe import RETIRED, SECTIONS, Recipe
+from lib.config.schema import field_schemas, in_words
+from lib.config.validation import make_recipe
+from lib.config.yaml_text import dump_yaml, load_yaml, show
 from lib.errors import FlukeError, did_you_mean
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: keys stay text, and so do 01, yes, no and dates (labels); 1e-3 is a number. Without anchors, which
-    could make a small file a huge recipe."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [k.value for k, _ in node.value]
-        where = f"{self.name}, line {node.start_mark.line + 1}"
-        if any(not isinstance(key, str) for key in keys):
-            raise FlukeError(f"{where}: a list or a mapping can't be a key; put a label with brackets in quotes.")
-        if twice := {k for k in keys if keys.count(k) > 1}:
-            raise FlukeError(f"{where}: {sorted(twice)[0]!r} is given twice.")
-        return {k.value: self.construct_object(v, deep=True) for k, v in node.value}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise FlukeError(f"{self.name}: *{self.peek_event().anchor} refers to another place; write it out.")
-        return super().compose_node(parent, index)
+Tree = dict[str, dict[str, Any]]  # values by section and field
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either reader, ours or another, would take for a number, a date or yes and no."""
+class Parser(argparse.ArgumentParser):
+    """argparse's parser that raises FlukeError with one sentence and knows the names of its options."""
+
+    def __init__(self, doc: str, recipe: bool):
+        self.names: list[str] = []
+        self.recipe = recipe
+        usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, usage=usage, formatter_class=layout, allow_abbrev=False)
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Add an option as argparse does, to a `group` if given. A value that is none of `choices` is answered with the nearest
+        one."""
+        self.names += names
+        group = options.pop("group", None)
+        if choices := options.pop("choices", ()):
+            options |= {"type": partial(_choose, choices), "metavar": f"{{{','.join(choices)}}}"}
+        return group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
+
+    def error(self, message: str) -> Any:
+        """Raise argparse's message as a FlukeError."""
+        raise FlukeError(message.removeprefix("argument ") + ".")
 
 
-_OURS = {
-    "int": (re.compile(r"[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"),
-    "float": (
-        re.compile(r"([-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|(0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.[0-9]+|\.inf)|\.nan)$"),
-        "-+0123456789.",
-    ),
-    "bool": (re.compile("(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
-    "null": (re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-}
-_Loader.yaml_implicit_resolvers = {}
-_Dumper.yaml_implicit_resolvers = {first: list(pairs) for first, pairs in yaml.SafeDumper.yaml_implicit_resolvers.items()}
-for _kind, (_pattern, _first) in _OURS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, list(_first))
+def _choose(names: Sequence[str], text: str) -> str:
+    if text not in names:
+        hint = did_you_mean(text, names, otherwise="")
+        raise argparse.ArgumentTypeError(f"expected {', '.join(names)} (found {show(text)}{hint})")
+    return text
 
 
-def load_yaml(text: str, name: str = "a value") -> Any:
-    """Parse YAML without executing, sharing or guessing anything; raises yaml.YAMLError or FlukeError (a key given twice,
-    anchors), which call the text `name`."""
-    loader = _Loader(text)
-    loader.name = name
-    try:
-        return loader.get_single_data()
-    except RecursionError:
-        raise FlukeError(f"{name}: YAML nested a thousand levels deep is no recipe.") from None
-    finally:
-        loader.dispose()
-
-
-def make_parser(doc: str, recipe: bool = True) -> Any:
-    """A jsonargparse parser whose help is the script's docstring, with the recipe's fields if `recipe`; scripts add their own."""
-    import jsonargparse
-
-    _set_up()
-    usage = "%(prog)s --cfg RECIPE.yaml [--section.field VALUE ...]" if recipe else None
-    parser = jsonargparse.ArgumentParser(
-        description=doc, usage=usage, exit_on_error=False, parser_mode="fluke" if recipe else "yaml"
-    )
-    if recipe:
-        parser.add_argument("--cfg", action="config", help="The recipe, a YAML file; options after it on the command line win.")
-        parser.add_class_arguments(Recipe)
+def make_parser(doc: str, recipe: bool = True) -> Parser:
+    """Return a parser whose help begins with `doc`, with --cfg and the recipe's fields if `recipe`; scripts add their own
+    options with argparse's `add_argument`."""
+    parser = Parser(doc, recipe)
+    if not recipe:
+        return parser
+    add = partial(parser.add_argument, dest="changes", action="append")
+    what = "Recipe, a YAML file; what comes later on the command line wins. --section.field+ VALUE appends to a list."
+    add("--cfg", metavar="RECIPE.yaml", type=lambda path: (path, read_tree(path)), help=what)
+    parser.add_argument("--print_config", action="store_true", help="Print the resolved recipe and exit.")
+    defaults = asdict(Recipe())
+    for section, kind in SECTIONS.items():
+        group = parser.add_argument_group(section, kind.__doc__)
+        add(f"--{section}", group=group, metavar="MAPPING", type=partial(_read_section, section), help="Several of these fields.")
+        for name, schema in field_schemas(kind).items():
+            default, option = defaults[section][name], f"--{section}.{name}"
+            words = " ".join(f"{schema['description']} ({in_words(schema)}; default: {show(default)})".split())
+            read = partial(_read_field, section, name, schema)
+            add(option, group=group, metavar="VALUE", type=read, help=words.replace("%", "%%"))
+            if isinstance(default, list):
+                read = partial(_read_field, section, f"{name}+", schema)
+                add(f"{option}+", group=group, type=read, help=argparse.SUPPRESS)
     return parser
 
 
-@functools.cache
-def _set_up() -> None:
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    jsonargparse.set_loader("fluke", load_yaml, exceptions=(yaml.YAMLError,))
-    jsonargparse.set_dumper("fluke", _dump_yaml)
+def _read_section(section: str, text: str) -> tuple[str, Tree]:
+    """Return the change that `--section MAPPING` makes to a recipe."""
+    tree = {section: _read_yaml(text, f"--{section}")}
+    _check_names(tree, f"--{section}")
+    return "", tree
 
 
-def add_run_arguments(parser: Any) -> None:
-    """--out and --resume, for the scripts that train."""
-    parser.add_argument("--out", type=str, default=None, help="Folder of the run; default: runs/<recipe>-<time>.")
-    parser.add_argument(
-        "--resume", action="store_true", help="Go on with the run in --out, or else with the newest unfinished one of this recipe."
-    )
+def _read_field(section: str, name: str, schema: dict[str, Any], text: str) -> tuple[str, Tree]:
+    """Return the change that `--section.name TEXT` makes: text as it stands for a field of text, else read as YAML."""
+    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
+    if "string" not in kinds or "number" in kinds:
+        return "", {section: {name: _read_yaml(text, f"--{section}.{name}")}}
+    null = "null" in kinds and text in ("null", "Null", "NULL", "~")
+    return "", {section: {name: None if null else text}}
 
 
-def parse(parser: Any, argv: list[str] | None = None, together: bool = True) -> Any:
-    """Parse `argv` (default: the command line) to a namespace whose `recipe` is a Recipe, if the parser has one.
+def _read_yaml(text: str, option: str) -> Any:
+    try:
+        return load_yaml(text, option)
+    except yaml.YAMLError:
+        return text  # the message about this value says what is expected
 
-    Unless `together`, what its fields may say together is not checked: they are changes to a recipe that is read later.
-    Raises FlukeError with one sentence, naming the field and, for an unknown name, the nearest right one.
+
+def add_run_arguments(parser: Parser) -> None:
+    """Add --out and --resume, for the scripts that train."""
+    parser.add_argument("--out", help="Folder of the run; default: runs/<recipe>-<time>.")
+    what = "Continue the run in --out, or else the newest unfinished run of this recipe."
+    parser.add_argument("--resume", action="store_true", help=what)
+
+
+def parse(parser: Parser, argv: list[str] | None = None, check: bool = True) -> Any:
+    """Parse `argv` (default: the command line) to a namespace, with a Recipe as `recipe` if the parser has its fields.
+
+    With `check`, constraints between fields are checked too; without, the fields may be changes to a recipe that is read later.
+    Raises FlukeError with one sentence that names all wrong fields or, for an unknown option, the nearest right one.
     """
     argv = sys.argv[1:] if argv is None else argv
-    known = [option for action in parser._actions for option in action.option_strings]
     for token in argv:
-        if re.match(r"--[A-Za-z]", token) and (name := token.split("=")[0]) not in known:
-            raise FlukeError(f"Unknown option {name}{_nearest(name, known)}")
-    for i, token in enumerate(argv):
-        if token == "--cfg" and i + 1 < len(argv):
-            read_tree(argv[i + 1])
-        elif token.startswith("--cfg="):
-            read_tree(token[6:])
-    try:
-        args = parser.parse_args(argv)
-    except ArgumentError as error:
-        raise FlukeError(_sentence(str(error))) from None
-    if "--cfg" in known:
-        args.recipe_file = str(args.cfg[-1]) if args.cfg else None
-        args.recipe = Recipe(**{f.name: SECTIONS[f.name](**args.pop(f.name).as_dict()) for f in fields(Recipe)})
-        if together:
+        if re.match(r"--[A-Za-z]", token) and (name := token.split("=")[0]) not in parser.names:
+            nearest = _nearest(name, [n for n in parser.names if not n.endswith("+")])
+            raise FlukeError(f"Unknown option {name}" + (f"; {nearest}" if nearest else "; --help lists them all."))
+    args = parser.parse_args(argv)
+    if parser.recipe:
+        changes = args.changes or []
+        args.recipe_file = next((file for file, _ in reversed(changes) if file), None)
+        args.recipe = make_recipe(*_merge(changes))
+        if args.print_config:
+            print(dump(args.recipe), end="")
+            sys.exit()
+        if check:
             check_constraints(args.recipe)
     return args
 
 
+def _merge(changes: list[tuple[str, Tree]]) -> tuple[Tree, dict[str, str]]:
+    """Return the values after all changes, of which a later one wins, and what stands before each field's name in a message."""
+    values: Tree = {section: {} for section in SECTIONS}
+    places = {}
+    for file, tree in changes:
+        for section, given in tree.items():
+            for key, value in given.items():
+                name = key.removesuffix("+")
+                if key != name:
+                    value = _as_list(values[section].get(name, getattr(SECTIONS[section](), name))) + _as_list(value)
+                values[section][name] = value
+                places[f"{section}.{name}"] = f"{file}: " if file else "--"
+    return values, places
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _nearest(name: str, names: list[str]) -> str:
+    """Return "did you mean X?", or "" where no name resembles `name`."""
     last = name.lstrip("-").split(".")[-1]
     same = [n for n in names if n.lstrip("-").split(".")[-1] == last]  # a right field in the wrong section
-    return did_you_mean(name, same or names, cutoff=0 if same else 0.6, otherwise="; --help lists them all.")
+    return did_you_mean(name, same or names, cutoff=0 if same else 0.6, otherwise="").removeprefix("; ")
 
 
-def _sentence(message: str) -> str:
-    """jsonargparse's message, boiled down to: the field, what is wrong, what would be right."""
-    flat = " ".join(message.split())
-    key, got = re.search(r'key "([^"]+)"', flat), re.search(r"(?:Got|Given) value: ?(.*?)\.?$", flat)
-    if key is not None and key[1] in SECTIONS:
-        return f"--{key[1]} can't be read; name its fields one by one, --{key[1]}.{fields(SECTIONS[key[1]])[0].name} VALUE."
-    wanted = list(dict.fromkeys(re.findall(r"Expected an? (?:typing\.)?(<class '\w+'>|Literal\[.*?\]|\w+)", flat)))
-    if key is None or got is None or not wanted:
-        return flat if flat.endswith(".") else flat + "."
-    value, hint, kinds = got[1], "", []
-    for want in wanted:
-        options = re.findall(r"'([^']*)'", want) if want.startswith("Literal") else []
-        close = _nearest(value, options)
-        hint = hint or (close if close.startswith("; did") else "")
-        kinds.append(f"one of {', '.join(options)}" if options else _KINDS.get(want.removeprefix("<class '")[:-2], want))
-    return f"--{key[1]} {value or repr(value)}: expected {' or '.join(kinds)}{hint or '.'}"
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "str": "text (numbers, true and null that mean text go in quotes)"}
-_KINDS |= {"NoneType": "null", "bool": "true or false", "list": "a list, [a, b]", "dict": "a mapping, {name: value}"}
-
-
-def read_tree(path: str) -> dict[str, Any]:
-    """The sections of a recipe's file as they stand, their fields' names checked. Raises FlukeError."""
+def read_tree(path: str) -> Tree:
+    """Return the sections of a recipe's file without retired fields, values as they stand. Raises FlukeError for a file that can't
+    be read and for all names that are no fields."""
     try:
         tree = load_yaml(Path(path).read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
@@ -171,29 +174,40 @@ def read_tree(path: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
         raise FlukeError(f"{path}: expected sections ({', '.join(SECTIONS)}), not {found}.")
-    _check_keys(tree, Recipe, path, "")
+    _check_names(tree, path)
     return tree
 
 
-def _check_keys(tree: dict[str, Any], cls: Any, path: str, prefix: str) -> None:
-    hints = get_type_hints(cls)
-    every = [f"{s.name}.{f.name}" for s in fields(Recipe) for f in fields(SECTIONS[s.name])]
-    for key, value in tree.items():
-        if key not in hints:
-            names = [prefix + name for name in hints] + every
-            raise FlukeError(f"{path}: unknown field {prefix}{key}{_nearest(prefix + key, names)}")
-        if is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise FlukeError(f"{path}: section {key} holds fields ({', '.join(get_type_hints(hints[key]))}), not {value!r}.")
-            _check_keys(value, hints[key], path, f"{prefix}{key}.")
-        elif type(None) in get_args(hints[key]) and isinstance(value, str) and re.match(_OURS["null"][0], value or "-"):
-            raise FlukeError(f"{path}: {prefix}{key}: '{value}' can't be a name here: jsonargparse reads it as null.")
+def _check_names(tree: dict[str, Any], place: str) -> None:
+    """Take retired fields at their values without effect out of `tree`. Raises FlukeError for all others and unknown names."""
+    if faults := list(_find_unknown(tree)):
+        raise FlukeError(f"{place}: {'; '.join(faults)}.")
+    for section, given in tree.items():
+        tree[section] = {name: value for name, value in given.items() if f"{section}.{name}" not in RETIRED}
+
+
+def _find_unknown(tree: dict[str, Any]) -> Iterator[str]:
+    every = {section: list(field_schemas(kind)) for section, kind in SECTIONS.items()}
+    for section, given in tree.items():
+        if section not in SECTIONS:
+            yield _unknown(section, list(SECTIONS))
+        elif not isinstance(given, dict):
+            yield f"section {section} holds fields ({', '.join(every[section])}), not {show(given)}"
+        else:
+            for key, value in given.items():
+                name = f"{section}.{key}"
+                if name in RETIRED and value != RETIRED[name]:
+                    accepted = show(RETIRED[name])
+                    yield f"{name} was removed, and only {accepted} is still accepted (found {show(value)}); delete the field"
+                elif name not in RETIRED and key not in every[section]:
+                    yield _unknown(name, [f"{s}.{n}" for s in (section, *every) for n in every[s]])
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    nearest = _nearest(name, names)
+    return f"unknown field {name}" + (f" ({nearest})" if nearest else "; --help lists them all")
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `--cfg` reads back to the same recipe."""
-    return _dump_yaml(asdict(recipe))
-
-
-def _dump_yaml(tree: Any) -> str:
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Return the resolved recipe as YAML that `--cfg` reads back to the same recipe."""
+    return dump_yaml(asdict(recipe))

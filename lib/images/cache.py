@@ -1,7 +1,7 @@
-"""A packed cache: the pictures of one table, decoded and scaled down once, in one memory-mapped file.
+"""Packed cache: the images of one table, decoded and downscaled once, in one memory-mapped file.
 
-`pictures.bin` is a header line (magic and key) and the pictures' bytes, rows of RGB, one after the other; `pictures.npz` beside it
-holds the key and every picture's height and width. Nothing in either is executed or unpickled.
+`pictures.bin` holds a header line (magic and key), then the images' bytes one after the other, each as rows of RGB. `pictures.npz`
+holds the key and the height and width of each image. Neither file is unpickled or executed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from lib.files import atomic_write, require_free
 from lib.images.decoding import decode
 from lib.process import is_main_process
 
-HEADER = 128  # bytes before the first picture
-# Pillow and torchvision make the pixels; another version of theirs may make others.
+HEADER = 128  # bytes before the first image
+# Part of the key, because another version of Pillow or torchvision may produce other pixels.
 VERSION = f"fluke-cache 1, Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
 
 
 class ImageCache:
-    """A cache on disk, opened by `open_cache`. Pickles as its path, so that DataLoader workers map the file themselves."""
+    """Cached images of some rows, opened by `open_cache`. Pickles as its path, so that DataLoader workers map the file."""
 
     def __init__(self, path: Path, key: str, rows: np.ndarray | None = None) -> None:
-        """Map `path` (.bin); `rows` (n,) int are the pictures that are shown, in that order, None all. Raises ValueError or OSError
-        when the file, or its index, is not complete or not that of `key`."""
+        """Map the file `path` (.bin) for the images at positions `rows` (n,) int; None: all.
+
+        Raises ValueError or OSError when the file or its index is incomplete or has another key.
+        """
         self.path, self.key = path, key
         with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
             if str(index["key"]) != key:
@@ -58,25 +60,25 @@ class ImageCache:
         return len(self.rows)
 
     def take(self, rows: Sequence[int]) -> ImageCache:
-        """These of the pictures, in this order."""
+        """Return a cache of the images at these positions, in this order."""
         return ImageCache(self.path, self.key, self.rows[np.asarray(rows, dtype=np.int64)])
 
     def get(self, i: int) -> torch.Tensor:
-        """Picture i as `lib.images.decode` gives it: uint8 (3, height, width), a copy."""
-        i = self.rows[i]
-        height, width = self.sizes[i]
-        rows = np.array(self.bytes[self.offsets[i] : self.offsets[i + 1]]).reshape(height, width, 3)
-        return torch.from_numpy(rows).permute(2, 0, 1)
+        """Return a copy of image i in the layout of `decode`: uint8 (3, height, width)."""
+        row = self.rows[i]
+        height, width = self.sizes[row]
+        pixels = np.array(self.bytes[self.offsets[row] : self.offsets[row + 1]]).reshape(height, width, 3)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int) -> ImageCache:
-    """The cache of `paths`, in that order, their short side at most `short_side` pixels (never enlarged); built by `workers`
-    processes if it isn't there, or if an image, `short_side` or the decoder has changed since, or if the file is damaged.
+    """Open the cache of the images `paths`, in that order, with short sides of at most `short_side` pixels (never enlarged).
 
-    Processes that ask at once build one: the others wait. Raises FlukeError for unreadable images (all counted, the first ones
-    named), for a folder that can't be written and for a disk that is too small.
+    `workers` processes build it if it is missing or damaged, or if an image, `short_side` or the decoder has changed. Of several
+    processes that open it at once, one builds it and the others wait. Raises FlukeError for unreadable images (with their number
+    and the first of them), a folder that can't be written, and a disk that is too small.
     """
-    key, name = _key(paths, short_side)
+    key, name = _cache_key(paths, short_side)
     path = cache_dir / name / "pictures.bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,27 +86,30 @@ def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers:
     except OSError as error:
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it ends
-        # Not there, stale, cut off, foreign: np.load raises whatever a stranger's file makes it raise.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process ends, however it ends
+        # Missing, stale, truncated or another program's file: np.load may raise anything for the last.
         with contextlib.suppress(Exception):
             return ImageCache(path, key)
         _build(path, key, paths, short_side, workers)
         return ImageCache(path, key)
 
 
-def _key(paths: Sequence[Path], short_side: int) -> tuple[str, str]:
-    """What the pixels depend on, hashed; and a folder name that depends only on which images and what size, so that changed images
-    replace their old cache while those of other tables and sizes live on beside it."""
+def _cache_key(paths: Sequence[Path], short_side: int) -> tuple[str, str]:
+    """Return a hash of all that the pixels depend on, and the name of the cache's folder.
+
+    The name depends only on the paths and the size, so that a cache of changed images replaces the old one, while caches of other
+    tables and sizes stay.
+    """
     names = [os.path.abspath(path) for path in paths]
     name = _hash([names, short_side])
-    return _hash([VERSION, name, [_stamp(name) for name in names]]), f"{short_side}px-{name[:16]}"
+    return _hash([VERSION, name, [_size_and_time(name) for name in names]]), f"{short_side}px-{name[:16]}"
 
 
-def _stamp(name: str) -> tuple[int, int] | None:
+def _size_and_time(name: str) -> tuple[int, int] | None:
     try:
         stat = os.stat(name)
     except OSError:
-        return None  # decoding will say so
+        return None  # decoding reports it
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -117,26 +122,26 @@ def _header(key: str) -> bytes:
 
 
 def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers: int) -> None:
-    for left in (*path.parent.glob(".*.tmp"), path):  # of a build that was killed, and what is replaced: room for the new one
-        left.unlink(missing_ok=True)
+    for old in (*path.parent.glob(".*.tmp"), path):  # left by a killed build, and the cache to be replaced: frees their space
+        old.unlink(missing_ok=True)
     require_free(path.parent, len(paths) * 3 * short_side**2 * 4 / 3 / 1e6)  # as if all were 4:3
     loader: DataLoader[Any] = DataLoader(
         paths,  # type: ignore[arg-type]
         batch_size=8,
         num_workers=workers,
         collate_fn=partial(_decode_batch, short_side=short_side),
-        generator=torch.Generator(),  # a DataLoader draws a seed, which must not move the job's random numbers
+        generator=torch.Generator(),  # a DataLoader draws a seed, which must not advance the run's random numbers
     )
     sizes: list[tuple[int, int]] = []
     faults: list[str] = []
     bar = tqdm(total=len(paths), desc=f"caching images at {short_side} px", unit="", leave=False, disable=not is_main_process())
     with atomic_write(path) as temporary, temporary.open("wb") as file, bar:
         file.write(_header(key))
-        for pixels, some_sizes, some_faults in loader:
+        for pixels, batch_sizes, batch_faults in loader:
             file.write(pixels.numpy().data)
-            sizes += some_sizes
-            faults += some_faults
-            bar.update(len(some_sizes) + len(some_faults))
+            sizes += batch_sizes
+            faults += batch_faults
+            bar.update(len(batch_sizes) + len(batch_faults))
         if faults:
             raise FlukeError(f"{len(faults)} of {len(paths)} images can't be cached: {' '.join(faults[:3])}")
     with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
@@ -144,17 +149,20 @@ def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers
 
 
 def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
-    """Pictures of a batch as one flat tensor (one hand-over between processes), their (height, width), and what was unreadable."""
+    """Return the images' pixels as one flat tensor, their (height, width), and the messages of unreadable files.
+
+    One tensor, because each tensor is handed over between processes separately.
+    """
     flat, sizes, faults = [torch.empty(0, dtype=torch.uint8)], [], []
     for path in paths:
         try:
-            picture = decode(path, short_side)
+            image = decode(path, short_side)
         except FlukeError as error:
             faults.append(str(error))
             continue
-        height, width = picture.shape[-2:]
+        height, width = image.shape[-2:]
         if (scale := short_side / min(height, width)) < 1:
-            picture = F.resize(picture, [round(side * scale) for side in (height, width)], antialias=True)
-        flat.append(picture.permute(1, 2, 0).reshape(-1))
-        sizes.append((picture.shape[-2], picture.shape[-1]))
+            image = F.resize(image, [round(side * scale) for side in (height, width)], antialias=True)
+        flat.append(image.permute(1, 2, 0).reshape(-1))
+        sizes.append((image.shape[-2], image.shape[-1]))
     return torch.cat(flat), sizes, faults

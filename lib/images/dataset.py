@@ -1,12 +1,12 @@
-"""Datasets, order and loaders: what is seen when is a function of (seed, epoch, row), never of workers, processes or
-interruptions."""
+"""Dataset of images and loaders of batches. What an item holds depends on (seed, epoch, position) alone: not on the number of
+workers or processes, nor on interruptions."""
 
 from __future__ import annotations
 
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,49 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lib.images.augmentation import Transform, decode_side
+from lib.images.cache import ImageCache
 from lib.images.decoding import decode
 from lib.images.samplers import ShardedBatches, derive_seed
 
 
 class ImageDataset(Dataset[tuple[Any, ...]]):
-    """Decoded, transformed images by position.
+    """Decoded, transformed images and their targets.
 
-    An index is (epoch, position, time), `time` counting how often the epoch has had the position before; an item is (uint8 (3,
-    side, side) image, target, position). Before the transform, torch's default generator is seeded with (seed, epoch, position,
-    time), so that augmentation is the same whoever works on the item and another for a row that comes again, and put back
-    afterwards. Images from position `mirrored_from` on are flipped first: mirrored individuals.
+    An index is (epoch, position, repeat), where `repeat` counts how often the epoch has had that position before. An item is (uint8
+    (3, side, side) image, target, position). During the transform, torch's default generator is seeded with (seed, epoch, position,
+    repeat) and then restored: augmentation is the same in any worker, and differs when a row is repeated in an epoch.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
-        transform: Callable[[Any], Tensor],
+        transform: Transform,
         targets: np.ndarray | None = None,
         seed: int = 0,
-        short_side: int | None = None,
-        read: Callable[[int], Any] | None = None,
-        mirrored_from: int | None = None,
+        cache: ImageCache | None = None,
+        mirrored: bool = False,
     ):
-        self.paths, self.transform, self.seed, self.short_side = paths, transform, seed, short_side
-        self.targets = torch.zeros(len(paths), dtype=torch.int64) if targets is None else torch.from_numpy(targets)
-        self.mirrored = len(paths) if mirrored_from is None else mirrored_from
-        self.read = read
-        """Reads the decoded image at a position from a cache; None: from its file."""
+        """Read from `cache`, which holds the images of `paths` in that order, or, without one, from the files.
+
+        With `mirrored`, the same images follow once more, flipped left to right: as other individuals. `targets` has one entry per
+        position.
+        """
+        self.paths, self.transform, self.seed, self.cache = paths, transform, seed, cache
+        self.short_side = decode_side(transform)
+        self.length = len(paths) * (2 if mirrored else 1)
+        self.targets = torch.zeros(self.length, dtype=torch.int64) if targets is None else torch.from_numpy(targets)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self.length
 
     def __getitem__(self, index: tuple[int, int, int]) -> tuple[Tensor, Tensor, int]:
-        epoch, position, time = index
-        image = self.read(position % self.mirrored) if self.read else decode(self.paths[position], self.short_side)
+        epoch, position, repeat = index
+        flipped, row = divmod(position, len(self.paths))
+        image = self.cache.get(row) if self.cache is not None else decode(self.paths[row], self.short_side)
         state = torch.get_rng_state()
-        torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position, time))
-        if position >= self.mirrored:
+        torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position, repeat))
+        if flipped:
             image = image.flip(-1)
         try:
             return self.transform(image), self.targets[position], position
@@ -61,24 +66,30 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave a signal that a whole group gets (Ctrl-C, a scheduler's SIGTERM) to the main process, which saves and needs the worker
-    until then; a worker ends when the main process says so, or is gone."""
+    """Make a DataLoader worker ignore SIGTERM and SIGINT, which schedulers and Ctrl-C send to a whole process group.
+
+    The main process handles the signal and needs its workers until its state is saved; it then ends them.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
 def kill_workers() -> None:
-    """End what an error left running: multiprocessing would send a SIGTERM, which `ignore_signals` workers don't hear, and wait
-    for ever."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would take it for a fault
+    """Kill workers that are still running at exit, as after an error.
+
+    multiprocessing would send them a SIGTERM, which they ignore (see `ignore_signals`), and then wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the kill as a fault
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
 def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: int) -> DataLoader[Any]:
-    """Batches of (uint8 (B, 3, H, W), targets, positions) for one process; set batches.epoch and .start before
-    iterating."""
+    """Return a loader of one process's batches (uint8 images (B, 3, H, W), targets, positions).
+
+    The order is that of `batches`: set its `epoch` and `start` before iterating.
+    """
     return DataLoader(
         images,
         batch_sampler=batches,
@@ -89,13 +100,16 @@ def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: in
     )
 
 
-def make_eval_loader(images: ImageDataset, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader[Any]:
-    """Every position once, in order, dealt out to the processes in equal batches; the last positions come twice where n is no
-    multiple of `world`, since a gather needs as many rows from each: whoever gathers drops what it has already."""
+def make_eval_loader(images: ImageDataset, batch_size: int, workers: int, rank: int = 0, num_processes: int = 1) -> DataLoader[Any]:
+    """Return a loader of one process's share of all positions, dealt out in order, in batches of equal size on all processes.
+
+    Where their number is no multiple of `num_processes`, the last position is repeated, because a gather needs equally many rows
+    from each process: the caller drops repeated rows.
+    """
     n = len(images)
-    padded = list(range(n)) + [n - 1] * (-n % world)
-    mine = padded[rank::world]
-    batches = [[(0, row, 0) for row in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    padded = list(range(n)) + [n - 1] * (-n % num_processes)
+    positions = padded[rank::num_processes]
+    batches = [[(0, position, 0) for position in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
     return DataLoader(
         images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), worker_init_fn=ignore_signals
     )

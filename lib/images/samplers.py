@@ -1,4 +1,4 @@
-"""The order of the training rows: functions of (seed, epoch), the same on every process."""
+"""Order of the training rows: functions of (seed, epoch), the same on every process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lib.errors import FlukeError
 
 
 def derive_seed(*parts: int) -> int:
-    """A 63-bit seed that is a function of the integers given, the same on every machine and Python."""
+    """Return a 63-bit seed that is a function of the integers given, the same on every machine and Python version."""
     return int.from_bytes(hashlib.blake2b(repr(tuple(map(int, parts))).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class RandomOrder:
-    """The rows of an epoch, in order: a permutation, or draws with replacement in proportion to `weights`.
+    """Random order of n rows: a permutation or, with `weights` (n,), draws with replacement in proportion to them.
 
-    Calls: epoch -> (n,) int64 positions, a pure function of (seed, epoch), the same on every process.
+    Calls: epoch -> (n,) int64 positions, a function of (seed, epoch).
     """
 
     def __init__(self, n: int, seed: int, weights: np.ndarray | None = None):
@@ -35,32 +35,35 @@ class RandomOrder:
 
 
 class ClassGroupOrder:
-    """The rows of an epoch for batches of P classes x K images: groups of one class, shuffled and laid end to end.
+    """Order for batches of P classes x K images: groups of up to k images of one class, shuffled and concatenated.
 
-    Calls: epoch -> (count * batch_size,) int64 positions, a pure function of (seed, epoch), the same on every process. Every class
-    comes in every epoch. No group is split over two batches: what would stick out of a batch waits for another epoch, and the last
-    batch is filled with the epoch's first groups. A class with fewer than K images is a group of its size; never an image paired
-    with itself, unless `singles` is repeat. targets (n,) int64; those below 0 (no name) are groups of one. Raises FlukeError when
-    nothing is left.
+    Calls: epoch -> (n,) int64 positions, n a multiple of the batch size, a function of (seed, epoch). Every class comes in every
+    epoch. A group is never split between batches: its images that exceed a batch are left out of this epoch. The last batch is
+    filled with the epoch's first groups. A class with fewer than k images forms a smaller group. `singles` says what becomes of a
+    class with one image: once (a group of one), repeat (k copies, each with its own augmentation), or drop. Rows with a target
+    below 0 (unlabeled) form groups of one. Raises FlukeError when no class is left.
     """
 
     def __init__(self, targets: np.ndarray, k: int, batch_size: int, singles: str, seed: int):
-        self.k, self.batch_size, self.singles, self.seed = k, batch_size, singles, seed
-        self.members = [np.flatnonzero(targets == label) for label in np.unique(targets[targets >= 0])]
+        self.k, self.singles, self.seed = k, singles, seed
+        self.class_rows = [np.flatnonzero(targets == target) for target in np.unique(targets[targets >= 0])]
         if singles == "drop":
-            self.members = [rows for rows in self.members if len(rows) > 1]
-        self.alone = np.flatnonzero(targets < 0)
-        total = sum(max(len(rows), k if singles == "repeat" and len(rows) == 1 else 1) for rows in self.members) + len(self.alone)
-        if total < 2 or not self.members:
+            self.class_rows = [rows for rows in self.class_rows if len(rows) > 1]
+        self.unlabeled = np.flatnonzero(targets < 0)
+        total = len(self.unlabeled) + sum(k if self._is_repeated(rows) else len(rows) for rows in self.class_rows)
+        if total < 2 or not self.class_rows:
             raise FlukeError("train.sampler pk: no class has two training images; set train.singles to once or repeat.")
         self.batch_size = min(batch_size, total)
         self.n = -(-total // self.batch_size) * self.batch_size
 
+    def _is_repeated(self, rows: np.ndarray) -> bool:
+        return self.singles == "repeat" and len(rows) == 1
+
     def __call__(self, epoch: int) -> np.ndarray:
         generator = np.random.default_rng(derive_seed(self.seed, epoch))
-        groups: list[np.ndarray] = [self.alone[i : i + 1] for i in range(len(self.alone))]
-        for rows in self.members:
-            if len(rows) == 1 and self.singles == "repeat":
+        groups: list[np.ndarray] = [self.unlabeled[i : i + 1] for i in range(len(self.unlabeled))]
+        for rows in self.class_rows:
+            if self._is_repeated(rows):
                 groups.append(np.repeat(rows, self.k))
                 continue
             shuffled = generator.permutation(rows)
@@ -72,12 +75,15 @@ class ClassGroupOrder:
             epoch_rows.extend(group[:room].tolist())
             if len(epoch_rows) == self.n:
                 return np.array(epoch_rows)
-        raise AssertionError("unreachable: the groups go round")
+        raise AssertionError("unreachable: the groups are cycled")
 
 
 def sampling_weights(targets: np.ndarray, power: float, factors: np.ndarray | None = None) -> np.ndarray:
-    """Weights (n,) float64 for sampler: weighted: (images of the row's class) ** -power, times the class's of `factors` (C,); with
-    several labels the largest of the row's labels; a row without any counts as of a class of all rows."""
+    """Return weights (n,) float64 for `train.sampler: weighted`: (images of the row's class) ** -power, times its class's factor.
+
+    `targets` is (n,) int64, or (n, C) float32 for several labels per image; `factors` (C,). With several labels the largest weight
+    of the row's labels counts; a row without labels counts as a class that all rows have.
+    """
     one = targets.ndim == 1
     counts = np.bincount(targets, minlength=0 if factors is None else len(factors)) if one else targets.sum(0)
     weights = np.maximum(counts, 1.0) ** -power * (1.0 if factors is None else factors)
@@ -86,8 +92,8 @@ def sampling_weights(targets: np.ndarray, power: float, factors: np.ndarray | No
     return np.where(targets.any(1), np.where(targets > 0, weights, 0.0).max(1), len(targets) ** -power)
 
 
-def count_earlier(rows: np.ndarray) -> np.ndarray:
-    """How often each of `rows` (n,) has come before, (n,) int64: 0 where it comes first."""
+def count_repeats(rows: np.ndarray) -> np.ndarray:
+    """Return how often each of `rows` (n,) occurs before its place, (n,) int64: 0 at the first occurrence."""
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     out = np.empty(len(rows), np.int64)
@@ -96,34 +102,40 @@ def count_earlier(rows: np.ndarray) -> np.ndarray:
 
 
 class ShardedBatches(Sampler[list[tuple[int, int, int]]]):
-    """This process's share of each batch of an epoch, from batch `start` on; every process has a share of every batch.
+    """One process's share of each batch of an epoch, from batch `start` on: lists of indices (epoch, position, repeat).
 
-    `batch_size` counts the images of all processes. A last, smaller batch is left out (BatchNorm on one image has no variance; the
-    next epoch's order is another), unless it is the only one.
+    `batch_size` counts the images of all processes. A last, smaller batch is left out, unless it is the only one, because BatchNorm
+    on one image has no variance; the next epoch's order leaves out other rows.
     """
 
-    def __init__(self, order: Callable[[int], np.ndarray], n: int, batch_size: int, rank: int = 0, world: int = 1):
-        batch_size = min(batch_size, n // world * world)
-        self.order, self.share, self.rank, self.world = order, batch_size // world, rank, world
+    def __init__(self, order: Callable[[int], np.ndarray], n: int, batch_size: int, rank: int = 0, num_processes: int = 1):
+        batch_size = min(batch_size, n // num_processes * num_processes)
+        self.order, self.rank, self.num_processes = order, rank, num_processes
+        self.share = batch_size // num_processes
+        """Images per batch and process."""
         self.count = n // batch_size
-        """Batches an epoch."""
+        """Batches per epoch."""
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return self.count - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        rows = self.order(self.epoch)
-        times = count_earlier(rows)
+        positions = self.order(self.epoch)
+        repeats = count_repeats(positions)
         for batch in range(self.start, self.count):
-            first = (batch * self.world + self.rank) * self.share
-            mine = slice(first, first + self.share)
-            yield [(self.epoch, row, time) for row, time in zip(rows[mine].tolist(), times[mine].tolist())]
+            first = (batch * self.num_processes + self.rank) * self.share
+            share = slice(first, first + self.share)
+            yield [(self.epoch, *index) for index in zip(positions[share].tolist(), repeats[share].tolist())]
 
 
-def check_batch_size(t: Train, rows: int, world: int) -> None:
-    """Raise FlukeError unless a batch divides among the processes and there are rows for one."""
-    if t.batch_size % world:
-        raise FlukeError(f"train.batch_size {t.batch_size} counts all processes' images; {world} processes can't share it equally.")
-    if rows < 2 * world:
-        raise FlukeError(f"{rows} training rows are too few for {world} process{'es' if world > 1 else ''}.")
+def check_batch_size(train: Train, rows: int, num_processes: int) -> None:
+    """Raise FlukeError unless a batch divides among the processes and there are rows for at least one batch."""
+    if train.batch_size % num_processes:
+        raise FlukeError(
+            f"train.batch_size: {train.batch_size} images of all processes can't be shared equally by {num_processes} processes; "
+            f"set a multiple of {num_processes}."
+        )
+    if rows < 2 * num_processes:
+        processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+        raise FlukeError(f"training rows: {rows} are too few for {processes}; provide at least 2 per process.")

@@ -1,8 +1,14 @@
-"""Losses of embeddings: margin losses with class centres, losses over pairs of images, and their weighted sum."""
+"""Losses of embeddings: with weight vectors per class, over pairs of images, and weighted sums of them.
+
+To add a loss, write a function that builds it and add a line to EMBEDDING_LOSSES.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,125 +20,28 @@ from torch import Tensor, nn
 from lib.config.recipe import Objective
 from lib.errors import FlukeError
 
-PROXY = ("cross_entropy", "arcface", "subcenter_arcface", "cosface", "proxy_anchor")
-"""Of embeddings, with a weight vector (or several) a class; the others compare the images of a batch."""
-PAIRS = ("triplet", "multi_similarity", "contrastive", "supcon")
-
-
-# --- embeddings -------------------------------------------------------------------------------------------------------------------
-
-
-class _MarginByClass:
-    """Mixed into ArcFace losses: `margin` may be a tensor (B,) in radians, one for each image."""
-
-    margin: float | Tensor
-
-    def modify_cosine_of_target_classes(self, cosine: Tensor) -> Tensor:
-        angles = torch.acos(cosine.clamp(-1 + 1e-7, 1 - 1e-7))
-        margin = torch.as_tensor(self.margin, dtype=cosine.dtype, device=cosine.device)
-        # past pi the cosine rises again: from there on a straight line, as in the authors' code
-        return torch.where(angles <= torch.pi - margin, torch.cos(angles + margin), cosine - margin * torch.sin(margin))
-
-
-class _ArcFace(_MarginByClass, losses.ArcFaceLoss):
-    pass
-
-
-class _SubCenterArcFace(_MarginByClass, losses.SubCenterArcFaceLoss):
-    pass
-
-
-class MarginLoss(nn.Module):
-    """ArcFace (Deng et al. 2019), with sub-centres (2020), or CosFace (Wang et al. 2018), whose margin may shrink with class size.
-
-    Calls: embeddings (B, D), targets (B,) int64 -> scalar. A class of n images has margin * (n / n of the smallest) ** -power, as
-    in Ha et al. 2020 (Google Landmarks; there power 0.25): few images need a wider berth.
-    """
-
-    margins: Tensor
-
-    def __init__(self, name: str, o: Objective, counts: np.ndarray, width: int):
-        super().__init__()
-        kind = {"arcface": _ArcFace, "subcenter_arcface": _SubCenterArcFace, "cosface": losses.CosFaceLoss}[name]
-        own = {"margin": o.margin if o.name == name else None, "scale": o.scale}  # the margin's unit is that of `o.name`
-        arguments = {key: value for key, value in own.items() if value is not None}
-        if name == "subcenter_arcface":
-            arguments["sub_centers"] = o.sub_centers
-        self.loss = kind(num_classes=len(counts), embedding_size=width, **arguments)
-        shrunk = (np.maximum(counts, 1) / max(counts[counts > 0].min(), 1)) ** -o.margin_power
-        self.register_buffer("margins", torch.from_numpy(shrunk.astype(np.float32)) * self.loss.margin, persistent=False)
-
-    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        self.loss.margin = self.margins[targets]
-        return self.loss(embeddings, targets)
-
-    def centres(self) -> Tensor:
-        """(C * sub_centers, D) weight vectors, those of a class beside each other."""
-        return self.loss.W.t()
+# --- batches on several processes -------------------------------------------------------------------------------------------------
 
 
 def gather_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The batches (B, D) and (B,) of all processes, one after the other.
+    """Return the embeddings (B, D) and targets (B,) of all processes, concatenated in the order of ranks.
 
-    This gather carries gradients (accelerate's doesn't): each process then has the gradient of the whole batch's loss times the
-    number of processes in its own images, which DistributedDataParallel's mean makes right.
+    This gather carries gradients; accelerate's does not. Each process gets, for its own images, the gradient of the whole batch's
+    loss times the number of processes, which DistributedDataParallel's mean over processes corrects.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return embeddings, targets
-    every = [torch.empty_like(targets) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(every, targets)
-    return torch.cat(torch.distributed.nn.all_gather(embeddings)), torch.cat(every)
+    all_targets = [torch.empty_like(targets) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(all_targets, targets)
+    return torch.cat(torch.distributed.nn.all_gather(embeddings)), torch.cat(all_targets)
 
 
-class PairLoss(nn.Module):
-    """Triplet (batch-hard, Hermans et al. 2017, or semi-hard mining), multi-similarity, contrastive or supervised contrastive loss.
+def relative_count(labeled: Tensor) -> Tensor:
+    """Return this process's number of True in `labeled` (B,), divided by its mean over the processes.
 
-    Calls: embeddings (B, D) of this process, targets (B,) int64 -> scalar, the same on every process: it compares the images of all
-    processes' batches. Targets below 0 are individuals of their own, negatives to all others.
+    Weighted so, the processes' means over their labeled images average, in DistributedDataParallel, to the mean over all of them.
     """
-
-    def __init__(self, name: str, o: Objective):
-        super().__init__()
-        margin = {} if o.margin is None or o.name != name else {"margin": o.margin}
-        self.miner: nn.Module | None = None
-        if name == "triplet":
-            self.loss: nn.Module = losses.TripletMarginLoss(**(margin or {"margin": 0.2}))
-            hard = miners.BatchHardMiner
-            self.miner = (
-                hard()
-                if o.miner == "hard"
-                else miners.TripletMarginMiner(type_of_triplets="semihard", **(margin or {"margin": 0.2}))
-            )
-        elif name == "multi_similarity":
-            self.loss, self.miner = losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()
-        elif name == "contrastive":
-            self.loss = losses.ContrastiveLoss(**({"neg_margin": o.margin} if margin else {}))
-        else:
-            self.loss = losses.SupConLoss()
-
-    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        embeddings, targets = gather_batch(embeddings, targets)
-        alone = -1 - torch.arange(len(targets), device=targets.device)
-        targets = torch.where(targets < 0, alone, targets)
-        return self.loss(embeddings, targets, self.miner(embeddings, targets) if self.miner is not None else None)
-
-
-class LinearLoss(nn.Module):
-    """Softmax cross-entropy on a linear layer over the embeddings: (B, D), targets (B,) -> scalar."""
-
-    def __init__(self, o: Objective, classes: int, width: int):
-        super().__init__()
-        self.layer = nn.Linear(width, classes, bias=False)
-        self.scale = o.scale or 16.0  # embeddings have length 1: unscaled logits could not get past a loss of log(classes) - 2
-
-    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.scale * self.layer(embeddings), targets)
-
-
-def _labelled_share(named: Tensor) -> Tensor:
-    """Named images of this process over the mean of all processes': the weight with which a mean over its own makes the mean over
-    all, once DistributedDataParallel has averaged."""
-    count = named.sum().float()
+    count = labeled.sum().float()
     mean = count.clone()
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
@@ -140,60 +49,215 @@ def _labelled_share(named: Tensor) -> Tensor:
     return count / mean.clamp(min=1e-12)
 
 
-class EmbeddingLoss(nn.Module):
-    """The recipe's objective of embeddings and those added to it, weighted.
+# --- kinds of losses --------------------------------------------------------------------------------------------------------------
 
-    Calls: embeddings (B, D) of length 1, targets (B,) int64, -1 for an individual without a name (a negative to all others in
-    losses over pairs, ignored by those with class weights) -> scalar.
+
+class EmbeddingLoss(nn.Module):
+    """Base of losses of embeddings.
+
+    Calls: embeddings (B, D) of length 1, targets (B,) int64 -> scalar. A target of -1 means an unlabeled image: of an individual
+    that is not among the classes.
     """
 
-    def __init__(self, o: Objective, counts: np.ndarray, width: int):
-        super().__init__()
-        self.parts = nn.ModuleDict({name: _make_part(name, o, counts, width) for name in (o.name, *o.also)})
-        self.weights = {o.name: 1.0, **o.also}
+    def process_weight(self, targets: Tensor) -> Tensor | float:
+        """Return the weight of this process's loss in the mean over processes: 1 if it is the loss of all processes' images."""
+        return 1.0
+
+    def centres(self) -> Tensor | None:
+        """Return the weight vectors that stand for the classes, (C * k, D), those of a class adjacent; None if there are none."""
+        return None
+
+
+class ClassLoss(EmbeddingLoss, ABC):
+    """Loss of each image against weight vectors of the classes. Unlabeled images are left out."""
+
+    def process_weight(self, targets: Tensor) -> Tensor | float:
+        return relative_count(targets >= 0)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        # keeps the graph, and DistributedDataParallel content, when a batch has no named image
+        labeled = targets >= 0
+        if not labeled.any():
+            return embeddings.new_zeros(())
+        return self.mean_loss(embeddings[labeled], targets[labeled])
+
+    @abstractmethod
+    def mean_loss(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of labeled images, a scalar."""
+
+
+class LinearLoss(ClassLoss):
+    """Softmax cross-entropy on a linear layer over the embeddings."""
+
+    def __init__(self, classes: int, width: int, scale: float):
+        super().__init__()
+        self.layer = nn.Linear(width, classes, bias=False)
+        self.scale = scale
+
+    def mean_loss(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * self.layer(embeddings), targets)
+
+
+class MarginLoss(ClassLoss):
+    """A margin loss whose margin shrinks with class size: a class of n images has margin * (n / n of the smallest) ** -power.
+
+    Classes with few images need a wider margin (Ha et al. 2020, Google Landmarks, with power 0.25). `loss` is ArcFace or CosFace,
+    `counts` (C,) the images of each class.
+    """
+
+    margins: Tensor
+
+    def __init__(self, loss: losses.ArcFaceLoss | losses.CosFaceLoss, counts: np.ndarray, power: float):
+        super().__init__()
+        self.loss = loss
+        factors = (np.maximum(counts, 1) / max(counts[counts > 0].min(), 1)) ** -power
+        self.register_buffer("margins", torch.from_numpy(factors.astype(np.float32)) * loss.margin, persistent=False)
+
+    def mean_loss(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        self.loss.margin = self.margins[targets]
+        return self.loss(embeddings, targets)
+
+    def centres(self) -> Tensor:
+        return self.loss.W.t().detach()
+
+
+class PairLoss(EmbeddingLoss):
+    """Loss over pairs or triplets of the images of all processes' batches: the same value on every process.
+
+    Each unlabeled image counts as an individual of its own, a negative to all others.
+    """
+
+    def __init__(self, loss: nn.Module, miner: nn.Module | None = None):
+        super().__init__()
+        self.miner = miner
+        self.loss = loss
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        embeddings, targets = gather_batch(embeddings, targets)
+        distinct = -1 - torch.arange(len(targets), device=targets.device)
+        targets = torch.where(targets < 0, distinct, targets)
+        return self.loss(embeddings, targets, self.miner(embeddings, targets) if self.miner is not None else None)
+
+
+class ProxyAnchorLoss(EmbeddingLoss, losses.ProxyAnchorLoss):
+    """Proxy anchor loss (Kim et al. 2020) over the labeled images of all processes' batches."""
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        embeddings, targets = gather_batch(embeddings, targets)
+        labeled = targets >= 0
+        return super().forward(embeddings[labeled], targets[labeled]) if labeled.any() else embeddings.new_zeros(())
+
+
+class WeightedSum(EmbeddingLoss):
+    """The recipe's loss and those of objective.also, times their weights."""
+
+    def __init__(self, parts: dict[str, EmbeddingLoss], weights: dict[str, float]):
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.weights = weights
+
+    def _items(self) -> Iterable[tuple[str, EmbeddingLoss]]:
+        return cast(Iterable[tuple[str, EmbeddingLoss]], self.parts.items())
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        # Each parameter gets a gradient, as DistributedDataParallel requires, even if the batch has no labeled image.
         total = embeddings.sum() * 0 + sum(parameter.sum() * 0 for parameter in self.parameters())
-        named = targets >= 0
-        share = _labelled_share(named)
-        for name, part in self.parts.items():
-            if name in PAIRS:
-                total = total + self.weights[name] * part(embeddings, targets)
-            elif name == "proxy_anchor":  # compares the batch's images too
-                every, theirs = gather_batch(embeddings, targets)
-                if (theirs >= 0).any():
-                    total = total + self.weights[name] * part(every[theirs >= 0], theirs[theirs >= 0])
-            elif named.any():
-                total = total + self.weights[name] * share * part(embeddings[named], targets[named])
+        for name, part in self._items():
+            total = total + self.weights[name] * part.process_weight(targets) * part(embeddings, targets)
         return total
 
     def centres(self) -> Tensor | None:
-        """Class weight vectors (C * k, D) of an ArcFace or CosFace objective; None without one."""
-        found = [part.centres() for part in self.parts.values() if isinstance(part, MarginLoss)]
-        return found[0].detach() if found else None
+        return next((centres for _, part in self._items() if (centres := part.centres()) is not None), None)
 
 
-def _make_part(name: str, o: Objective, counts: np.ndarray, width: int) -> nn.Module:
-    if name in PAIRS:
-        return PairLoss(name, o)
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "cross_entropy": lambda: LinearLoss(o, len(counts), width),
-        "proxy_anchor": lambda: losses.ProxyAnchorLoss(len(counts), width),
+# --- choice by name ---------------------------------------------------------------------------------------------------------------
+
+
+class _MarginPerImage:
+    """Mixin for ArcFace losses whose `margin` is a tensor (B,) in radians, one entry per image."""
+
+    margin: float | Tensor
+
+    def modify_cosine_of_target_classes(self, cosine: Tensor) -> Tensor:
+        angles = torch.acos(cosine.clamp(-1 + 1e-7, 1 - 1e-7))
+        margin = torch.as_tensor(self.margin, dtype=cosine.dtype, device=cosine.device)
+        # Beyond pi the cosine rises again; continue with a straight line there, as the authors' code does.
+        return torch.where(angles <= torch.pi - margin, torch.cos(angles + margin), cosine - margin * torch.sin(margin))
+
+
+class _ArcFace(_MarginPerImage, losses.ArcFaceLoss):
+    pass
+
+
+class _SubCenterArcFace(_MarginPerImage, losses.SubCenterArcFaceLoss):
+    pass
+
+
+def _without_none(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that are not None, so that a function's defaults apply to the others."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def cross_entropy(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
+    """Build softmax cross-entropy, with a scale because embeddings have length 1: without one its least value is log(classes) - 2."""
+    return LinearLoss(len(counts), width, o.scale or 16.0)
+
+
+def arcface(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
+    """Build ArcFace (Deng et al. 2019)."""
+    loss = _ArcFace(num_classes=len(counts), embedding_size=width, **_without_none(margin=o.margin, scale=o.scale))
+    return MarginLoss(loss, counts, o.margin_power)
+
+
+def subcenter_arcface(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
+    """Build ArcFace with several centres per class (Deng et al. 2020)."""
+    settings = _without_none(margin=o.margin, scale=o.scale, sub_centers=o.sub_centers)
+    return MarginLoss(_SubCenterArcFace(num_classes=len(counts), embedding_size=width, **settings), counts, o.margin_power)
+
+
+def cosface(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
+    """Build CosFace (Wang et al. 2018)."""
+    loss = losses.CosFaceLoss(num_classes=len(counts), embedding_size=width, **_without_none(margin=o.margin, scale=o.scale))
+    return MarginLoss(loss, counts, o.margin_power)
+
+
+def triplet(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
+    """Build the triplet loss with batch-hard (Hermans et al. 2017) or semi-hard mining."""
+    margin = 0.2 if o.margin is None else o.margin
+    mining: dict[str, Callable[[], nn.Module]] = {
+        "hard": miners.BatchHardMiner,
+        "semihard": lambda: miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard"),
     }
-    return makers.get(name, lambda: MarginLoss(name, o, counts, width))()
+    return PairLoss(losses.TripletMarginLoss(margin=margin), mining[o.miner]())
 
 
-def make_embedding_loss(o: Objective, targets: np.ndarray, classes: int, width: int) -> EmbeddingLoss:
-    """The objective of train_embedding for targets (n,) int64 (-1: no name) of the training rows and embeddings of `width`.
+EMBEDDING_LOSSES: dict[str, Callable[[Objective, np.ndarray, int], EmbeddingLoss]] = {
+    "cross_entropy": cross_entropy,
+    "arcface": arcface,
+    "subcenter_arcface": subcenter_arcface,
+    "cosface": cosface,
+    "proxy_anchor": lambda o, counts, width: ProxyAnchorLoss(len(counts), width),
+    "triplet": triplet,
+    "multi_similarity": lambda o, counts, width: PairLoss(losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()),
+    "contrastive": lambda o, counts, width: PairLoss(losses.ContrastiveLoss(**_without_none(neg_margin=o.margin))),
+    "supcon": lambda o, counts, width: PairLoss(losses.SupConLoss()),
+}
+"""Function that builds a loss, by `objective.name`: (settings, training images per class (C,), embedding width) -> loss."""
 
-    Raises FlukeError for an objective that isn't for embeddings.
+
+def make_embedding_loss(o: Objective, targets: np.ndarray, classes: int, width: int) -> WeightedSum:
+    """Return the loss of train_embedding for embeddings (B, width) and training rows with targets (n,) int64, -1: unlabeled.
+
+    Raises FlukeError for losses and settings that are not for embeddings.
     """
-    for name in (o.name, *o.also):
-        if name not in PROXY + PAIRS:
-            raise FlukeError(f"objective {name} is not for embeddings; train_embedding takes {', '.join(PROXY + PAIRS)}.")
+    weights = {o.name: 1.0, **o.also}
+    for name in weights:
+        if name not in EMBEDDING_LOSSES:
+            raise FlukeError(f"objective {name} is not for embeddings; train_embedding takes {', '.join(EMBEDDING_LOSSES)}.")
     if o.mixup or o.cutmix:
         raise FlukeError("objective.mixup and cutmix mix labels, which embeddings can't; set them to 0.")
-    if o.label_smoothing or o.class_weights != "none" or o.class_factors or o.logit_adjustment:
-        raise FlukeError("objective.label_smoothing, class_weights, class_factors and logit_adjustment are for train_classifier.")
-    return EmbeddingLoss(o, np.bincount(targets[targets >= 0], minlength=classes), width)
+    if o.label_smoothing or o.class_weights != "none" or o.logit_adjustment:
+        raise FlukeError("objective.label_smoothing, class_weights and logit_adjustment are for train_classifier.")
+    counts = np.bincount(targets[targets >= 0], minlength=classes)
+    # objective.margin has the unit of objective.name: the losses of objective.also keep their default margins.
+    settings = {name: o if name == o.name else replace(o, margin=None) for name in weights}
+    return WeightedSum({name: EMBEDDING_LOSSES[name](settings[name], counts, width) for name in weights}, weights)

@@ -1,32 +1,151 @@
-"""What is optimised: modules that turn outputs and targets into one loss, and own whatever weights that takes."""
+"""Losses of classifiers: modules that compute one scalar from logits and targets.
+
+To add a loss, write a subclass of SoftmaxLoss or SigmoidLoss and add a line to CLASSIFICATION_LOSSES.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
-import torch.distributed.nn
 import torch.nn.functional as F
 from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
 
 from lib.config.recipe import Objective
 from lib.errors import FlukeError
-from lib.tables.target import Target
-
-SINGLE = ("cross_entropy", "focal")
-MULTI = ("bce", "focal", "asymmetric")
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target
 
 EPSILON = 1e-8
-"""Least distance of a probability from right in focal losses: with gamma below 1 the gradient at 0 is not finite (torchvision's
-sigmoid_focal_loss gives NaN at a logit of 20)."""
+"""Least distance of a probability from its target in focal losses, because with gamma below 1 the gradient at 0 is not finite
+(torchvision's sigmoid_focal_loss gives NaN at a logit of 20)."""
+
+
+class ClassificationLoss(nn.Module, ABC):
+    """Base of the losses of classifiers. Calls: logits (B, C), targets as `Target.encode` returns them -> scalar."""
+
+    weight: Tensor
+
+    def __init__(self, objective: Objective, weight: Tensor, log_prior: Tensor):
+        """`weight` (C,) multiplies the classes' losses; `log_prior` (C,) is the logarithm of their shares of the training rows."""
+        super().__init__()
+        self.settings = objective
+        self.register_buffer("weight", weight, persistent=False)
+
+
+# --- one label per image ----------------------------------------------------------------------------------------------------------
+
+
+class SoftmaxLoss(ClassificationLoss):
+    """Base of losses for one label per image. `targets` are (B,) int64, or (B, C) float for mixed labels.
+
+    The loss is the mean of weight * loss over the batch. PyTorch's weighted mean divides by the sum of the batch's weights instead,
+    so that the losses of half batches on two processes would not average to the loss of the batch. In training, `log_prior` times
+    objective.logit_adjustment is added to the logits (Menon et al. 2021).
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, objective: Objective, weight: Tensor, log_prior: Tensor):
+        super().__init__(objective, weight, log_prior)
+        self.register_buffer("log_prior", log_prior, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits = logits.float()
+        if self.training and self.settings.logit_adjustment:
+            logits = logits + self.settings.logit_adjustment * self.log_prior
+        return self.loss_per_image(logits, targets).mean()
+
+    @abstractmethod
+    def loss_per_image(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return weight * loss of each image, (B,)."""
+
+
+class SoftmaxCrossEntropy(SoftmaxLoss):
+    """Cross-entropy with label smoothing and class weights."""
+
+    def loss_per_image(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, self.weight, label_smoothing=self.settings.label_smoothing, reduction="none")
+
+
+class SoftmaxFocalLoss(SoftmaxLoss):
+    """Focal loss (Lin et al. 2017): -alpha * (1 - p)^gamma * log p, summed over the target's classes."""
+
+    def loss_per_image(self, logits: Tensor, targets: Tensor) -> Tensor:
+        settings = self.settings
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1]).float()
+        targets = targets * (1 - settings.label_smoothing) + settings.label_smoothing / logits.shape[1]
+        log_p = F.log_softmax(logits, 1)
+        distance = (1 - log_p.exp()).clamp(min=EPSILON)
+        return (-settings.alpha * distance**settings.gamma * log_p * targets * self.weight).sum(1)
+
+
+# --- several labels per image -----------------------------------------------------------------------------------------------------
+
+
+class SigmoidLoss(ClassificationLoss):
+    """Base of losses for several labels per image. `targets` are (B, C) float between 0 and 1.
+
+    The loss is the mean over images and labels of target * weight * positive loss + (1 - target) * negative loss, also for mixed
+    labels. Raises FlukeError for settings that need one label per image.
+    """
+
+    def __init__(self, objective: Objective, weight: Tensor, log_prior: Tensor):
+        super().__init__(objective, weight, log_prior)
+        if objective.logit_adjustment or objective.label_smoothing:
+            raise FlukeError("objective.logit_adjustment and label_smoothing are for one label per image; set them to 0.")
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits, targets = logits.float(), targets.float()
+        positive, negative = self.losses(logits)
+        return (targets * self.weight * positive + (1 - targets) * negative).mean()
+
+    @abstractmethod
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses (B, C) if every label applies, and if none does."""
+
+
+class BinaryCrossEntropy(SigmoidLoss):
+    """Binary cross-entropy per label."""
+
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return F.softplus(-logits), F.softplus(logits)
+
+
+class SigmoidFocalLoss(BinaryCrossEntropy):
+    """Focal loss on binary cross-entropy (Lin et al. 2017)."""
+
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        positive, negative = super().losses(logits)
+        p, alpha, gamma = logits.sigmoid(), self.settings.alpha, self.settings.gamma
+        return alpha * (1 - p).clamp(min=EPSILON) ** gamma * positive, alpha * p.clamp(min=EPSILON) ** gamma * negative
+
+
+class AsymmetricLoss(SigmoidLoss):
+    """Asymmetric loss (Ridnik et al. 2021): gamma 4 for negatives and 1 for positives, clip 0.05."""
+
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        loss = AsymmetricLossMultiLabel(reduction="none")
+        return loss(logits, torch.ones_like(logits)), loss(logits, torch.zeros_like(logits))
+
+
+# --- choice by name ---------------------------------------------------------------------------------------------------------------
+
+CLASSIFICATION_LOSSES: dict[str, dict[str, type[ClassificationLoss]]] = {
+    ONE_LABEL.name: {"cross_entropy": SoftmaxCrossEntropy, "focal": SoftmaxFocalLoss},
+    SEVERAL_LABELS.name: {"bce": BinaryCrossEntropy, "focal": SigmoidFocalLoss, "asymmetric": AsymmetricLoss},
+}
+"""Losses by target and `objective.name`."""
 
 
 def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
-    """Weights (classes,) float32 of the training rows' `targets`.
+    """Return balanced class weights (classes,) float32 of training rows, to the power `power`.
 
-    (n,) int64, one label per image: n / (classes * images of the class), scikit-learn's "balanced", to the power `power`.
-    (n, classes) float32, several: negatives / positives of each label, for positives. A class without an image, and a label of
-    every image, gets 1.
+    For `targets` (n,) int64, one label per image: n / (classes * images of the class), scikit-learn's "balanced". For (n, classes)
+    float32, several labels: negatives / positives of each label, as a weight of positives. A class without images, and a label that
+    every image has, gets 1.
     """
     if targets.ndim == 1:
         counts = np.bincount(targets, minlength=classes).astype(float)
@@ -38,85 +157,15 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     return (weights**power).astype(np.float32)
 
 
-class SoftmaxLoss(nn.Module):
-    """Cross-entropy or focal loss of one label per image.
+def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target) -> ClassificationLoss:
+    """Return the loss of a classifier; its class weights and priors come from `targets`, the encoded labels of the training rows.
 
-    Calls: logits (B, C), targets (B,) int64 or (B, C) float (mixed labels) -> scalar, the mean over the batch of weight * loss.
-    (PyTorch's weighted mean divides by the batch's weights; then the halves of a batch on two processes would not average to the
-    batch.) Focal loss: Lin et al. 2017, -alpha * (1 - p)^gamma * log p, summed over the target's classes. Logit adjustment: Menon
-    et al. 2021.
+    Raises FlukeError when the loss doesn't fit the target.
     """
-
-    weight: Tensor
-    log_prior: Tensor
-
-    def __init__(self, o: Objective, weight: Tensor, log_prior: Tensor):
-        super().__init__()
-        self.o = o
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("log_prior", log_prior, persistent=False)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = logits.float()
-        if self.training and self.o.logit_adjustment:
-            logits = logits + self.o.logit_adjustment * self.log_prior
-        if self.o.name == "cross_entropy":
-            loss = F.cross_entropy(logits, targets, self.weight, label_smoothing=self.o.label_smoothing, reduction="none")
-            return loss.mean()
-        if targets.ndim == 1:
-            targets = F.one_hot(targets, logits.shape[1]).float()
-        targets = targets * (1 - self.o.label_smoothing) + self.o.label_smoothing / logits.shape[1]
-        log_p = F.log_softmax(logits, 1)
-        missed = (1 - log_p.exp()).clamp(min=EPSILON)
-        return (-self.o.alpha * missed**self.o.gamma * log_p * targets * self.weight).sum(1).mean()
-
-
-class SigmoidLoss(nn.Module):
-    """BCE, focal loss on BCE, or asymmetric loss (Ridnik et al. 2021; gamma 4 and 1, clip 0.05) of several labels per image.
-
-    Calls: logits (B, C), targets (B, C) float in [0, 1] -> scalar, the mean over images and labels of t * weight * loss if true +
-    (1 - t) * loss if not: mixed targets, too, are drawn to their positive side by `weight`, and by each side's own focus.
-    """
-
-    weight: Tensor
-
-    def __init__(self, o: Objective, weight: Tensor):
-        super().__init__()
-        self.o = o
-        self.register_buffer("weight", weight, persistent=False)
-        self.asymmetric = AsymmetricLossMultiLabel(reduction="none")
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits, targets = logits.float(), targets.float()
-        if self.o.name == "asymmetric":
-            true, false = self.asymmetric(logits, torch.ones_like(targets)), self.asymmetric(logits, torch.zeros_like(targets))
-        else:
-            true, false = F.softplus(-logits), F.softplus(logits)
-        if self.o.name == "focal":
-            p = logits.sigmoid()
-            true = self.o.alpha * (1 - p).clamp(min=EPSILON) ** self.o.gamma * true
-            false = self.o.alpha * p.clamp(min=EPSILON) ** self.o.gamma * false
-        return (targets * self.weight * true + (1 - targets) * false).mean()
-
-
-def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target) -> nn.Module:
-    """The objective of a classifier; class weights and priors come from `targets`, those of the training rows alone.
-
-    Raises FlukeError when the objective doesn't fit the labels or a class factor names no class.
-    """
-    fitting = MULTI if target.several else SINGLE
+    fitting = CLASSIFICATION_LOSSES[target.name]
     if o.name not in fitting:
         raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")
-    if unknown := sorted(set(o.class_factors) - set(classes)):
-        raise FlukeError(
-            f"objective.class_factors names {unknown[0]!r}, which is not a class; classes begin with {list(classes)[:5]}."
-        )
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
-    weight *= np.array([o.class_factors.get(name, 1.0) for name in classes], np.float32)
-    if target.several:
-        if o.logit_adjustment or o.label_smoothing:
-            raise FlukeError("objective.logit_adjustment and label_smoothing are for one label per image; set them to 0.")
-        return SigmoidLoss(o, torch.from_numpy(weight))
-    share = np.maximum(np.bincount(targets, minlength=n), 1) / len(targets)
-    return SoftmaxLoss(o, torch.from_numpy(weight), torch.from_numpy(np.log(share).astype(np.float32)))
+    shares = np.maximum(target.counts(targets, n), 1) / len(targets)
+    return fitting[o.name](o, torch.from_numpy(weight), torch.from_numpy(np.log(shares).astype(np.float32)))

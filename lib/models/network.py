@@ -1,4 +1,4 @@
-"""Backbone, pooling, head and objective as one module, prepared and saved whole; weights in and out."""
+"""The network: backbone, pooling, head and loss as one module, which is prepared, trained and saved as a whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
-from lib.errors import FlukeError, did_you_mean
+from lib.config.validation import make_section
+from lib.errors import FlukeError, did_you_mean, one_line
 from lib.tables.target import Target, stored_target
 
 
@@ -31,29 +32,29 @@ class NetworkSpec:
 
     @property
     def kind(self) -> str:
-        """classifier or embedding."""
+        """The network's name by its outputs: classifier or embedding."""
         return KINDS[self.target.outputs]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values; `from_dict` reads them."""
+        """Return the description as JSON values, which `from_dict` reads."""
         stored = {"multi": self.target.several, "kind": self.kind, "size": self.size, "fit": self.fit}
         return {"model": asdict(self.model), "classes": list(self.classes), **stored}
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> NetworkSpec:
-        """Return what `to_dict` described. Raises ValueError, TypeError or KeyError for anything else."""
+        """Return the NetworkSpec that `to_dict` has described. Raises ValueError, TypeError or KeyError for other values."""
         values = dict(stored)
         outputs = {kind: outputs for outputs, kind in KINDS.items()}[values.pop("kind")]
         target = stored_target(outputs, values.pop("multi"))
-        return NetworkSpec(Model(**values.pop("model")), tuple(values.pop("classes")), target, **values)
+        return NetworkSpec(make_section("model", values.pop("model")), tuple(values.pop("classes")), target, **values)
 
 
 KINDS = {"logits": "classifier", "embeddings": "embedding"}
-"""What weights files call a network by its outputs."""
+"""Names in weights files of networks, by their outputs."""
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling with one learned p (Radenovic et al. 2018): (B, C, H, W) -> (B, C)."""
+    """Generalized-mean pooling with one learned p (Radenovic et al. 2018): (B, C, H, W) -> (B, C)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +67,8 @@ class GeM(nn.Module):
 class Network(nn.Module):
     """uint8 images (B, 3, H, W) -> {"output": logits (B, C) or embeddings (B, D), both float32, and with targets "loss": scalar}.
 
-    The shape of the dictionary follows timm's task modules: head and objective live in the module that DistributedDataParallel
-    wraps, so their weights are synchronised, optimised and saved with the rest.
+    As in timm's task modules, head and loss (`objective`) are parts of the module that DistributedDataParallel wraps, so that their
+    weights are synchronized, optimized and saved with the backbone's.
     """
 
     mean: Tensor
@@ -82,13 +83,13 @@ class Network(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         self.pool = GeM() if spec.model.pool == "gem" else nn.Identity()
         self.head, self.width = make_head(self.pooled_width(spec.size), spec)
-        """`width`: columns of the output."""
+        """`width`: number of logits or dimensions of the embedding."""
         self.objective: nn.Module | None = None
         self.mix = make_mixup(objective, len(spec.classes)) if objective is not None else None
         self.frozen: tuple[str, ...] = ()
-        """Beginnings of the names of backbone parts that don't learn; "" is all of it."""
+        """Prefixes of the names of frozen backbone parts; "" freezes all of it."""
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _pooled_features(self, x: Tensor) -> Tensor:
         if "" in self.frozen:
             with torch.no_grad():
                 x = self.backbone(x)
@@ -98,14 +99,17 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def pooled_width(self, size: int) -> int:
-        """Columns of the pooled features, found by one image of that side: timm's num_features doesn't count layers between map and
-        classifier (VGG, MobileNetV3). Raises FlukeError when the backbone can't take that size, or has no feature map for GeM."""
+        """Return the number of pooled features, measured on one image of `size` px.
+
+        timm's num_features ignores layers between feature map and classifier (VGG, MobileNetV3). Raises FlukeError when the
+        backbone can't take images of that size, or has no feature map for GeM.
+        """
         m = self.spec.model
         try:
             x = self.backbone.eval()(torch.zeros(1, 3, size, size))
         except Exception as error:  # whatever a backbone raises for a size that it can't take
-            reason = " ".join(str(error).split()).rstrip(".")[:200]
-            raise FlukeError(f"model.name {m.name}: can't take images of {size} px ({reason}).") from None
+            reason = one_line(error, 200)
+            raise FlukeError(f"model.name {m.name}: can't take images of {size} px ({reason}); set another size.") from None
         finally:
             self.backbone.train()
         if m.pool == "gem" and (x.ndim != 4 or x.shape[1] != self.backbone.head_hidden_size):
@@ -116,8 +120,8 @@ class Network(nn.Module):
         x = (images.float() - self.mean) / self.std
         if self.training and targets is not None and self.mix is not None:
             x, targets = self.mix(x, targets)
-        x = self._pooled(x).float()
-        # In bfloat16, with its 8 bits, some rows' two best logits of many classes tie, and cosines near 1 have wrong gradients.
+        x = self._pooled_features(x).float()
+        # Not in bfloat16: its 8 bits make the best two of many logits tie, and give cosines near 1 wrong gradients.
         with torch.autocast(x.device.type, enabled=False):
             output = self.head(x)
             if self.spec.target.outputs == "embeddings":
@@ -127,13 +131,15 @@ class Network(nn.Module):
             return {"output": output, "loss": self.objective(output, targets)}
 
     def freeze(self, prefixes: tuple[str, ...]) -> None:
-        """Let only backbone parts learn whose names begin with none of `prefixes` ("" freezes it whole); raises FlukeError for a
-        prefix that fits no part. Frozen BatchNorm keeps its statistics: see train()."""
+        """Freeze the backbone parts whose names begin with one of `prefixes` ("" freezes all), and no others.
+
+        Frozen BatchNorm keeps its statistics: see `train`. Raises FlukeError for a prefix that no part has.
+        """
         for prefix in prefixes:
             if not any(_has_prefix(name, prefix) for name, _ in self.backbone.named_parameters()):
                 parts = [name for name, _ in self.backbone.named_children()]
                 raise FlukeError(
-                    f"optim.freeze: {prefix!r} fits no part of {self.spec.model.name}; its parts are {', '.join(parts)}."
+                    f"optim.freeze: {prefix!r} is no part of {self.spec.model.name}; its parts are {', '.join(parts)}."
                 )
         self.frozen = prefixes
         for name, parameter in self.backbone.named_parameters():
@@ -141,7 +147,7 @@ class Network(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
-        """As nn.Module.train, but frozen parts stay in evaluation mode: BatchNorm would go on updating its statistics."""
+        """Set training mode, except for frozen parts, whose BatchNorm would go on updating its statistics."""
         super().train(mode)
         for name, module in self.backbone.named_modules():
             if any(_has_prefix(name, prefix) for prefix in self.frozen):
@@ -154,9 +160,9 @@ def _has_prefix(name: str, prefix: str) -> bool:
 
 
 def make_backbone(m: Model, pretrained: bool) -> nn.Module:
-    """timm's model without classifier, pooled to (B, F) by itself or, for pool gem, left as a map (B, F, H, W).
+    """Return timm's model without its classifier, with features (B, F) or, for `model.pool: gem`, a feature map (B, F, H, W).
 
-    Raises FlukeError for an unknown name (with the nearest), refused arguments, or weights that can't be downloaded.
+    Raises FlukeError for an unknown name (with the nearest one), refused arguments, and weights that can't be downloaded.
     """
     if not timm.is_model(m.name):
         raise FlukeError(f"model.name {m.name}: timm has no such model{did_you_mean(m.name.split('.')[0], timm.list_models())}")
@@ -165,19 +171,22 @@ def make_backbone(m: Model, pretrained: bool) -> nn.Module:
         return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise FlukeError(
-            f"model.name {m.name} with kwargs {m.kwargs} and pool {m.pool}: {' '.join(str(error).split())[:300]}."
+            f"model.name {m.name}: can't be built with kwargs {m.kwargs} and pool {m.pool} ({one_line(error)}); correct them."
         ) from None
     except OSError as error:
         reason = str(error).split("\n")[0][:200]
         raise FlukeError(
             f"model.name {m.name}: pretrained weights can't be downloaded ({reason}); "
-            "give model.weights a local file, or set model.pretrained to false."
+            "set model.weights to a local file, or model.pretrained to false."
         ) from None
 
 
 def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
-    """Hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes, or the embedding's Linear and BatchNorm (the
-    neck of Luo et al. 2019); and the width of what comes out."""
+    """Return the head for `width` features, and the width of its output.
+
+    It consists of hidden layers (Linear, BatchNorm, ReLU), dropout, and a Linear to the classes or, for embeddings, a Linear and
+    BatchNorm (the neck of Luo et al. 2019).
+    """
     layers: list[nn.Module] = []
     for hidden in spec.model.hidden:
         layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
@@ -185,27 +194,28 @@ def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
     layers.append(nn.Dropout(spec.model.dropout))
     if spec.target.outputs == "logits":
         layers.append(last := nn.Linear(width, len(spec.classes)))
-        if (
-            spec.target.several
-        ):  # start at a low probability, or thousands of easy negatives make the first steps (Lin et al. 2017, 3.3)
+        if spec.target.several:
+            # A low initial probability, or thousands of easy negatives dominate the first steps (Lin et al. 2017, section 3.3).
             nn.init.constant_(last.bias, math.log(0.05 / 0.95))
-    else:
-        if spec.model.embedding_dim is not None:
-            layers.append(nn.Linear(width, spec.model.embedding_dim, bias=False))
-            width = spec.model.embedding_dim
-        layers.append(nn.BatchNorm1d(width))
-        return nn.Sequential(*layers), width
-    return nn.Sequential(*layers), len(spec.classes)
+        return nn.Sequential(*layers), len(spec.classes)
+    if spec.model.embedding_dim is not None:
+        layers.append(nn.Linear(width, spec.model.embedding_dim, bias=False))
+        width = spec.model.embedding_dim
+    layers.append(nn.BatchNorm1d(width))
+    return nn.Sequential(*layers), width
 
 
 def make_mixup(o: Objective, classes: int) -> nn.Module | None:
-    """torchvision's MixUp and/or CutMix on normalised batches; None when both are off. Draws from torch's default generator."""
-    kinds: list[nn.Module] = []
+    """Return torchvision's MixUp, CutMix or a random choice of them for normalized batches; None when both are off.
+
+    They draw from torch's default generator.
+    """
+    choices: list[nn.Module] = []
     if o.mixup:
-        kinds.append(v2.MixUp(alpha=o.mixup, num_classes=classes))
+        choices.append(v2.MixUp(alpha=o.mixup, num_classes=classes))
     if o.cutmix:
-        kinds.append(v2.CutMix(alpha=o.cutmix, num_classes=classes))
-    if not kinds or o.mix_prob == 0:
+        choices.append(v2.CutMix(alpha=o.cutmix, num_classes=classes))
+    if not choices or o.mix_prob == 0:
         return None
-    mix = v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0]
+    mix = v2.RandomChoice(choices) if len(choices) > 1 else choices[0]
     return mix if o.mix_prob == 1 else v2.RandomApply([mix], p=o.mix_prob)

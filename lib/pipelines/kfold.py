@@ -27,7 +27,7 @@ from lib.pipelines.predict import predict_average
 from lib.pipelines.runs import RunArguments, load_recipe, lock_run, open_run, write_run_start
 from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, train_run
 from lib.reports.run_page import write_folds_page
-from lib.retrieval.evaluation import evaluate_open_set
+from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
 from lib.run_folder import RunFolder
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
@@ -288,8 +288,8 @@ def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict
         is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        centres = load_class_centres(fold.path, recipe)
-        per_query = evaluate_open_set(val.logits, labels, is_query, recipe, centres, groups=of_row).each
+        centres = load_class_centres(fold, recipe)
+        per_query = evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres).per_query
         if metric not in per_query:
             return {}
         values.append(per_query[metric])

@@ -16,7 +16,7 @@ from lib.config.recipe import Data, Recipe, Train
 from lib.errors import FlukeError, first_few
 from lib.files import read_json, write_json
 from lib.images.augmentation import ResizeToSquare
-from lib.images.decoding import find_unreadable
+from lib.images.checking import find_unreadable
 from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import NetworkSpec

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lib.config import command_line
-from lib.config.recipe import Recipe
+from lib.config.recipe import ADDED, Recipe
 from lib.errors import FlukeError
 from lib.files import lock_folder, require_free, write_json, write_text
 from lib.process import is_main_process
@@ -97,11 +97,15 @@ def load_recipe(folder: RunFolder) -> Recipe | None:
 
 
 def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the fields, as "section.field (now X, was Y)", in which recipe `new` may not differ from `old` but does."""
-    found = []
+    """Return the fields, as "section.field (now X, was Y)", in which recipe `new` differs from `old` although it may not.
+
+    A field that `old` lacks had the value that ADDED gives, or else the default.
+    """
+    found, defaults = [], asdict(Recipe())
     for section, values in new.items():
         for key, value in values.items():
-            name, was = f"{section}.{key}", old.get(section, {}).get(key)
+            name = f"{section}.{key}"
+            was = old.get(section, {}).get(key, ADDED.get(name, defaults[section][key]))
             if was != value and not name.startswith(MAY_CHANGE):
                 found.append(f"{name} (now {value!r}, was {was!r})")
     return found

@@ -16,10 +16,10 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import Interrupted, did_you_mean
 from lib.files import write_json, write_text
-from lib.images.augmentation import Transform, decode_side, make_eval_transform, make_train_transform
+from lib.images.augmentation import Transform, make_eval_transform, make_train_transform
 from lib.images.cache import open_cache
+from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
-from lib.images.decoding import describe_sizes, find_unreadable
 from lib.images.samplers import check_batch_size, derive_seed
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
@@ -249,14 +249,14 @@ def make_dataset(
     say that its mirrored images follow.
     """
     d = recipe.data
-    read = None
+    cache = None
     if d.cache_dir is not None:
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
         paths = table.paths if cached is None else cached.paths
         position = {path: i for i, path in enumerate(paths)}
-        read = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([position[path] for path in table.paths]).get
-    mirrored = table.paths if targets is not None and len(targets) > len(table) else []
-    return ImageDataset([*table.paths, *mirrored], transform, targets, recipe.train.seed, decode_side(transform), read, len(table))
+        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([position[path] for path in table.paths])
+    mirrored = targets is not None and len(targets) > len(table)
+    return ImageDataset(table.paths, transform, targets, recipe.train.seed, cache, mirrored)
 
 
 # --- predictions and results ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import class_tables, drawing, figures, html
 from lib.retrieval.evaluation import OpenSetEvaluation
+from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
 from lib.tables.table import Table
@@ -33,7 +34,7 @@ def write_run_page(
     tables: dict[str, pd.DataFrame] = {}
     mistakes: list[class_tables.Mistake] = []
     if evaluation.open_set is not None:
-        drawn |= _open_set_figures(evaluation.open_set)
+        drawn |= _open_set_figures(evaluation.open_set, recipe)
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
         more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images)
@@ -114,17 +115,15 @@ def _confusion_results(
     return drawn, tables
 
 
-def _open_set_figures(found: OpenSetEvaluation) -> dict[str, Figure]:
-    if found.curve is None or found.threshold is None:
+def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Figure]:
+    threshold = None if found.curve is None else fit_open_set([found], recipe).threshold
+    if found.curve is None or threshold is None:
         return {}
-    best, new_share = replace_missing(found.answers.scores[:, 0]), float(np.mean(~found.known))
-    maps = found.curve.map_at_k(new_share)
+    known = found.queries.in_gallery
+    best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(float(np.mean(~known)))
+    title = "Threshold for new individuals"
     return {
-        "Threshold for new individuals": figures.threshold_curve(
-            found.curve.thresholds, maps, found.threshold, "map@5", "similarity"
-        ),
-        "Known and unknown": figures.score_histograms(
-            best[found.known], best[~found.known], found.threshold, "similarity to the nearest"
-        ),
-        "Known against unknown": figures.roc_curve(verify_pairs(found.known, best), "known against unknown"),
+        title: figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
+        "Known and unknown": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),
+        "Known against unknown": figures.roc_curve(verify_pairs(known, best), "known against unknown"),
     }

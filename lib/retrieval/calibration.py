@@ -1,70 +1,63 @@
-"""x"""
+"""Calibration: probabilities from scores, and the share of new individuals that they imply."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
-from lib.config.recipe import Recipe
-from lib.metrics.verification import Verification, verify_pairs
-from lib.retrieval.evaluation import OpenSetEvaluation
-from lib.retrieval.open_set import Logistic, fit_probability, pair_scores
-from lib.retrieval.ranking import replace_missing
+from lib.errors import FlukeError
 
-
-class OpenSet(NamedTuple):
-    """What validation teaches about answers to other queries."""
-
-    threshold: float | None
-    share: float | None
-    right: Logistic
-    """Probability that a name is right, from its score."""
-    new: Logistic | None
-    """Probability that a query's individual is new, from minus the best score."""
-    metrics: dict[str, float]
-    validations: Sequence[OpenSetEvaluation]
+NEW_SHARES = np.linspace(0.05, 0.7, 66)
+"""Shares of new individuals that a contest may have, equally probable before its queries are seen."""
 
 
-class PairVerification(NamedTuple):
-    """Is A the same as B?"""
+class Logistic(NamedTuple):
+    """A probability from a score: 1 / (1 + exp(-(slope * score + intercept))). Two plain numbers."""
 
-    roc: Verification
-    same: Logistic
-    """Probability of the same individual from a score, if it was even before."""
+    slope: float
+    intercept: float
 
-
-def fit_open_set(validations: Sequence[OpenSetEvaluation], k: int) -> OpenSet:
-    """Threshold and probabilities from one validation, or from those of several runs that held out different rows, whose thresholds
-    and metrics are averaged. Probabilities are for queries of which the estimated or assumed share is new, not validation's."""
-    thresholds = [v.threshold for v in validations if v.threshold is not None]
-    shares = [v.share for v in validations if v.share is not None]
-    share = float(np.mean(shares)) if shares else None
-    scores = np.concatenate([v.answers.scores[:, :k] for v in validations])
-    right, known = np.concatenate([v.right[:, :k] for v in validations]), np.concatenate([v.known for v in validations])
-    there = np.isfinite(scores)
-    prior = None if share is None else (1 - share) * float(right[known][there[known]].mean())
-    new = None if share is None else fit_probability(-replace_missing(scores[:, 0]), ~known, share)
-    return OpenSet(
-        float(np.mean(thresholds)) if thresholds else None,
-        share,
-        fit_probability(scores[there], right[there], prior),
-        new,
-        {str(name): float(value) for name, value in pd.DataFrame([v.metrics for v in validations]).mean().items()},
-        validations,
-    )
+    def __call__(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return probabilities of the shape of `scores`; 0 for -inf."""
+        return expit(self.slope * np.asarray(scores, np.float64) + self.intercept)
 
 
-def verify_held_out_pairs(
-    embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, recipe: Recipe
-) -> PairVerification | None:
-    """Is A the same as B, for pairs of held-out images (n, d), which the network hasn't seen; those of one sighting don't count.
+def fit_probability(scores: ArrayLike, is_right: ArrayLike, prior: float | None = None) -> Logistic:
+    """Fit the probability that an answer with this score is right (Platt 1999).
 
-    None where they make no pair of the same individual, or none of different ones.
+    scores (n,) finite, is_right (n,) bool. prior: re-weight right and wrong answers as if this share were right; None: as they are.
+    The targets are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that separable or one-sided data give finite numbers. Raises
+    FlukeError without scores, and for scores that aren't finite.
     """
-    same, scores = pair_scores(embeddings, labels, recipe.retrieval.metric, groups, recipe.data.new_label)
-    if not len(same) or same.all() or not same.any():
-        return None
-    return PairVerification(verify_pairs(same, scores), fit_probability(scores, same, 0.5))
+    scores, is_right = np.asarray(scores, np.float64), np.asarray(is_right, bool)
+    if not len(scores) or not np.isfinite(scores).all():
+        raise FlukeError(f"A probability needs at least one score, all of them finite ({len(scores)} found); hold out more rows.")
+    n_right, n_wrong = is_right.sum(), (~is_right).sum()
+    target = np.where(is_right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
+    weight = np.ones(len(scores))
+    if prior is not None and n_right and n_wrong:
+        weight = np.where(is_right, prior / n_right, (1 - prior) / n_wrong) * len(scores)
+    middle, spread = scores.mean(), scores.std() or 1.0
+    scaled = np.tile((scores - middle) / spread, 2)[:, None]
+    model = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000)
+    model.fit(scaled, np.repeat([1, 0], len(scores)), sample_weight=np.concatenate([weight * target, weight * (1 - target)]))
+    slope = float(model.coef_[0, 0] / spread)
+    return Logistic(slope, float(model.intercept_[0] - slope * middle))
+
+
+def estimate_new_share(scores: ArrayLike, in_gallery: ArrayLike, unlabelled: ArrayLike) -> float:
+    """Estimate the share of new individuals among unlabelled queries from their best scores (prior shift, Saerens et al. 2002).
+
+    scores (q,) best score of each validation query, in_gallery (q,) bool, unlabelled (t,) best scores of the queries to answer.
+    Validation gives the odds that a score belongs to a new individual. The share that makes the unlabelled scores most likely would
+    be the maximum of their likelihood, but where known and new hardly differ that maximum is anywhere. So this is the posterior
+    mean over 5 to 70%: MAP@k is linear in the share, hence its threshold maximizes expected MAP@k.
+    """
+    is_new = fit_probability(-np.asarray(scores), ~np.asarray(in_gallery, bool), prior=0.5)(-np.asarray(unlabelled))
+    likelihood = np.log(NEW_SHARES[:, None] * is_new + (1 - NEW_SHARES[:, None]) * (1 - is_new)).sum(axis=1)
+    posterior = np.exp(likelihood - likelihood.max())
+    return float(posterior @ NEW_SHARES / posterior.sum())

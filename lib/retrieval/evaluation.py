@@ -1,4 +1,4 @@
-"""Evaluation of a retrieval on queries whose identities are known."""
+"""Evaluation: metrics of a search for labelled queries, and the validation of embeddings on held-out rows."""
 
 from __future__ import annotations
 
@@ -8,149 +8,159 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
-from lib.config.recipe import Recipe
+from lib.config.recipe import Recipe, Retrieval
 from lib.metrics.retrieval import map_at_r, reciprocal_ranks
-from lib.retrieval.gallery import Gallery, build_gallery
-from lib.retrieval.open_set import (
-    NEW_SHARES,
-    ThresholdCurve,
-    crossfit_thresholds,
-    estimate_new_share,
-    fit_threshold,
-    threshold_curve,
-)
+from lib.retrieval.calibration import NEW_SHARES, estimate_new_share
+from lib.retrieval.class_centres import ClassCentres
+from lib.retrieval.gallery import Gallery, GalleryRows, build_gallery
 from lib.retrieval.ranking import rank_with_new, replace_missing
-from lib.retrieval.search import ClassCentres, SearchResult, search_identities
+from lib.retrieval.search import SearchResult, search_identities
+from lib.retrieval.thresholds import LabelledScores, ThresholdCurve, crossfit_thresholds, fit_threshold, threshold_curve
+
+
+class ValidationSet(NamedTuple):
+    """n labelled rows, some of which are queries among the others."""
+
+    embeddings: np.ndarray
+    """(n, d)"""
+    labels: np.ndarray
+    """(n,) str"""
+    is_query: np.ndarray
+    """(n,) bool"""
+    groups: np.ndarray | None
+    """(n,) sightings; None: every row is a group."""
 
 
 class OpenSetEvaluation(NamedTuple):
-    """What a labelled set of queries says of a gallery, and the threshold fitted on it."""
+    """The search for q held-out queries, and its metrics."""
 
     metrics: dict[str, float]
-    each: dict[str, np.ndarray]
-    """What each query adds to them, as lib.identify.per_query says."""
-    threshold: float | None
-    """Score a name needs to stand before the new label; None without `data.new_label`, or when no stranger was held out."""
-    share: float | None
-    """Share of new individuals among the queries, assumed or estimated; None where no stranger was held out."""
+    per_query: dict[str, np.ndarray]
+    """Contribution of each query to the metrics, as `metrics_per_query` returns it."""
+    result: SearchResult
+    queries: LabelledScores
+    """The result's scores, with what is right."""
     curve: ThresholdCurve | None
-    answers: SearchResult
-    right: np.ndarray
-    """(q, m) bool: is it the query's individual."""
-    known: np.ndarray
-    """(q,) bool: is the query's individual in the gallery."""
-    below: float | None
-    """Share of the unlabelled queries whose best score is below the threshold; None without any."""
+    """None without `data.new_label`, and where known or new individuals are missing among the queries."""
+    new_share: float | None
+    """Share of new individuals among the queries to answer, assumed or estimated; None without a curve."""
+    unlabelled_scores: np.ndarray | None
+    """(t,) best scores of the queries to answer; None without any."""
+
+
+def evaluate_open_set(
+    rows: ValidationSet, recipe: Recipe, centres: ClassCentres | None = None, unlabelled: np.ndarray | None = None
+) -> OpenSetEvaluation:
+    """Search the identity of each query of `rows` among the other rows.
+
+    Queries of `data.new_label`, and of individuals without an image among the others, are new individuals. `unlabelled` (t, d) are
+    the queries to answer, from which the share of new individuals is estimated. map@5 is for the queries as they are, each at the
+    recipe's threshold, or at one that was fitted without it and its group (see `crossfit_thresholds`).
+    """
+    r, new_label, model = recipe.retrieval, recipe.data.new_label, "validation"
+    others = np.flatnonzero(~rows.is_query)
+    gallery_rows = GalleryRows(others, others.astype(str), rows.labels[others])
+    gallery = build_gallery(rows.embeddings[others], gallery_rows, model, r.metric, r.factory, new_label)
+    embeddings, truth = rows.embeddings[rows.is_query], rows.labels[rows.is_query]
+    result = search_identities(gallery, embeddings, r, model, max(5, recipe.predict.topk), centres)
+    queries = LabelledScores(result.scores, result.names == truth[:, None], np.isin(truth, gallery.rows.labels))
+    unlabelled_scores = None if unlabelled is None else search_identities(gallery, unlabelled, r, model, 1, centres).best_scores
+    curve, new_share = None, None
+    threshold: float | np.ndarray | None = None
+    if new_label is not None and r.threshold != "auto":
+        threshold = float(r.threshold)
+    if new_label is not None and queries.both_kinds:
+        curve = threshold_curve(queries, recipe.predict.topk)
+        held_out_whole = float(np.mean(~np.isin(rows.labels[rows.labels != new_label], gallery.rows.labels)))
+        new_share = _new_share(queries, unlabelled_scores, held_out_whole, r)
+        if threshold is None:
+            fit = partial(fit_threshold, by=r.threshold_by, share=new_share, far=r.far)
+            groups = None if rows.groups is None else rows.groups[rows.is_query]
+            threshold = crossfit_thresholds(queries, fit, recipe.predict.topk, groups)
+    metrics, per_query = evaluate_queries(gallery, embeddings, truth, result, threshold, new_label)
+    return OpenSetEvaluation(metrics, per_query, result, queries, curve, new_share, unlabelled_scores)
+
+
+def _new_share(queries: LabelledScores, unlabelled: np.ndarray | None, held_out_whole: float, r: Retrieval) -> float:
+    """Return retrieval.new_share, or its estimate from the best scores `unlabelled` (t,) of the queries to answer (0.5 without).
+
+    `held_out_whole` is the share of the rows whose individual was held out with all its images: new to validation's gallery, but
+    not to the one that will be searched. The estimate is reduced by it.
+    """
+    if r.new_share != "estimate":
+        return float(r.new_share)
+    if unlabelled is None:
+        return 0.5
+    share = estimate_new_share(queries.scores[:, 0], queries.in_gallery, unlabelled)
+    return float(np.clip((share - held_out_whole) / max(1 - held_out_whole, 1e-9), NEW_SHARES[0], NEW_SHARES[-1]))
+
+
+def average_metrics(evaluations: Sequence[OpenSetEvaluation]) -> dict[str, float]:
+    """Return the mean of each metric over evaluations."""
+    means = pd.DataFrame([evaluation.metrics for evaluation in evaluations]).mean()
+    return {str(name): float(value) for name, value in means.items()}
 
 
 def evaluate_queries(
     gallery: Gallery,
-    queries: np.ndarray,
+    embeddings: np.ndarray,
     truth: np.ndarray,
-    answers: SearchResult,
+    result: SearchResult,
     threshold: float | np.ndarray | None,
-    model: str,
     new_label: str | None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics (lib.identify.evaluate) of answers to queries (q, d) whose individuals are `truth` (q,) str, and each query's part.
+    """Compute metrics (see `mean_metrics`) of a search for queries (q, d) with labels `truth` (q,), and each query's contribution.
 
-    Queries of `new_label` and of individuals that the gallery lacks are strangers. `threshold` is one, or (q,) one a query; without
-    it the new label comes last.
+    Queries of `new_label` and of individuals that the gallery lacks are new individuals. `threshold`: one value, (q,) values, or
+    None, by which the new label comes last. The embeddings were made by the gallery's model.
     """
-    images = Counter(gallery.labels.tolist())
+    images = Counter(gallery.rows.labels.tolist())
     counts = np.array([images[name] for name in truth.tolist()])
     known = counts > 0
-    rows = gallery.rows(gallery.search(queries[known], int(counts.max(initial=1)) or 1, model)[1])
-    hits = (gallery.labels[rows] == truth[known, None]) & (rows >= 0)
     lowest = -np.inf if threshold is None else threshold
-    each = metrics_per_query(truth, answers.names, answers.scores, known, lowest, new_label, hits, counts[known])
-    return mean_metrics(each, answers.scores, known), each
-
-
-def evaluate_open_set(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
-    asked: np.ndarray,
-    recipe: Recipe,
-    centres: ClassCentres | None = None,
-    unlabelled: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-) -> OpenSetEvaluation:
-    """Ask who each of the rows `asked` (n,) bool is, among the other rows, all with embeddings (n, d) and labels (n,).
-
-    Rows of `data.new_label` and of individuals without an image among the others are strangers. The threshold is the recipe's, or
-    fitted on these queries for the share of strangers that retrieval.new_share says; to estimate that, `unlabelled` (t, d) are the
-    queries to be answered (without them: half); individuals held out whole, who are strangers here but not to the gallery that will
-    be asked, are taken off what is found. map@5 is for the queries as they are, each at a threshold that was fitted without it and
-    its group (`groups` (n,)): see lib.stranger.crossfit_thresholds.
-    """
-    r, new_label = recipe.retrieval, recipe.data.new_label
-    others, queries, truth = np.flatnonzero(~asked), embeddings[asked], labels[asked]
-    gallery = build_gallery(
-        embeddings[others], others, others.astype(str), labels[others], "validation", r.metric, r.factory, new_label
-    )
-    known = np.isin(truth, gallery.labels)
-    answers = search_identities(gallery, queries, r, "validation", max(5, recipe.predict.topk), centres)
-    right = answers.names == truth[:, None]
-    threshold, share, curve, below = None, None, None, None
-    judged: float | np.ndarray | None = None
-    best = None if unlabelled is None else search_identities(gallery, unlabelled, r, "validation", 1, centres).scores[:, 0]
-    if new_label is not None and r.threshold != "auto":
-        judged = threshold = float(r.threshold)
-    if new_label is not None and known.any() and not known.all():
-        curve = threshold_curve(answers.scores, right, known, recipe.predict.topk)
-        share = 0.5 if r.new_share == "estimate" else float(r.new_share)
-        if r.new_share == "estimate" and best is not None:
-            apart = float(np.mean(~np.isin(labels[labels != new_label], gallery.labels)))
-            share = estimate_new_share(answers.scores[:, 0], known, best)
-            share = float(np.clip((share - apart) / max(1 - apart, 1e-9), NEW_SHARES[0], NEW_SHARES[-1]))
-        if threshold is None:
-            fit = partial(fit_threshold, by=r.threshold_by, share=share, far=r.far)
-            threshold, own = fit(curve), None if groups is None else groups[asked]
-            judged = crossfit_thresholds(answers.scores, right, known, fit, recipe.predict.topk, own)
-    if threshold is not None and best is not None:
-        below = float(np.mean(best < threshold))
-    found, each = evaluate_queries(gallery, queries, truth, answers, judged, "validation", new_label)
-    return OpenSetEvaluation(found, each, threshold, share, curve, answers, right, known, below)
+    per_query = metrics_per_query(truth, result.names, result.scores, known, lowest, new_label)
+    ids = gallery.search(embeddings[known], int(counts.max(initial=1)) or 1, gallery.model)[1]
+    positions = gallery.rows.positions(ids)
+    hits = (gallery.rows.labels[positions] == truth[known, None]) & (positions >= 0)
+    per_query["map@r"] = np.full(len(truth), np.nan)
+    per_query["map@r"][known] = map_at_r(hits, counts[known])
+    return mean_metrics(per_query, result.scores, known), per_query
 
 
 def metrics_per_query(
     truth: Sequence[str] | NDArray[Any],
-    identities: NDArray[Any],
+    names: NDArray[Any],
     scores: NDArray[Any],
-    known: NDArray[np.bool_],
+    in_gallery: NDArray[np.bool_],
     threshold: ArrayLike,
     new_label: str | None,
-    hits: NDArray[np.bool_] | None = None,
-    relevant: NDArray[Any] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """What each labelled query adds to metrics of retrieval, under their names in lib.metrics: (q,) values whose mean is the
-    metric, NaN for a query that it leaves out.
+    """Compute each labelled query's contribution to metrics, under their names in lib.metrics.registry.
 
-    truth (q,), identities (q, m >= 5) and scores (q, m) best first, known (q,) is the query's individual in the gallery? If not,
-    the new label is the right answer. map@5 with the new label where the threshold places it; recall@1 and recall@5 over
-    known queries, without the new label; map@r from `hits` and `relevant` of the known ones (see lib.metrics.map_at_r), where the
-    neighbours reach as far as the largest class.
+    truth (q,), names (q, m >= 5) and scores (q, m) best first, in_gallery (q,) whether the gallery has the query's individual; if
+    not, the new label is right. Returns (q,) values whose mean is the metric, NaN for a query that it leaves out: map@5 with the
+    new label where the threshold places it; recall@1 and recall@5 of the known queries, without the new label.
     """
-    answers = [name if there else new_label or "" for name, there in zip(truth, known)]
-    right = identities == np.asarray(truth, np.str_)[:, None]
-    values = {"map@5": reciprocal_ranks(answers, rank_with_new(identities, scores, threshold, new_label), 5)}
+    right_names = [name if known else new_label or "" for name, known in zip(truth, in_gallery)]
+    is_right = names == np.asarray(truth, np.str_)[:, None]
+    values = {"map@5": reciprocal_ranks(right_names, rank_with_new(names, scores, threshold, new_label), 5)}
     for k in (1, 5):
-        values[f"recall@{k}"] = np.where(known, right[:, :k].any(axis=1), np.nan)
-    if hits is not None and relevant is not None:
-        values["map@r"] = np.full(len(right), np.nan)
-        values["map@r"][known] = map_at_r(hits, relevant)
+        values[f"recall@{k}"] = np.where(in_gallery, is_right[:, :k].any(axis=1), np.nan)
     return values
 
 
-def mean_metrics(each: dict[str, NDArray[np.float64]], scores: NDArray[Any], known: NDArray[np.bool_]) -> dict[str, float]:
-    """Metrics of labelled queries: the means of `metrics_per_query`'s values, and auroc, known against new by the best of scores
-    (q, m).
-    What the queries don't define is left out."""
-    values = {name: float(np.nanmean(of_each)) for name, of_each in each.items() if not np.isnan(of_each).all()}
-    if known.any() and not known.all():
-        values["auroc"] = float(roc_auc_score(known, replace_missing(scores[:, 0])))
-    return values
+def mean_metrics(
+    per_query: dict[str, NDArray[np.float64]], scores: NDArray[Any], in_gallery: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Return the means of the queries' contributions, and auroc: known against new by the best of scores (q, m).
+
+    Leaves out what the queries don't define.
+    """
+    metrics = {name: float(np.nanmean(values)) for name, values in per_query.items() if not np.isnan(values).all()}
+    if in_gallery.any() and not in_gallery.all():
+        metrics["auroc"] = float(roc_auc_score(in_gallery, replace_missing(scores[:, 0])))
+    return metrics

@@ -1,226 +1,86 @@
-"""Is it somebody new? The threshold for the new label with its whole curve, the share of strangers, probabilities, pairs to verify.
-
-All of it is fitted on validation queries that are like the test's: a known individual's query comes from another sighting (group)
-than its gallery images, an unknown one's individual is not in the gallery at all. Scores of near-identical images on both sides
-would put the threshold too high.
-"""
+"""The open-set model: everything that validation teaches about answers to further queries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 
-from lib.errors import FlukeError
-from lib.retrieval.gallery import Metric, check_embeddings
-
-Floats = NDArray[np.float64]
-By = Literal["map@k", "share", "far"]
-
-# Shares of strangers that a contest may have, equally probable before its queries are seen.
-NEW_SHARES = np.linspace(0.05, 0.7, 66)
+from lib.config.recipe import Recipe
+from lib.retrieval.calibration import Logistic, fit_probability
+from lib.retrieval.evaluation import OpenSetEvaluation
+from lib.retrieval.ranking import replace_missing
+from lib.retrieval.thresholds import fit_threshold
 
 
-class ThresholdCurve(NamedTuple):
-    """What each threshold does, lowest first; between two of them nothing changes. All (t,) float64."""
+@dataclass(frozen=True)
+class OpenSet:
+    """Threshold, share of new individuals and calibrations, made by `fit_open_set`."""
 
-    thresholds: Floats
-    known: Floats
-    """MAP@k of the queries whose individual is in the gallery."""
-    new: Floats
-    """MAP@k of the others, for which the new label is right."""
-    known_rejected: Floats
-    """Share of known queries whose first answer is the new label (false rejections)."""
-    new_rejected: Floats
-    """Share of new queries whose first answer is the new label; 1 minus it is the false acceptance rate."""
+    threshold: float | None
+    """Score that a name needs to precede the new label; None without `data.new_label`, or when no new individual was held out."""
+    new_share: float | None
+    """Share of new individuals among the queries; None where no new individual was held out."""
+    name_probability: Logistic
+    """Probability that a name is right, from its score."""
+    new_probability: Logistic | None
+    """Probability that a query's individual is new, from minus its best score."""
 
-    def map_at_k(self, share: float) -> Floats:
-        """MAP@k at each threshold for queries of which `share` are new: the two kinds are re-weighted to it."""
-        return (1 - share) * self.known + share * self.new
+    @property
+    def lowest_score(self) -> float:
+        """The threshold, -inf without one: the new label comes last."""
+        return -np.inf if self.threshold is None else self.threshold
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values under their names in threshold.json."""
+        new = None if self.new_probability is None else self.new_probability._asdict()
+        values = {"threshold": self.threshold, "share": self.new_share}
+        return {**values, "probability": self.name_probability._asdict(), "probability_new": new}
+
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> OpenSet:
+        """Return what `to_json`, or threshold.json, holds."""
+        new = about["probability_new"]
+        return cls(about["threshold"], about["share"], Logistic(**about["probability"]), None if new is None else Logistic(**new))
 
 
-def threshold_curve(scores: ArrayLike, right: ArrayLike, known: ArrayLike, k: int = 5) -> ThresholdCurve:
-    """MAP@k at every threshold in one sorted sweep.
+def fit_open_set(
+    evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, concatenated_scores: np.ndarray | None = None
+) -> OpenSet:
+    """Fit threshold and calibrations on one evaluation, or on several of runs that held out different rows.
 
-    scores (q, m) of each query's identities, best first, -inf for none; right (q, m) bool: is it the query's individual; known (q,)
-    bool: is that individual in the gallery. A query's average precision is a step function of the threshold: the new label moves
-    down one place at each score that it falls to, and the right name moves up one at its own score. The steps of all queries,
-    sorted and summed, are the curve: O(qk log qk), not O(q^2 k^2). Raises FlukeError without known or without new queries.
+    Thresholds and shares of several are averaged. The probabilities are for queries of which the share is new, not validation's.
+    concatenated_scores (t,): best scores of the queries to answer, where the embeddings of several runs are concatenated.
     """
-    scores, right, known = np.asarray(scores, np.float64)[:, :k], np.asarray(right, bool)[:, :k], np.asarray(known, bool)
-    if known.all() or not known.any():
-        kind = "new individuals" if len(known) and known.all() else "known individuals"
-        raise FlukeError(f"No validation query is of {kind}: a threshold for the new label needs both kinds; or set a number.")
-    values = np.unique(scores[np.isfinite(scores)])
-    if not values.size:
-        raise FlukeError("No validation query has a neighbour; a threshold for the new label can't be fitted.")
-    margin = values[-1] - values[0] or 1.0
-    thresholds = np.concatenate([[values[0] - margin], (values[1:] + values[:-1]) / 2, [values[-1] + margin]])
-    place = np.arange(1, scores.shape[1] + 1)  # of a name without the new label before it
-    later = np.where(place < k, 1 / (place + 1), 0)
-
-    def sweep(start: float, steps: Floats, at: Floats) -> Floats:
-        """The sum that begins at `start` above all scores and gains `steps` where the threshold falls to `at`."""
-        gained = np.bincount(np.searchsorted(values, at), steps, minlength=len(values))
-        return start + np.append(np.cumsum(gained[::-1])[::-1], 0)
-
-    first = right & (right.cumsum(axis=1) == 1) & known[:, None] & np.isfinite(scores)
-    column = first.nonzero()[1]
-    known_map = sweep(later[column].sum(), (1 / place - later)[column], scores[first]) / known.sum()
-    finite = np.isfinite(scores) & ~known[:, None]
-    new_map = sweep(float((~known).sum()), (later - 1 / place)[finite.nonzero()[1]], scores[finite]) / (~known).sum()
-    rejected = [np.searchsorted(np.sort(scores[kind, 0]), thresholds) / kind.sum() for kind in (known, ~known)]
-    return ThresholdCurve(thresholds, known_map, new_map, *rejected)
+    k = recipe.predict.topk
+    fitted = [(e, threshold) for e in evaluations if (threshold := _fit_threshold(e, recipe)) is not None]
+    threshold = float(np.mean([value for _, value in fitted])) if fitted else None
+    rejected = [float(np.mean(e.unlabelled_scores < value)) for e, value in fitted if e.unlabelled_scores is not None]
+    if concatenated_scores is not None and len(rejected) > 1 and recipe.retrieval.threshold == "auto":
+        # The mean of the runs' cosines reaches less high than each of them. So the share of queries that the runs reject in the
+        # mean carries over, not their thresholds.
+        threshold = float(np.quantile(concatenated_scores, np.mean(rejected)))
+    shares = [e.new_share for e in evaluations if e.new_share is not None]
+    share = float(np.mean(shares)) if shares else None
+    scores = np.concatenate([e.queries.scores[:, :k] for e in evaluations])
+    is_right = np.concatenate([e.queries.is_right[:, :k] for e in evaluations])
+    known = np.concatenate([e.queries.in_gallery for e in evaluations])
+    found = np.isfinite(scores)
+    prior = None if share is None else (1 - share) * float(is_right[known][found[known]].mean())
+    name_probability = fit_probability(scores[found], is_right[found], prior)
+    new_probability = None if share is None else fit_probability(-replace_missing(scores[:, 0]), ~known, share)
+    return OpenSet(threshold, share, name_probability, new_probability)
 
 
-def fit_threshold(curve: ThresholdCurve, by: By, share: float, far: float = 0.05) -> float:
-    """The threshold for the new label: a name needs this score, or more, to stand before it.
-
-    by map@k: the best MAP@k where `share` of the queries are new. share: `share` of the first answers are the new label. far: the
-    lowest threshold at which at most `far` of the new queries are given a name first (false acceptance rate).
-    """
-    if by == "map@k":
-        best = np.argmax(curve.map_at_k(share))
-    elif by == "share":
-        best = np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share))
-    else:
-        best = np.argmax(1 - curve.new_rejected <= far)
-    return float(curve.thresholds[best])
-
-
-def crossfit_thresholds(
-    scores: NDArray[Any],
-    right: NDArray[np.bool_],
-    known: NDArray[np.bool_],
-    fit: Callable[[ThresholdCurve], float],
-    k: int = 5,
-    groups: NDArray[Any] | None = None,
-    parts: int = 5,
-    seed: int = 0,
-) -> Floats:
-    """(q,) thresholds to judge labelled queries by: each is fitted (`fit`, of a curve) on the other parts of them, so that none of
-    the queries has chosen its own.
-
-    scores, right, known as `threshold_curve` takes them. Parts are drawn at random, the known and the new spread evenly, `groups`
-    (q,) whole. A part without which either kind is lacking gets the threshold of all.
-    """
-    unit = np.arange(len(known)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    kind = np.zeros(unit.max() + 1, bool)
-    kind[unit[known]] = True
-    part = np.empty(len(kind), np.int64)
-    part[np.lexsort((np.random.default_rng(seed).random(len(kind)), kind))] = np.arange(len(kind)) % parts
-    found = np.empty(len(known))
-    for number in range(parts):
-        mine = part[unit] == number
-        others = ~mine if known[~mine].any() and not known[~mine].all() else slice(None)
-        found[mine] = fit(threshold_curve(scores[others], right[others], known[others], k))
-    return found
-
-
-def estimate_new_share(scores: ArrayLike, known: ArrayLike, unlabelled: ArrayLike) -> float:
-    """The share of new individuals among unlabelled queries, from their best scores alone (prior shift, Saerens et al. 2002).
-
-    scores (q,) best score of each validation query, known (q,) bool, unlabelled (t,) best scores of the queries to be answered.
-    Validation gives the odds that a score is a stranger's; the share that makes the unlabelled scores most likely would be the
-    maximum of their likelihood, but where strangers hardly differ that maximum is anywhere. So this is the posterior mean over
-    5 to 70%: MAP@k is linear in the share, hence its threshold maximises expected MAP@k.
-    """
-    stranger = fit_probability(-np.asarray(scores), ~np.asarray(known, bool), prior=0.5)(-np.asarray(unlabelled))
-    likelihood = np.log(NEW_SHARES[:, None] * stranger + (1 - NEW_SHARES[:, None]) * (1 - stranger)).sum(axis=1)
-    posterior = np.exp(likelihood - likelihood.max())
-    return float(posterior @ NEW_SHARES / posterior.sum())
-
-
-def new_share_costs(curve: ThresholdCurve, threshold: float, shares: ArrayLike = (0.1, 0.3, 0.6)) -> list[dict[str, float]]:
-    """What a wrong share costs: for each share of new queries, MAP@k at `threshold`, at the best threshold for it, and the loss."""
-    at = int(np.searchsorted((curve.thresholds[1:] + curve.thresholds[:-1]) / 2, threshold))
-    rows = []
-    for share in np.asarray(shares).tolist():
-        values = curve.map_at_k(share)
-        best = int(values.argmax())
-        rows.append({"share": share, "map": values[at], "best_map": values[best], "best_threshold": curve.thresholds[best]})
-    return [{name: float(value) for name, value in row.items()} | {"loss": float(row["best_map"] - row["map"])} for row in rows]
-
-
-class Logistic(NamedTuple):
-    """A probability from a score: 1 / (1 + exp(-(slope * score + intercept))). Two plain numbers."""
-
-    slope: float
-    intercept: float
-
-    def __call__(self, scores: ArrayLike) -> Floats:
-        """Probabilities, of the shape of `scores`; 0 for -inf."""
-        return expit(self.slope * np.asarray(scores, np.float64) + self.intercept)
-
-
-def fit_probability(scores: ArrayLike, right: ArrayLike, prior: float | None = None) -> Logistic:
-    """Platt's calibration (1999): the probability that an answer with this score is right.
-
-    scores (n,) finite, right (n,) bool. The targets are Platt's, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that separable or
-    one-sided data give finite numbers. prior: re-weight right and wrong as if this share were right; None: as they are.
-    """
-    scores, right = np.asarray(scores, np.float64), np.asarray(right, bool)
-    if not len(scores) or not np.isfinite(scores).all():
-        raise FlukeError("A probability is fitted to scores that are finite, one answer at least.")
-    n_right, n_wrong = right.sum(), (~right).sum()
-    target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
-    weight = np.ones(len(scores))
-    if prior is not None and n_right and n_wrong:
-        weight = np.where(right, prior / n_right, (1 - prior) / n_wrong) * len(scores)
-    middle, spread = scores.mean(), scores.std() or 1.0
-    scaled = np.tile((scores - middle) / spread, 2)[:, None]
-    fit = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000)
-    fit.fit(scaled, np.repeat([1, 0], len(scores)), sample_weight=np.concatenate([weight * target, weight * (1 - target)]))
-    slope = float(fit.coef_[0, 0] / spread)
-    return Logistic(slope, float(fit.intercept_[0] - slope * middle))
-
-
-def pair_scores(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    metric: Metric,
-    groups: ArrayLike | None = None,
-    new_label: str | None = None,
-    limit: int = 1_000_000,
-    seed: int = 0,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Is A the same as B: `same` (p,) bool and `scores` (p,) float32 of all pairs of rows, or of about `limit` drawn ones.
-
-    embeddings (n, d), labels (n,). Pairs within a group (a sighting) are left out, for they are easier than any that will be
-    asked, and so are pairs of two new individuals, for nobody knows whether they are the same. Drawn pairs are half same, half
-    different, if there are enough. lib.verification makes the ROC of them; `fit_probability(scores, same, prior=0.5)`
-    the probability of one pair, same and different being equally probable beforehand.
-    """
-    vectors = check_embeddings(embeddings, "pairs", metric, None)
-    labels = np.asarray(labels, np.str_)
-    n = len(labels)
-    if n * (n - 1) // 2 <= limit:
-        a, b = np.triu_indices(n, 1)
-    else:
-        rng = np.random.default_rng(seed)
-        by_label = np.argsort(labels, kind="stable")
-        steps = range(1, np.unique(labels, return_counts=True)[1].max())
-        near = [(by_label[:-step], by_label[step:]) for step in steps]
-        near = [(a[same], b[same]) for a, b in near if (same := labels[a] == labels[b]).any()]
-        a, b = (np.concatenate(side) for side in zip(*near)) if near else np.empty((2, 0), int)
-        kept = rng.permutation(len(a))[: limit // 2]
-        far = rng.integers(n, size=(2, limit // 2))
-        far = far[:, labels[far[0]] != labels[far[1]]]
-        a, b = np.concatenate([a[kept], far[0]]), np.concatenate([b[kept], far[1]])
-    same = labels[a] == labels[b]
-    fair = ~(same & (labels[a] == new_label)) if new_label is not None else np.ones(len(a), bool)
-    if groups is not None:
-        groups = np.asarray(groups)
-        fair &= groups[a] != groups[b]
-    a, b, same = a[fair], b[fair], same[fair]
-    scores = np.empty(len(a), np.float32)
-    for start in range(0, len(a), 65536):
-        one, other = vectors[a[start : start + 65536]], vectors[b[start : start + 65536]]
-        scores[start : start + 65536] = (
-            np.einsum("pd,pd->p", one, other) if metric == "cosine" else -np.square(one - other).sum(axis=1)
-        )
-    return same, scores
+def _fit_threshold(evaluation: OpenSetEvaluation, recipe: Recipe) -> float | None:
+    """Return the recipe's threshold, or the one fitted on the evaluation's curve; None without a new label or a curve."""
+    r = recipe.retrieval
+    if recipe.data.new_label is None:
+        return None
+    if r.threshold != "auto":
+        return float(r.threshold)
+    if evaluation.curve is None or evaluation.new_share is None:
+        return None
+    return fit_threshold(evaluation.curve, r.threshold_by, evaluation.new_share, r.far)

@@ -1,119 +1,127 @@
-"""From neighbours to names: gallery images become ranked identities, and the new label takes the place its threshold gives it.
+"""Ranking: the nearest gallery images become ranked identities, and the new label is placed by its threshold.
 
-Everything here is a function of numpy arrays. Identities are positions in a class list (`np.unique(gallery.labels)`), -1 for none;
-scores are higher for more alike, whatever the metric. How the threshold is found is stranger.py's.
+Everything here is a function of numpy arrays. Identities are positions in a class list (`Gallery.identities`), -1 for none; scores
+are higher for more similar embeddings, whatever the metric. thresholds.py fits the threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lib.config.recipe import Retrieval
 from lib.errors import FlukeError
-
-Method = Literal["best", "mean_n", "vote"]
+from lib.retrieval.similarity import normalize
 
 
 class Ranking(NamedTuple):
-    """Identities of each query, best first, equal scores by class; a query with fewer than the others is filled up at the end."""
+    """The m best identities of each query, best first, equal scores by class; a query with fewer is padded at the end."""
 
     classes: NDArray[np.int64]
-    """(q, m) positions in the class list, -1 where filled up."""
+    """(q, m) positions in the class list, -1 where padded."""
     scores: NDArray[np.float32]
-    """(q, m) higher is more alike, -inf where filled up."""
+    """(q, m) higher is more similar, -inf where padded."""
     matches: NDArray[np.int64]
-    """(q, m) which column of the neighbours is the identity's nearest image, -1 for none."""
+    """(q, m) column of the identity's nearest image among the neighbours, -1 for none."""
 
     def names(self, class_list: NDArray[np.str_]) -> NDArray[np.str_]:
-        """The names (q, m) in a class list (C,), "" where filled up."""
+        """Return the names (q, m) from a class list (C,), "" where padded."""
         return np.where(self.classes >= 0, class_list[self.classes], "")
 
 
-def rank_identities(
-    scores: NDArray[Any], classes: NDArray[Any], topk: int, method: Method = "best", n: int = 3, temperature: float = 0.07
-) -> Ranking:
-    """Identities ranked by their images among the neighbours.
+class _Images(NamedTuple):
+    """Scores (n,) of neighbours, best first within each of g pairs of a query and an identity, whose images are consecutive."""
 
-    scores (q, k) of the neighbours in any order, classes (q, k) whose images they are (-1: no neighbour). An identity's score is
-    best: that of its nearest image; mean_n: the mean of its nearest n, or of as many as are there (so that one image suffices);
-    vote: temperature * log(sum(exp(score / temperature))), the weighted vote of Wu et al. 2018 in units of a score, in which a
-    second near image adds a little. Raises FlukeError for topk < 1.
+    scores: NDArray[np.float64]
+    first: NDArray[np.int64]
+    """(g,) position of each pair's best score."""
+    sizes: NDArray[np.int64]
+    """(g,) number of each pair's images."""
+
+
+def _best(images: _Images, r: Retrieval) -> NDArray[np.float64]:
+    """Return the score of the nearest image."""
+    return images.scores[images.first]
+
+
+def _mean_of_nearest(images: _Images, r: Retrieval) -> NDArray[np.float64]:
+    """Return the mean score of the nearest r.n images, or of all where there are fewer, so that one image suffices."""
+    nearest = np.arange(len(images.scores)) - np.repeat(images.first, images.sizes) < r.n
+    return np.add.reduceat(np.where(nearest, images.scores, 0), images.first) / np.minimum(images.sizes, r.n)
+
+
+def _vote(images: _Images, r: Retrieval) -> NDArray[np.float64]:
+    """Return r.temperature * log(sum(exp(score / r.temperature))): the weighted vote of Wu et al. 2018 in units of a score, in
+    which a second near image adds a little."""
+    best = images.scores[images.first]
+    votes = np.exp((images.scores - np.repeat(best, images.sizes)) / r.temperature)
+    return best + r.temperature * np.log(np.add.reduceat(votes, images.first))
+
+
+METHODS: dict[str, Callable[[_Images, Retrieval], NDArray[np.float64]]] = {
+    "best": _best,
+    "mean_n": _mean_of_nearest,
+    "vote": _vote,
+}
+"""retrieval.method: how the scores of an identity's images become its score, (g,)."""
+
+
+def rank_identities(scores: NDArray[Any], classes: NDArray[Any], topk: int, r: Retrieval) -> Ranking:
+    """Rank identities by the scores of their images among the neighbours, combined by retrieval.method.
+
+    scores (q, k) of the neighbours in any order, classes (q, k) their identities (-1: no neighbour). Raises FlukeError for
+    topk < 1.
     """
     if topk < 1:
-        raise FlukeError(f"topk {topk}: a query is answered with at least 1 name.")
-    columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    there = classes >= 0
-    query, column, who, score = there.nonzero()[0], columns[there], classes[there], scores[there].astype(np.float64)
-    order = np.lexsort((column, -score, who, query))
-    query, column, who, score = query[order], column[order], who[order], score[order]
-    first = np.flatnonzero(np.diff(query, prepend=-1) | np.diff(who, prepend=-1))
-    count = np.diff(first, append=len(score))
-    value = score[first]
-    if method == "mean_n":
-        nearest = np.arange(len(score)) - np.repeat(first, count) < n
-        value = np.add.reduceat(np.where(nearest, score, 0), first) / np.minimum(count, n) if len(first) else value
-    elif method == "vote":
-        votes = np.exp((score - np.repeat(value, count)) / temperature)
-        value = value + temperature * np.log(np.add.reduceat(votes, first)) if len(first) else value
-    query, column, who, value = query[first], column[first], who[first], value.astype(np.float32)  # ties are ties as reported
-    order = np.lexsort((who, -value, query))
-    place = np.arange(len(query)) - np.searchsorted(query, query)  # `query` is sorted already: only its runs are permuted
-    kept = place < topk
-    at, order = (query[kept], place[kept]), order[kept]
+        raise FlukeError(f"topk {topk}: a query gets at least 1 name; set it to 1 or more.")
+    found = classes >= 0
+    query, column = found.nonzero()
+    identity, score = classes[found], scores[found].astype(np.float64)
+    order = np.lexsort((column, -score, identity, query))
+    query, column, identity, score = query[order], column[order], identity[order], score[order]
+    first = np.flatnonzero(np.diff(query, prepend=-1) | np.diff(identity, prepend=-1))
+    value = METHODS[r.method](_Images(score, first, np.diff(first, append=len(score))), r) if len(first) else score
+    query, column, identity = query[first], column[first], identity[first]
+    value = value.astype(np.float32)  # before sorting, so that ties are ties of the scores that are reported
+    order = np.lexsort((identity, -value, query))
+    rank = np.arange(len(query)) - np.searchsorted(query, query)  # `query` is sorted already: only its parts are permuted
+    kept = rank < topk
+    at, order = (query[kept], rank[kept]), order[kept]
     ranking = Ranking(
         np.full((len(scores), topk), -1, np.int64),
         np.full((len(scores), topk), -np.inf, np.float32),
         np.full((len(scores), topk), -1, np.int64),
     )
-    ranking.classes[at], ranking.scores[at], ranking.matches[at] = who[order], value[order], column[order]
+    ranking.classes[at], ranking.scores[at], ranking.matches[at] = identity[order], value[order], column[order]
     return ranking
 
 
-def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, topk: int) -> Ranking:
-    """Blend neighbours with class centres: (1 - weight) * score + weight * centre score, for every class, best `topk` kept.
+def expand_queries(
+    queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float = 3.0
+) -> NDArray[np.float32]:
+    """Return queries (q, d) moved towards their nearest neighbours: alpha query expansion (Radenovic et al. 2018).
 
-    The winners of happywhale 2022 combined ArcFace's logits with nearest neighbours so. centre_scores (q, C): cosine similarity of
-    each query to each class's weight vector (of several sub-centres the largest), NaN for a class without one, which keeps its
-    neighbours' score. `ranking`: of cosine scores, with all identities among the neighbours; one that isn't among them counts as
-    the last that is, which is more than it can have, so that neighbours don't bury what the centres find.
-    """
-    q, n_classes = centre_scores.shape
-    there = ranking.classes >= 0
-    lowest = ranking.scores.min(axis=1, where=there, initial=np.inf)
-    blended = np.repeat(np.where(np.isfinite(lowest), lowest, -1)[:, None], n_classes, axis=1).astype(np.float32)
-    matches = np.full((q, n_classes), -1, np.int64)
-    at = there.nonzero()[0], ranking.classes[there]
-    blended[at], matches[at] = ranking.scores[there], ranking.matches[there]
-    blended += np.float32(weight) * np.where(np.isnan(centre_scores), 0, centre_scores - blended)
-    order = np.argsort(-blended, axis=1, kind="stable")[:, :topk]
-    return Ranking(order, np.take_along_axis(blended, order, 1), np.take_along_axis(matches, order, 1))
-
-
-def expand_queries(queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float) -> NDArray[np.float32]:
-    """Queries (q, d) moved towards their nearest neighbours, normalised: alpha query expansion (Radenovic et al. 2018).
-
-    queries normalised, neighbours (q, k, d) normalised, scores (q, k) their cosine similarity: q + sum of max(score, 0)^alpha * x.
+    queries and neighbours (q, k, d) are normalized, scores (q, k) are their cosine similarities. Each query becomes the normalized
+    sum of itself and max(score, 0)^alpha * neighbour.
     """
     weights = np.clip(scores, 0, None) ** alpha
-    expanded = queries + np.einsum("qk,qkd->qd", weights, neighbours)
-    return (expanded / np.linalg.norm(expanded, axis=1, keepdims=True)).astype(np.float32)
+    return normalize(queries + np.einsum("qk,qkd->qd", weights, neighbours)).astype(np.float32)
 
 
 def rank_with_new(
     identities: Sequence[Sequence[str]] | NDArray[Any], scores: ArrayLike, threshold: ArrayLike, new_label: str | None, k: int = 5
 ) -> list[list[str]]:
-    """Up to k names a query: those that score the threshold or more, the new label, then the others. No name twice.
+    """Return up to k names per query: those with at least the threshold's score, the new label, then the others, each name once.
 
-    identities (q, m) names, best first, scores (q, m); what scores -inf isn't there; threshold () or, one a query, (q,). The new
-    label stands even after the last name if there is room, for a wrong name there costs nothing. With new_label None the names
-    alone.
+    identities (q, m) names, best first, scores (q, m), -inf where padded; threshold is one value, or (q,) values. The new label
+    follows the last name too if there is room, because a wrong name there costs nothing. Without a new label: the names alone.
     """
     lists = []
-    values_of = np.asarray(scores, np.float64)  # a threshold between two float32 scores must not be rounded to one of them
-    for names, values, lowest in zip(identities, values_of, np.broadcast_to(threshold, len(values_of)), strict=True):
+    scores_of = np.asarray(scores, np.float64)  # a threshold between two float32 scores must not be rounded to one of them
+    for names, values, lowest in zip(identities, scores_of, np.broadcast_to(threshold, len(scores_of)), strict=True):
         above = [str(name) for name, value in zip(names, values) if value >= lowest and value > -np.inf]
         below = [str(name) for name, value in zip(names, values) if -np.inf < value < lowest]
         new = [] if new_label is None else [new_label]
@@ -122,6 +130,6 @@ def rank_with_new(
 
 
 def replace_missing(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """Best scores (q,) in which -inf, an approximate index having found nobody, stands one below the lowest."""
-    there = scores[np.isfinite(scores)]
-    return np.where(np.isfinite(scores), scores, (there.min() if len(there) else 0.0) - 1).astype(np.float64)
+    """Return best scores (q,) with -inf, where an approximate index found no image, replaced by 1 below the lowest."""
+    finite = np.isfinite(scores)
+    return np.where(finite, scores, (scores[finite].min() if finite.any() else 0.0) - 1).astype(np.float64)

@@ -1,0 +1,7 @@
+"""The submission of a contest, in the sample submission's columns, rows and file format.
+
+In reading order:
+    formats.py    one class per format of a submission's columns, their registry, and the check of a sample before training
+    writing.py    write a submission from logits or from ranked labels
+    checking.py   read a written submission and compare it with the sample
+"""

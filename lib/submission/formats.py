@@ -1,102 +1,283 @@
-"""Formats of a submission: what the columns of a sample submission hold."""
+"""Formats of a submission: one class per format, which recognizes and checks a sample's columns, fills cells and checks them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
 
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.tables.sample import Sample, match_images
-from lib.tables.target import Target
-
-Format = Literal["label", "topk", "labels", "scores"]
-"""What its columns hold: a label, the k best, all that apply, or a column of scores a class."""
+from lib.tables.target import ONE_LABEL, Target
 
 
-def infer_format(sample: Sample, classes: Sequence[str], target: Target, separator: str = " ") -> Format:
-    """What the sample's columns hold, for `predict.submission: auto`; `classes` are all labels that may be written.
+@dataclass(frozen=True, eq=False)
+class Format(ABC):
+    """One kind of content for a sample's prediction columns, with the labels and the options for writing it.
 
-    scores: the other columns are the classes, in any order, or one column the score of one of two classes (see
-    `class_of_columns`). With one
-    other column: labels for several labels per image; topk when most of the sample's cells hold several known labels; else label.
-    Raises FlukeError when the columns are none of these.
+    `logits` are (n, C) over `classes`.
     """
-    others, known = sample.others, set(classes)
-    number = None if known.intersection(sample.cells) else next(filter(_is_fraction, sample.cells), None)
-    if set(others) == known or (number and not target.several and len(classes) == 2 and class_of_columns(sample, classes)):
-        return "scores"
-    if len(others) > 1:
-        unknown, lacking = [c for c in others if c not in set(classes)], [c for c in classes if c not in set(others)]
-        raise FlukeError(
-            f"{sample.path}: its {len(others)} columns after the image names would have to be the {len(classes)} classes; "
-            f"no classes: {first_few(map(repr, unknown)) or 'none'}; lacking: {first_few(map(repr, lacking)) or 'none'}."
-        )
-    if target.several:
-        return "labels"
-    if number:
-        raise FlukeError(
-            f"{sample.path}: column {others[0]} holds numbers ({number}), but no class ({first_few(classes)}), and whose "
-            "scores they are isn't said; predict.submission label writes the class's name all the same."
-        )
-    lists = sum(cell not in known and sum(part in known for part in cell.split(separator)) > 1 for cell in sample.cells)
-    return "topk" if lists > len(sample.cells) / 2 else "label"
+
+    name: ClassVar[str]
+    """Value of `predict.submission`."""
+    uses_thresholds: ClassVar[bool] = False
+
+    classes: Sequence[str]
+    """All C labels that may be written."""
+    target: Target = ONE_LABEL
+    topk: int = 5
+    separator: str = " "
+    allow_empty: bool = False
+    thresholds: float | NDArray[np.floating] = 0.5
+    """Probability from which on a label is written, one for all or (C,)."""
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        return frozenset(self.classes)
+
+    @abstractmethod
+    def recognizes(self, sample: Sample) -> bool:
+        """Return whether the sample asks for this format, for `predict.submission: auto`."""
+
+    @abstractmethod
+    def column_fault(self, sample: Sample) -> str | None:
+        """Return why predictions of this format don't fit the sample's columns, as the end of a sentence; None if they fit."""
+
+    @abstractmethod
+    def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
+        """Yield the cells of the sample's prediction columns for each row of logits."""
+
+    @abstractmethod
+    def cell_fault(self, cell: str) -> str | None:
+        """Return what is wrong with a written cell, as a plural that follows a count; None if nothing is."""
 
 
-def _is_fraction(cell: str) -> bool:
-    """Whether a cell is a number but no whole one: 0.5 stands for a probability, 0 may stand for any class."""
-    try:
-        return math.isfinite(float(cell)) and not float(cell).is_integer()
-    except ValueError:
-        return False
+class ScoresFormat(Format):
+    """One column of probabilities per class; of two classes, one column alone may hold the probability of either.
 
-
-def resolve_format(sample: Sample, p: Predict, classes: Sequence[str], target: Target) -> Format:
-    """predict.submission, inferred if it is auto."""
-    return infer_format(sample, classes, target, p.separator) if p.submission == "auto" else p.submission
-
-
-def class_of_columns(sample: Sample, classes: Sequence[str]) -> list[int] | None:
-    """Which class (a position in `classes`) each of the other columns holds the scores of; None where a column is no class.
-
-    Of two classes a single column may be either's, by its name; by any other name it is class 1's beside 0, true's beside false.
+    Probabilities have float64 digits because float32 rounds different confident logits to an equal 1.0.
     """
-    place = {name: i for i, name in enumerate(classes)}
-    if all(column in place for column in sample.others):
-        return [place[column] for column in sample.others]
-    of_two = {name.casefold(): i for i, name in enumerate(classes)}
-    if len(sample.others) == 1 and list(of_two) in (["0", "1"], ["false", "true"]):
-        return [1]
-    return None
+
+    name = "scores"
+
+    def recognizes(self, sample: Sample) -> bool:
+        if set(sample.prediction_columns) == self.known:
+            return True
+        of_two = len(self.classes) == 2 and not self.target.several and _first_fraction(sample, self.known) is not None
+        return of_two and self._column_classes(sample) is not None
+
+    def column_fault(self, sample: Sample) -> str | None:
+        if self._column_classes(sample) is not None:
+            return None
+        unknown = [repr(column) for column in sample.prediction_columns if column not in self.known]
+        return f"{len(unknown):,} of its columns are not classes: {first_few(unknown)}; rename them, or set predict.submission"
+
+    def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
+        columns = self._column_classes(sample)
+        for row in self.target.probabilities(logits.astype(np.float64))[:, columns].tolist():
+            yield [repr(value) for value in row]
+
+    def cell_fault(self, cell: str) -> str | None:
+        return None if _is_finite(cell) and "_" not in cell else "scores that are not finite numbers"
+
+    def _column_classes(self, sample: Sample) -> list[int] | None:
+        """Return the class index of each prediction column, by its name; None if a column is not a class.
+
+        A single column of any other name is class 1 of the classes 0 and 1, and true of false and true.
+        """
+        position = {label: i for i, label in enumerate(self.classes)}
+        if all(column in position for column in sample.prediction_columns):
+            return [position[column] for column in sample.prediction_columns]
+        distinct = list(dict.fromkeys(label.casefold() for label in self.classes))
+        if len(sample.prediction_columns) == 1 and distinct in (["0", "1"], ["false", "true"]):
+            return [1]
+        return None
 
 
-def column_faults(sample: Sample, kind: Format, classes: Sequence[str], separator: str) -> list[str]:
-    """Why answers of that kind don't go into the sample's columns, as the sentences' ends; [] if they do."""
-    known = set(classes)
-    if kind == "scores":
-        if class_of_columns(sample, classes) is not None:
-            return []
-        unknown = [repr(column) for column in sample.others if column not in known]
-        return [f"{len(unknown):,} of its columns are no classes: {first_few(unknown)}"]
-    if len(sample.columns) != 2:
-        return [f"{kind} go into one column, but the sample has {len(sample.columns) - 1}"]
-    if kind != "label" and (cut := [repr(label) for label in classes if separator in label]):
-        return [f"{len(cut):,} labels hold the separator {separator!r}: {first_few(cut)} (set predict.separator)"]
+class LabelColumn(Format):
+    """One column of labels, joined by `separator` where a cell may hold several; subclasses say which labels."""
 
-    def lists(by: str) -> int:
-        return sum(cell not in known and len(parts := cell.split(by)) > 1 and known.issuperset(parts) for cell in sample.cells)
+    several_per_cell: ClassVar[bool] = True
 
-    for other in ("|", ";", ", ", ",", "/", " "):
-        if lists(other) > len(sample.cells) / 2 and not lists(separator):
-            return [f"its cells are labels parted by {other!r}, not by {separator!r} (set predict.separator)"]
-    return []
+    @abstractmethod
+    def choose(self, logits: NDArray[np.floating]) -> Iterable[NDArray[np.intp]]:
+        """Return the class indices to write for each row of logits, in the order of writing."""
+
+    def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
+        for indices in self.choose(logits):
+            yield [self.separator.join(self.classes[i] for i in indices.tolist())]
+
+    def column_fault(self, sample: Sample) -> str | None:
+        if (n := len(sample.prediction_columns)) != 1:
+            return f"{self.name} fills 1 column, but the sample has {n} besides the image names; set predict.submission"
+        if self.several_per_cell and (split := [repr(label) for label in self.classes if self.separator in label]):
+            return f"{len(split):,} labels contain the separator {self.separator!r}: {first_few(split)}; set predict.separator"
+        for other in ("|", ";", ", ", ",", "/", " "):
+            if self._count_lists(sample, other) > len(sample.cells) / 2 and not self._count_lists(sample, self.separator):
+                return f"its cells separate labels by {other!r}, not by {self.separator!r}; set predict.separator"
+        return None
+
+    def cell_fault(self, cell: str) -> str | None:
+        if not cell.strip() and cell not in self.known:
+            return "blank cells"
+        labels = cell.split(self.separator)
+        if "" in labels:
+            return "cells with blank labels (a separator too many)"
+        if not self.known.issuperset(labels):
+            return "cells with unknown labels"
+        return "cells with a label twice" if len(set(labels)) < len(labels) else None
+
+    def _count_lists(self, sample: Sample, separator: str) -> int:
+        """Return how many of the sample's cells are several labels with this separator."""
+        return sum(cell not in self.known and self._is_list(cell, separator) for cell in sample.cells)
+
+    def _is_list(self, cell: str, separator: str) -> bool:
+        return len(labels := cell.split(separator)) > 1 and self.known.issuperset(labels)
+
+
+class LabelsFormat(LabelColumn):
+    """Every label with a probability (sigmoid) of its threshold or more; without any, the most probable unless `allow_empty`."""
+
+    name = "labels"
+    uses_thresholds = True
+
+    def recognizes(self, sample: Sample) -> bool:
+        return len(sample.prediction_columns) == 1 and self.target.several
+
+    def choose(self, logits: NDArray[np.floating]) -> Iterable[NDArray[np.intp]]:
+        chosen = expit(logits.astype(np.float64)) >= self.thresholds
+        if not self.allow_empty:
+            empty = np.flatnonzero(~chosen.any(axis=1))
+            chosen[empty, logits[empty].argmax(axis=1)] = True
+        return map(np.flatnonzero, chosen)
+
+    def cell_fault(self, cell: str) -> str | None:
+        return None if self.allow_empty and not cell else super().cell_fault(cell)
+
+
+class RankedLabels(LabelColumn):
+    """The labels of the highest scores, best first; of equal scores the first class."""
+
+    @property
+    def length(self) -> int:
+        """Labels per cell, at most."""
+        return self.topk
+
+    def recognizes(self, sample: Sample) -> bool:
+        single = len(sample.prediction_columns) == 1 and not self.target.several
+        return single and _first_fraction(sample, self.known) is None
+
+    def choose(self, logits: NDArray[np.floating]) -> Iterable[NDArray[np.intp]]:
+        return np.argsort(-logits, axis=1, kind="stable")[:, : self.length]
+
+    def fill_from_ranking(self, ranked: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+        """Yield the cells for each list of labels, best first."""
+        for labels in ranked:
+            yield [self.separator.join(labels[: self.length])]
+
+
+class TopKFormat(RankedLabels):
+    """The `topk` best labels."""
+
+    name = "topk"
+
+    def recognizes(self, sample: Sample) -> bool:
+        def is_list(cell: str) -> bool:
+            return cell not in self.known and sum(part in self.known for part in cell.split(self.separator)) > 1
+
+        return super().recognizes(sample) and sum(map(is_list, sample.cells)) > len(sample.cells) / 2
+
+    def cell_fault(self, cell: str) -> str | None:
+        too_many = len(cell.split(self.separator)) > self.topk
+        return super().cell_fault(cell) or (f"cells with more than {self.topk} labels" if too_many else None)
+
+
+class LabelFormat(RankedLabels):
+    """The best label; it may contain the separator."""
+
+    name = "label"
+    several_per_cell = False
+    length = 1
+
+    def cell_fault(self, cell: str) -> str | None:
+        if cell in self.known:
+            return None
+        if not cell.strip():
+            return "blank cells"
+        return "cells with several labels where one belongs" if self._is_list(cell, self.separator) else "unknown labels"
+
+
+FORMATS: dict[str, type[Format]] = {each.name: each for each in (ScoresFormat, LabelsFormat, TopKFormat, LabelFormat)}
+"""By the value of `predict.submission`, in the order in which `auto` tries them."""
+
+
+def resolve_format(
+    sample: Sample, p: Predict, classes: Sequence[str], target: Target, thresholds: dict[str, float] | None = None
+) -> Format:
+    """Return the format that `predict.submission` names; for auto, the first that recognizes the sample.
+
+    `thresholds` maps each label to its probability, default 0.5. Raises FlukeError when no format recognizes the sample.
+    """
+    least = 0.5 if thresholds is None else np.array([thresholds[label] for label in classes])
+    formats = {name: each(classes, target, p.topk, p.separator, p.allow_empty, least) for name, each in FORMATS.items()}
+    if p.submission != "auto":
+        return formats[p.submission]
+    for fmt in formats.values():
+        if fmt.recognizes(sample):
+            return fmt
+    columns, known = sample.prediction_columns, frozenset(classes)
+    if len(columns) > 1:
+        named = set(columns)
+        extra = first_few(repr(column) for column in columns if column not in known) or "none"
+        missing = first_few(repr(label) for label in classes if label not in named) or "none"
+        raise FlukeError(
+            f"{sample.path}: the {len(columns)} columns besides the image names are not the {len(classes)} classes (not classes: "
+            f"{extra}; missing: {missing}); check data.sample_submission and data.label_column."
+        )
+    raise FlukeError(
+        f"{sample.path}: column {columns[0]} holds numbers ({_first_fraction(sample, known)}) but is not named after a class "
+        f"({first_few(classes)}); set predict.submission: label to write class names."
+    )
+
+
+def ranking_format(p: Predict, labels: Sequence[str]) -> RankedLabels:
+    """Return the format for ranked labels: the one that `predict.submission` names if it takes a ranking, else topk."""
+    named = FORMATS.get(p.submission, TopKFormat)
+    ranked = named if issubclass(named, RankedLabels) else TopKFormat
+    return ranked(labels, topk=p.topk, separator=p.separator)
 
 
 def check_sample(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], target: Target) -> None:
-    """Raise FlukeError, before anything slow begins, where a row of the sample has none of the images `names` (n), or the answers
-    don't fit its columns."""
+    """Raise FlukeError unless the images `names` (n) cover the sample's rows and predictions fit its columns.
+
+    Called before training, because a fault found afterwards costs hours.
+    """
     match_images(sample.ids, names, sample.path)
-    kind = resolve_format(sample, p, classes, target)
-    if faults := column_faults(sample, kind, classes, p.separator):
-        raise FlukeError(f"{sample.path} (predict.submission {kind}): {'; '.join(faults)}.")
+    fmt = resolve_format(sample, p, classes, target)
+    if fault := fmt.column_fault(sample):
+        raise FlukeError(f"{sample.path} (predict.submission {fmt.name}): {fault}.")
+
+
+def _first_fraction(sample: Sample, known: frozenset[str]) -> str | None:
+    """Return the sample's first cell that is a fraction; None without any, and if a cell is a known label.
+
+    0.5 stands for a probability, but 0 may stand for any class.
+    """
+    if known.intersection(sample.cells):
+        return None
+    return next((cell for cell in sample.cells if _is_finite(cell) and not float(cell).is_integer()), None)
+
+
+def _is_finite(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False

@@ -21,7 +21,7 @@ def drop_unreadable(table: Table, unreadable: dict[int, str], on_unreadable: str
     """
     if not unreadable:
         return table
-    reasons = first_few(f"{table.spot(i)} ({unreadable[i]})" for i in sorted(unreadable))
+    reasons = first_few(f"{table.describe_row(i)} ({unreadable[i]})" for i in sorted(unreadable))
     found = f"{table.source}: {len(unreadable):,} of {len(table):,} images can't be read: {reasons}"
     if on_unreadable != "drop" or what == "test":
         if what == "test":
@@ -63,7 +63,7 @@ def refuse_repeats(table: Table) -> None:
         rows.setdefault(path, []).append(i)
 
     def describe(i: int) -> str:
-        return table.spot(i) + (f" {' '.join(table.labels[i])!r}" if table.labels is not None else "")
+        return table.describe_row(i) + (f" {' '.join(table.labels[i])!r}" if table.labels is not None else "")
 
     repeated = [" = ".join(map(describe, same)) for same in rows.values() if len(same) > 1]
     raise FlukeError(
@@ -93,10 +93,6 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     for label, n in data.take.items():
         notes.append(f"data.take: {min(n, counts[label]):,} of {counts[label]:,} images of {label!r} kept")
     leave_out("min_images", [label for label in left if left[label] < data.min_images])
-    if data.max_images is not None:
-        leave_out("max_images", [label for label in left if left[label] > data.max_images])
-    if data.largest_classes is not None:
-        leave_out("largest_classes", sorted(left, key=lambda label: (-left[label], label))[data.largest_classes :])
     if data.only_classes and keep_others:
         others = {label: left.pop(label) for label in list(left) if label not in data.only_classes}
         images = sum(others.values())

@@ -1,4 +1,4 @@
-"""A contest's files become tables: the training images, the test images, or any others to be answered."""
+"""Load tables from a contest's files: the training images, the test images, or other images to predict."""
 
 from __future__ import annotations
 
@@ -15,33 +15,18 @@ from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, re
 from lib.tables.folders import find_images, list_images
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.table import Table
-from lib.tables.target import Target, label_target
+from lib.tables.target import ONE_LABEL, Target, label_target
 
 
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
-    """The recipe's training images after its filters, with the groups and the user's own folds of `folds`.
+    """Return the recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, max_images, largest_classes, only_classes.
-    With `keep_others`, rows that only_classes leaves out stay, outside of the class list (Table.known). Raises FlukeError for
-    whatever doesn't fit, all rows of a kind at once.
+    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, only_classes.
+    With `keep_others`, rows that only_classes leaves out stay, with labels outside of the class list (Table.in_classes).
+    Raises FlukeError that names all rows with one kind of fault.
     """
     root = Path(data.root)
-    if data.train_dir is not None:
-        source = folder = root / data.train_dir
-        names, notes = _class_folders(folder)
-        table, missing = _table(source, folder, names, [name.split("/")[0] for name in names], None, None)
-        table = replace(table, notes=notes)
-    else:
-        source = root / (data.train_csv or "")
-        wanted = {"data.image_column": data.image_column, "data.label_column": data.label_column}
-        if folds.group_column is not None:
-            wanted["folds.group_column"] = folds.group_column
-        columns, lines = read_columns(source, wanted)
-        names, labels = columns["data.image_column"], columns["data.label_column"]
-        table, missing = _table(source, root / data.image_dir, names, labels, lines, data.label_separator)
-        if folds.group_column is not None:
-            refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
-            table = replace(table, groups=np.array(columns["folds.group_column"]))
+    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_class_folders(root / data.train_dir)
     table, missing = drop_images(table, missing, data.drop_images)
     table = drop_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
@@ -49,17 +34,19 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     if folds.group_csv is not None:
         table = replace(table, groups=np.array(read_mapping(root / folds.group_csv, table.names)))
     if folds.csv is not None:
-        own = read_mapping(root / folds.csv, table.names)
-        if wrong := sorted({fold for fold in own if not re.fullmatch("[0-9]{1,9}", fold)}):
-            raise FlukeError(f"{root / folds.csv}: folds are numbers from 0 on, not {first_few(map(repr, wrong))}.")
-        table = replace(table, folds=np.array(own, dtype=np.int64))
+        assigned = read_mapping(root / folds.csv, table.names)
+        if invalid := sorted({fold for fold in assigned if not re.fullmatch("[0-9]{1,9}", fold)}):
+            found = first_few(map(repr, invalid))
+            raise FlukeError(f"{root / folds.csv}: some folds are not numbers from 0 on: {found}; number the folds 0, 1, 2, ...")
+        table = replace(table, folds=np.array(assigned, dtype=np.int64))
     return table
 
 
 def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | None:
-    """The recipe's test images: `test_csv`, else the rows of the sample submission, else all of `test_dir`; None without any.
+    """Return the recipe's test images: `test_csv`, else the sample submission's rows, else all of `test_dir`; None without any.
 
-    Labels are read from a `test_csv` that has them, not from a sample submission, whose labels mean nothing. Raises FlukeError.
+    Labels are read from a `test_csv` that has them, but not from a sample submission, whose labels are placeholders.
+    Raises FlukeError.
     """
     root = Path(data.root)
     folder = root / (data.test_dir or data.image_dir)
@@ -67,73 +54,91 @@ def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | N
         return load_images(root / data.test_csv, folder, data, classes, target)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
-        if header and data.image_column not in header:  # samples may call it "id"; it comes first in them
+        if header and data.image_column not in header:  # samples may call it "id" and have it first
             data = replace(data, image_column=header[0])
-        return load_images(root / sample, folder, data, classes, target, labelled=False)
+        return load_images(root / sample, folder, data, classes, target, with_labels=False)
     return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
 
 
-def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], target: Target, labelled: bool = True) -> Table:
-    """Images to predict: those that a CSV or Parquet file names, relative to `folder`, or all images of `path` if that is a folder.
+def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], target: Target, with_labels: bool = True) -> Table:
+    """Return images to predict: those that the CSV or Parquet file `path` names, below `folder`, or all of the folder `path`.
 
-    Labels are read if `labelled` and the file has a `data.label_column` that isn't blank from top to bottom. Raises FlukeError,
-    also for a missing image: each row wants an answer.
+    Labels are read if `with_labels` and the file has a `data.label_column` in which any row is not blank.
+    Raises FlukeError, also for a missing image, because each row needs a prediction.
     """
     if path.is_dir():
-        names, below, others = list_images(path)
+        names, folders, others = list_images(path)
         if not names:
-            raise FlukeError(f"{path}: holds no images{f', only folders: {first_few(below)}' if below else ''}.")
-        table, missing = _table(path, path, names, None, None, None)
-        table = replace(table, notes=_ignored_entries(path, below, others))
+            found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
+            raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
+        table, missing = _find_rows(path, path, names)
+        table = replace(table, notes=_ignored_entries(path, folders, others))
     else:
         wanted = {"data.image_column": data.image_column}
-        if labelled and data.label_column in read_header(path):
+        if with_labels and data.label_column in read_header(path):
             wanted["data.label_column"] = data.label_column
         columns, lines = read_columns(path, wanted)
-        labels = columns.get("data.label_column", [])
-        known = labels if any(label.strip() for label in labels) else None
-        separator = data.label_separator if target.several else None
-        table, missing = _table(path, folder, columns["data.image_column"], known, lines, separator)
+        table, missing = _find_rows(path, folder, columns["data.image_column"], lines)
+        cells = columns.get("data.label_column", [])
+        if any(cell.strip() for cell in cells):
+            table = _add_labels(table, cells, data.label_separator if target.several else None)
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
 
 
-def _table(
-    source: Path, folder: Path, names: list[str], labels: list[str] | None, lines: np.ndarray | None, separator: str | None
-) -> tuple[Table, dict[int, str]]:
-    """Every row of a source, without classes yet, and {position: reason} for images that aren't there."""
-    if lines is not None:
-        refuse_blanks(source, "image name", names, lines)
-        if labels is not None and separator is None:
-            refuse_blanks(source, "label", labels, lines)
-    split: list[tuple[str, ...]] | None = None
-    if labels is not None and separator is not None:
-        split = [tuple(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip())) for text in labels]
-    elif labels is not None:
-        split = [(label,) for label in labels]
-    paths, missing = find_images(folder, names)
-    rows = np.arange(len(names), dtype=np.int64)
-    return Table(rows, names, paths, split, (), None, label_target(separator), source=source, lines=lines), missing
+def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
+    """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
+    source = Path(data.root) / (data.train_csv or "")
+    wanted = {"data.image_column": data.image_column, "data.label_column": data.label_column}
+    if folds.group_column is not None:
+        wanted["folds.group_column"] = folds.group_column
+    columns, lines = read_columns(source, wanted)
+    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], lines)
+    table = _add_labels(table, columns["data.label_column"], data.label_separator)
+    if folds.group_column is not None:
+        refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
+        table = replace(table, groups=np.array(columns["folds.group_column"]))
+    return table, missing
 
 
-def _class_folders(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """`class/file` of every image in a folder of class folders, sorted, and what was ignored there."""
+def _read_class_folders(folder: Path) -> tuple[Table, dict[int, str]]:
+    """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images."""
     loose, classes, others = list_images(folder)
     names, empty, notes = [], [], _ignored_entries(folder, [], loose + others)
     for label in classes:
-        images, below, others = list_images(safe_join(folder, label))
+        images, folders, others = list_images(safe_join(folder, label))
         names += [f"{label}/{image}" for image in images]
-        notes += _ignored_entries(folder / label, below, others)
+        notes += _ignored_entries(folder / label, folders, others)
         if not images:
-            empty.append(f"{label!r}" + (f" (only folders: {first_few(below, 3)})" if below else ""))
+            empty.append(f"{label!r}" + (f" (only folders: {first_few(folders, 3)})" if folders else ""))
     if empty or not classes:
-        raise FlukeError(
-            f"{folder}: a folder of images a class is wanted; without images: {first_few(empty) or 'no folders at all'}."
-        )
-    return names, notes
+        found = f"without images: {first_few(empty)}" if empty else "no folders at all"
+        raise FlukeError(f"{folder}: is not a folder of class folders ({found}); put each class's images in a folder of its name.")
+    table, missing = _find_rows(folder, folder, names)
+    return replace(_add_labels(table, [name.split("/")[0] for name in names], None), notes=notes), missing
 
 
-def _ignored_entries(folder: Path, below: list[str], others: list[str]) -> tuple[str, ...]:
-    found = [(below, "sub-folders"), (others, "files")]
+def _find_rows(source: Path, folder: Path, names: list[str], lines: np.ndarray | None = None) -> tuple[Table, dict[int, str]]:
+    """Return a table, without labels and classes, of the images `names` below `folder`, and {position: reason} of missing ones."""
+    if lines is not None:
+        refuse_blanks(source, "image name", names, lines)
+    paths, missing = find_images(folder, names)
+    rows = np.arange(len(names), dtype=np.int64)
+    return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines), missing
+
+
+def _add_labels(table: Table, cells: list[str], separator: str | None) -> Table:
+    """Return the table with the labels of `cells`, one each, or several separated by `separator`."""
+    if separator is not None:
+        labels = [tuple(dict.fromkeys(part.strip() for part in cell.split(separator) if part.strip())) for cell in cells]
+    else:
+        if table.lines is not None:
+            refuse_blanks(table.source, "label", cells, table.lines)
+        labels = [(cell,) for cell in cells]
+    return replace(table, labels=labels, target=label_target(separator))
+
+
+def _ignored_entries(folder: Path, folders: list[str], files: list[str]) -> tuple[str, ...]:
+    found = [(folders, "sub-folders"), (files, "files")]
     return tuple(f"{folder}: {len(names):,} {what} ignored ({first_few(names, 3)})" for names, what in found if names)

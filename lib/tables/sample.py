@@ -1,6 +1,6 @@
-"""The sample submission: what a contest wants back, and which prediction belongs to each of its rows.
+"""The sample submission: its columns, image names and file format, and the prediction that belongs to each of its rows.
 
-Line numbers in sentences are those of the file, the header being line 1; a row is named by the line it begins on.
+Line numbers in messages are those of the file, the header being line 1; a row is named by the line on which it begins.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from lib.tables.folders import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample submission: what the contest wants back, and how its file is made."""
+    """A sample submission: the rows and columns that the contest expects, and the format of its file."""
 
     path: Path
     columns: list[str]
     id_column: int
     """Position of the image names among the columns."""
     ids: list[str]
-    """Image names as they stand, in order; each once."""
+    """Image names in the file's order and spelling; each once."""
     cells: list[str]
-    """The other column's cells, where there is just one; else empty."""
+    """Cells of the prediction column if there is just one; else empty."""
     delimiter: str
     newline: str
     quote_all: bool
@@ -39,13 +39,13 @@ class Sample:
     """utf-8, or utf-8-sig when the file begins with a byte order mark."""
 
     @property
-    def others(self) -> list[str]:
-        """The columns to fill in."""
+    def prediction_columns(self) -> list[str]:
+        """The columns to fill in: all but the image names'."""
         return [column for i, column in enumerate(self.columns) if i != self.id_column]
 
 
 def load_sample(recipe: Recipe) -> Sample | None:
-    """The recipe's sample submission; None if it has none or is a dry run's (train.limit_rows). Raises FlukeError."""
+    """Return the recipe's sample submission; None without one and in a dry run (train.limit_rows). Raises FlukeError."""
     d = recipe.data
     if d.sample_submission is None or recipe.train.limit_rows is not None:
         return None
@@ -53,9 +53,10 @@ def load_sample(recipe: Recipe) -> Sample | None:
 
 
 def read_sample(path: Path, image_column: str | None = None) -> Sample:
-    """Read a sample submission. Image names stand in `image_column`, if there is one of that name, else in the first column.
+    """Read a sample submission. The image names are column `image_column` if it has one, else the first column.
 
-    Raises FlukeError: no such file, not UTF-8, not a table of two columns at least, repeated columns or image names, blank names.
+    Raises FlukeError: no such file, not UTF-8, fewer than two columns, no rows, rows with another number of fields, repeated
+    columns or image names, blank image names.
     """
     try:
         raw = path.read_bytes()
@@ -64,21 +65,21 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
         raise FlukeError(f"{path}: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
         raise FlukeError(f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x}); save it as UTF-8.") from None
-    delimiter = _delimiter(path, text)
+    delimiter = _find_delimiter(path, text)
     rows = list(read_records(path, text, delimiter))
     (_, columns), body = rows[0], rows[1:]
-    if ragged := [f"line {line} ({len(row)})" for line, row in body if len(row) != len(columns)]:
-        raise FlukeError(f"{path}: {len(ragged):,} rows don't have the header's {len(columns)} fields: {first_few(ragged)}.")
-    if twice := [repr(column) for column, count in Counter(columns).items() if count > 1]:
-        raise FlukeError(f"{path}: has several columns {first_few(twice)}; a sample submission names each column once.")
+    if ragged := describe_ragged_rows(body, len(columns)):
+        raise FlukeError(f"{path}: {ragged}; quote the values that hold the delimiter.")
+    if repeated := [repr(column) for column, count in Counter(columns).items() if count > 1]:
+        raise FlukeError(f"{path}: has several columns {first_few(repeated)}; a sample submission names each column once.")
     if not body:
         raise FlukeError(f"{path}: has a header but no rows; a sample submission lists the images to predict.")
     at = columns.index(image_column) if image_column in columns else 0
     ids = [row[at] for _, row in body]
     if blank := [line for (line, _), name in zip(body, ids) if not name.strip()]:
-        raise FlukeError(f"{path}: {len(blank):,} rows have a blank {columns[at]}: line {first_few(blank)}.")
-    if twice := [repr(name) for name, count in Counter(ids).items() if count > 1]:
-        raise FlukeError(f"{path}: {len(twice):,} images come more than once: {first_few(twice)}.")
+        raise FlukeError(f"{path}: {len(blank):,} rows have a blank {columns[at]}: line {first_few(blank)}; fill it in.")
+    if repeated := [repr(name) for name, count in Counter(ids).items() if count > 1]:
+        raise FlukeError(f"{path}: {len(repeated):,} images come more than once: {first_few(repeated)}; keep one row per image.")
     header = text[: text.find("\n") + 1]
     return Sample(
         path,
@@ -94,50 +95,58 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
 
 
 def match_images(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:
-    """Positions (n,) in `names` of each of `ids`, which are the image names of the sample `path`.
+    """Return the position in `names` of each of `ids` (n,), the image names of the sample `path`.
 
-    They are compared as they stand, else without extension, without folder, without both. Names that no id asks for are left out.
-    Raises FlukeError for ids without a prediction and where several fit.
+    Names match exactly, else without extension, else without folder, else without both. Names that match no id are ignored.
+    Raises FlukeError for ids that match none or several of `names`, and for names that match several ids.
     """
-    lacking: list[str] = []
-    for key in (str, without_extension, _no_folder, lambda name: without_extension(_no_folder(name))):
-        places: dict[str, list[int]] = {}
+    missing: list[str] = []
+    for key in (str, without_extension, _without_folder, lambda name: without_extension(_without_folder(name))):
+        positions_by_key: dict[str, list[int]] = {}
         for i, name in enumerate(names):
-            places.setdefault(key(name), []).append(i)
-        found = [places.get(key(name), []) for name in ids]
-        if all(found):
+            positions_by_key.setdefault(key(name), []).append(i)
+        matches = [positions_by_key.get(key(name), []) for name in ids]
+        if all(matches):
             break
-        missing = [name for name, fits in zip(ids, found) if not fits]
-        if not lacking or len(missing) < len(lacking):
-            lacking = missing
+        unmatched = [name for name, found in zip(ids, matches) if not found]
+        if not missing or len(unmatched) < len(missing):
+            missing = unmatched
     else:
         raise FlukeError(
-            f"{path}: {len(lacking):,} of its {len(ids):,} images have no prediction: {first_few(map(repr, lacking))}."
+            f"{path}: {len(missing):,} of its {len(ids):,} images have no prediction: {first_few(map(repr, missing))}; add them to "
+            "the test images."
         )
-    if several := [f"{name!r} ({first_few((repr(names[i]) for i in fits), 3)})" for name, fits in zip(ids, found) if len(fits) > 1]:
+    if ambiguous := [
+        f"{name!r} ({first_few((repr(names[i]) for i in found), 3)})" for name, found in zip(ids, matches) if len(found) > 1
+    ]:
         raise FlukeError(
-            f"{path}: for {len(several):,} images several predictions fit: {first_few(several)}; name them as the sample does."
+            f"{path}: {len(ambiguous):,} of its images match several test images: {first_few(ambiguous)}; name the test images as "
+            "the sample does."
         )
-    positions = np.array([fits[0] for fits in found], dtype=np.int64)
+    positions = np.array([found[0] for found in matches], dtype=np.int64)
     if shared := [repr(names[i]) for i, count in Counter(positions.tolist()).items() if count > 1]:
         raise FlukeError(
-            f"{path}: {len(shared):,} predictions fit several of its images: {first_few(shared)}; name them as the sample does."
+            f"{path}: {len(shared):,} test images match several of its images: {first_few(shared)}; name the test images as the "
+            "sample does."
         )
     return positions
 
 
 def without_extension(name: str) -> str:
-    """An image's name without .jpg and the like."""
+    """Return an image's name without an extension such as .jpg."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
 
 
-def _no_folder(name: str) -> str:
+def _without_folder(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).name
 
 
-def _delimiter(path: Path, text: str) -> str:
-    """The character that gives every line as many fields as the header, two at least; a comma if several do or none does."""
+def _find_delimiter(path: Path, text: str) -> str:
+    """Return the character that gives every line as many fields as the header, two at least; without one, a comma.
+
+    Raises FlukeError if the header has fewer than two fields then.
+    """
     for delimiter in (",", ";", "\t", "|"):
         try:
             widths = {len(row) for _, row in read_records(path, text, delimiter)}
@@ -147,12 +156,12 @@ def _delimiter(path: Path, text: str) -> str:
             return delimiter
     width = len(next(read_records(path, text, ","), (1, []))[1])
     if width < 2:
-        raise FlukeError(f"{path}: needs a column of image names and one for the answer at least; its header has {width}.")
+        raise FlukeError(f"{path}: its header has {width} columns; a sample submission has image names and a column to fill in.")
     return ","
 
 
 def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line each begins on; blank lines are none."""
+    """Yield the line on which each row begins, and its fields; blank lines are skipped. Raises FlukeError for broken quotes."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -161,4 +170,10 @@ def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, l
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise FlukeError(f"{path}, line {line}: not readable as CSV ({error}); is a quote left open?") from None
+        raise FlukeError(f"{path}, line {line}: not readable as CSV ({error}); check for an unclosed quote.") from None
+
+
+def describe_ragged_rows(rows: Sequence[tuple[int, list[str]]], width: int) -> str:
+    """Return a message about rows of `read_records` with another number of fields than the header's `width`; "" without any."""
+    ragged = [f"line {line} ({len(row)})" for line, row in rows if len(row) != width]
+    return f"{len(ragged):,} rows don't have the header's {width} fields: {first_few(ragged)}" if ragged else ""

@@ -1,6 +1,6 @@
-"""One table of images: rows, names, paths, labels, class list, groups; what every later step is given.
+"""One table of images: rows, names, paths, labels, classes and groups, as every later step takes it.
 
-Names and labels are strings from file to submission; integers appear in `Table.targets` only.
+Names and labels are strings from file to submission; `Table.targets` alone turns labels into integers.
 """
 
 from __future__ import annotations
@@ -13,47 +13,48 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import FlukeError, first_few
+from lib.errors import FlukeError
 from lib.tables.readers import row_unit
 from lib.tables.target import Target
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """n images of a contest, in the order of their file."""
+    """n images of a contest, in the order of the file or folder that lists them."""
 
     rows: np.ndarray
     """(n,) int64: 0-based position in the source file, or in the sorted listing of the folder, before filters."""
     names: list[str]
-    """Image names as the file writes them; `class/file` for a folder of class folders."""
+    """Image names in the file's spelling; `class/file` for a folder of class folders."""
     paths: list[Path]
-    """Where the images are read from; never outside their folder."""
+    """Paths of the images, never outside their folder."""
     labels: list[tuple[str, ...]] | None
-    """Labels of each image, exactly one unless `target` takes several; None when the table has none."""
+    """Labels of each image, exactly one unless `target.several`; None when the table has none."""
     classes: tuple[str, ...]
-    """Sorted classes of the training table after its filters; what integers and columns of scores refer to. With data.only_classes
-    a classifier's table keeps rows of other classes too, for its scores to be set beside another run's."""
+    """Sorted classes of the training table after its filters; class indices and columns of scores refer to them.
+
+    With data.only_classes, a classifier's table also keeps rows of other classes, because ensembles need their scores."""
     groups: np.ndarray | None
-    """(n,) str: images of one group never sit on both sides of a split."""
+    """(n,) str: images of one group are never both in training and in the hold-out."""
     target: Target
-    """What is predicted: how many labels per image may have."""
+    """What is predicted for an image: one label, several, or an identity."""
     folds: np.ndarray | None = None
-    """(n,) int64: the user's own folds (`folds.csv` of the recipe)."""
+    """(n,) int64: folds that the user assigned (`folds.csv` of the recipe)."""
     source: Path = Path("table")
-    """The file or folder it came from, for messages."""
+    """The file or folder that the table was read from, for messages."""
     lines: np.ndarray | None = None
-    """(n,) int64: line of each row in a CSV, row number from 1 in a Parquet file; None for a folder."""
+    """(n,) int64: line of each row in a CSV file, its number from 1 in a Parquet file; None for a folder."""
     notes: tuple[str, ...] = ()
-    """What was left out on the way here, a sentence each."""
+    """One sentence per filter that left something out."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, index: Any) -> Table:
-        """The rows that `index` (array of integers or booleans, or a slice) selects, in its order, with the same classes."""
+        """Return the rows that `index` (integers, booleans or a slice) selects, in its order, with the same classes."""
         kept = np.arange(len(self))[index]
 
-        def of(array: np.ndarray | None) -> np.ndarray | None:
+        def select(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else array[kept]
 
         return replace(
@@ -62,13 +63,13 @@ class Table:
             names=[self.names[i] for i in kept],
             paths=[self.paths[i] for i in kept],
             labels=None if self.labels is None else [self.labels[i] for i in kept],
-            groups=of(self.groups),
-            folds=of(self.folds),
-            lines=of(self.lines),
+            groups=select(self.groups),
+            folds=select(self.folds),
+            lines=select(self.lines),
         )
 
     def join(self, other: Table) -> Table:
-        """The rows of this table and then those of `other`, another part of the same one."""
+        """Return the rows of this table and then of `other`, another part of the same table, without folds and lines."""
         both = self.groups is not None and other.groups is not None
         return replace(
             self,
@@ -82,40 +83,39 @@ class Table:
         )
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:
-        """Class indices, (n,) int64; with several labels per image 0 and 1, (n, number of classes) float32.
+        """Return class indices, (n,) int64; for several labels per image 0 or 1, (n, number of classes) float32.
 
-        Raises FlukeError when there are no labels, or some that are not in `classes` (default: the table's), with their counts.
+        Raises FlukeError without labels, and for labels that are not in `classes` (default: the table's), with their counts.
         """
         if self.labels is None:
-            raise FlukeError(f"{self.source}: has no labels, but they are needed here.")
+            raise FlukeError(f"{self.source}: has no labels; name their column with data.label_column.")
         return self.target.encode(self.labels, self.classes if classes is None else classes, str(self.source))
 
     def in_classes(self) -> np.ndarray:
-        """Return whether each row's labels are all among the classes, (n,) bool."""
+        """Return (n,) bool: whether all labels of the row are among the classes."""
         return np.array([set(labels) <= set(self.classes) for labels in self.labels or [()] * len(self)], dtype=bool)
 
     def counts(self) -> Counter[str]:
-        """Images of each label that occurs."""
+        """Return the number of images of each label that occurs."""
         return Counter(label for labels in self.labels or [] for label in labels)
 
-    def spot(self, i: int) -> str:
-        """How a message names row i."""
+    def describe_row(self, i: int) -> str:
+        """Return what messages call row i: its line in the file, if any, and its image name."""
         return repr(self.names[i]) if self.lines is None else f"{row_unit(self.source)} {self.lines[i]} {self.names[i]!r}"
 
 
 def describe_table(table: Table, what: str = "train") -> str:
-    """What is printed at the start: rows, classes, the largest and the smallest, groups, and what was left out; a line each."""
+    """Return lines that count the rows, classes (the largest and smallest named) and groups, and the table's notes."""
     lines = [f"{what}: {len(table):,} images of {table.source}"]
     if table.labels is not None:
         counts = table.counts()
         order = sorted(counts, key=lambda label: (-counts[label], label))
-        ends = [f"{label!r} {counts[label]:,}" for label in order]
-        lines[0] += f", {len(table.classes):,} classes: " + (
-            ", ".join(ends) if len(ends) < 7 else f"{first_few(ends[:3])} ... {first_few(ends[-3:])}"
-        )
+        sizes = [f"{label!r} {counts[label]:,}" for label in order]
+        lines[0] += f", {len(table.classes):,} classes: "
+        lines[0] += ", ".join(sizes) if len(sizes) < 7 else f"{', '.join(sizes[:3])} ... {', '.join(sizes[-3:])}"
         if table.target.several:
-            bare = sum(not labels for labels in table.labels)
-            lines.append(f"  {sum(counts.values()) / max(len(table), 1):.1f} labels per image; {bare:,} images without any")
+            unlabeled = sum(not labels for labels in table.labels)
+            lines.append(f"  {sum(counts.values()) / max(len(table), 1):.1f} labels per image; {unlabeled:,} images without any")
         else:
             few = [f"{n:,} with {k}" for k in (1, 2) if (n := sum(count == k for count in counts.values()))]
             lines += [f"  classes with few images: {', '.join(few)}"] if few else []

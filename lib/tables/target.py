@@ -1,7 +1,7 @@
 """What a model predicts for an image: one label, several labels, or the identity of an individual.
 
-A target knows how labels become numbers, how a model's outputs become probabilities, and which metric is usual. Whatever depends
-on this choice stands in the classes below, so that another kind of target is one more class.
+A target encodes labels as numbers, turns a network's outputs into probabilities and names the default metric. Whatever depends on
+the kind of target is in the classes below, so that a new kind is one more class.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lib.errors import FlukeError, first_few
 
 Labels = Sequence[tuple[str, ...]]
 
-# A probability is never less (or, of several labels, nearer to 1), so that its logarithm stays finite. Far below what matters to a
-# loss: a top-5 list orders classes of 1e-9, and a label's average precision rows of 1 - 1e-9.
+# Lower bounds of a probability, so that its logarithm is finite; for several labels also of its distance to 1. They are far below
+# what changes a metric: a top-5 list orders classes of 1e-9, and a label's average precision orders rows of 1 - 1e-9.
 LEAST, LEAST_OF_SEVERAL = 1e-30, 1e-15
 
 
@@ -30,13 +30,13 @@ class Target(ABC):
     """
 
     name: str
-    """What registries of losses and metrics call it."""
+    """Name in the registries of losses and metrics."""
     wording: str
-    """What messages call it."""
+    """Name in messages."""
     default_metric: str
     """The metric that `train.metric: auto` stands for."""
     outputs: Literal["logits", "embeddings"] = "logits"
-    """What a network gives for an image."""
+    """What a network computes for an image."""
     several: bool = False
     """Whether an image may have several labels, or none."""
     decision_fit: Literal["offsets", "thresholds"]
@@ -45,16 +45,16 @@ class Target(ABC):
     """Axis of the logits along which metrics compare scores: 1, the classes of a row; 0, the rows of a label."""
 
     def __reduce__(self) -> str:
-        return self.name.upper()  # unpickled as the same object, for processes compare them by identity
+        return self.name.upper()  # unpickled as the same object, because targets are compared by identity
 
     @abstractmethod
     def accepts(self, labels: tuple[str, ...]) -> bool:
         """Return whether an image may have these labels."""
 
     def encode(self, labels: Labels, classes: Sequence[str], source: str) -> np.ndarray:
-        """Return the labels of n images as numbers: see the subclasses.
+        """Return the labels of n images as numbers; shape and dtype are those of the subclass.
 
-        Raises FlukeError that begins with `source` and counts the labels that are not among `classes`.
+        Raises FlukeError that begins with `source` and counts the labels that are not in `classes`.
         """
         position = {label: i for i, label in enumerate(classes)}
         counts = Counter(label for row in labels for label in row)
@@ -65,11 +65,11 @@ class Target(ABC):
 
     @abstractmethod
     def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
-        """`encode` for labels that are all in `position`, {class: index}."""
+        """Return encoded labels, all of which are in `position`, {class: index}."""
 
     @abstractmethod
     def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
-        """Return the images of each class, (classes,)."""
+        """Return the number of images of each class, (classes,)."""
 
     @abstractmethod
     def strata(self, encoded: np.ndarray) -> np.ndarray:
@@ -81,11 +81,11 @@ class Target(ABC):
 
     @abstractmethod
     def from_log_probabilities(self, logs: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits of these logarithms of probabilities, which need not be normalized."""
+        """Return (n, C) float32 logits for logarithms of probabilities, which need not be normalized."""
 
     @abstractmethod
     def normalize(self, positive: np.ndarray) -> np.ndarray:
-        """Return (n, C) numbers between 0 and 1, scaled to be probabilities where the target asks for a sum of 1."""
+        """Return (n, C) numbers between 0 and 1 as probabilities: divided by the row's sum for one label per image."""
 
     @abstractmethod
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -93,15 +93,15 @@ class Target(ABC):
 
     @abstractmethod
     def to_logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits of these probabilities, the inverse of `probabilities`; 0 and 1 become finite."""
+        """Return (n, C) float32 logits for probabilities, the inverse of `probabilities`; those of 0 and 1 are finite."""
 
     @abstractmethod
     def log_likelihood(self, logits: np.ndarray, encoded: np.ndarray) -> np.ndarray:
-        """Return the log-probability of what is true: one per row, or one per row and label."""
+        """Return the log-probability of the encoded targets: (n,), or (n * C,) for several labels."""
 
     @abstractmethod
     def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Return (n, C) bool: the classes that an image gets when no thresholds are fitted."""
+        """Return (n, C) bool: the predicted classes without fitted thresholds."""
 
     @abstractmethod
     def disagreement(self, logits: np.ndarray, others: np.ndarray) -> float:
@@ -124,7 +124,7 @@ class Target(ABC):
 
     @abstractmethod
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits: `specialist` (n, S) knows only the classes `columns` (S,), `logits` (n, C) know all."""
+        """Return (n, C) float32 logits: `logits` (n, C) combined with `specialist` (n, S), of the classes `columns` (S,) alone."""
 
 
 class OneLabel(Target):
@@ -182,9 +182,9 @@ class OneLabel(Target):
         return joined
 
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """p(c) = p(any of the specialist's classes) * p_specialist(c); other classes keep their probability.
+        """Return p(c) = p(any of the specialist's classes) * p_specialist(c); other classes keep their probability.
 
-        A specialist thus can't overrule the first model on images of classes that the specialist has never seen.
+        The specialist's classes keep their total, because it was not trained on images of other classes.
         """
         out = np.array(log_softmax(logits, axis=1), dtype=np.float32)
         mass = np.logaddexp.reduce(out[:, columns], axis=1, keepdims=True)
@@ -250,14 +250,14 @@ class SeveralLabels(Target):
         return np.stack(given, axis=1)
 
     def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The specialist judges its own labels."""
+        """Return the specialist's logits for its labels, and `logits` for the others."""
         out = np.array(logits, dtype=np.float32)
         out[:, columns] = specialist
         return out
 
 
 class Identity(OneLabel):
-    """The identity of an individual: a network gives embeddings, which are compared with those of known individuals."""
+    """The identity of an individual: a network computes embeddings, which are compared with those of a gallery."""
 
     name, wording, default_metric, outputs = "identity", "retrieval", "map@5", "embeddings"
 
@@ -267,7 +267,7 @@ TARGETS = (ONE_LABEL, SEVERAL_LABELS, IDENTITY)
 
 
 def label_target(separator: str | None) -> Target:
-    """Return the target of a classifier whose tables separate an image's labels by `separator` (None: one label per image)."""
+    """Return the target of tables that separate an image's labels by `separator`; None: one label per image."""
     return ONE_LABEL if separator is None else SEVERAL_LABELS
 
 
@@ -282,11 +282,11 @@ def recipe_target(separator: str | None, embedding: bool) -> Target:
 
 
 def target_of(encoded: np.ndarray) -> Target:
-    """Return the target whose `encode` gives arrays like this one."""
+    """Return the classifier's target whose `encode` returns arrays of this shape."""
     return SEVERAL_LABELS if encoded.ndim == 2 else ONE_LABEL
 
 
 def stored_target(outputs: str, several: bool) -> Target:
-    """Return the target that a file describes by its outputs and by whether an image has several labels. Raises KeyError."""
+    """Return the target that a file stores as outputs ("logits" or "embeddings") and `several`. Raises KeyError."""
     found: dict[tuple[str, bool], Target] = {(target.outputs, target.several): target for target in TARGETS}
     return found[outputs, several]

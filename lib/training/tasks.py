@@ -17,8 +17,8 @@ from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval, mean_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
-from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
-from lib.retrieval.search import ClassCentres, make_class_centres
+from lib.retrieval.class_centres import ClassCentres, make_class_centres
+from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, Target
 
@@ -156,12 +156,13 @@ class EmbeddingTask(Task):
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
         is_query = np.arange(len(outputs)) >= len(outputs) - self.num_queries
         centres = class_centres(loss, self.recipe, self.classes)
-        found = evaluate_open_set(outputs, self.labels, is_query, self.recipe, centres, groups=self.val.groups)
+        rows = ValidationSet(outputs, self.labels, is_query, self.val.groups)
+        found = evaluate_open_set(rows, self.recipe, centres)
         _require_metric(self.metric, found.metrics, self.num_queries)
 
         def interval() -> tuple[float, float] | None:
             groups = None if self.val.groups is None else self.val.groups[-self.num_queries :]
-            return mean_interval(found.each[self.metric], groups) if self.metric in found.each else None
+            return mean_interval(found.per_query[self.metric], groups) if self.metric in found.per_query else None
 
         return Evaluation(found.metrics, outputs, found, interval)
 

@@ -120,7 +120,7 @@ def network(name: str, spec: dict[str, Any] | str | None = None, fill: float | N
     def apply(root: Path) -> None:
         found = read_spec(root / name)
         assert found is not None
-        about = spec if isinstance(spec, str) else json.dumps(dataclasses.asdict(found) | (spec or {}))
+        about = spec if isinstance(spec, str) else json.dumps(found.to_dict() | (spec or {}))
         state = safetensors.torch.load_file(root / name) | tensors
         state = {key: value if fill is None else value * fill for key, value in state.items()}
         safetensors.torch.save_file(state, root / name, metadata=None if spec == "" else {"fluke": about})
@@ -427,7 +427,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights that are torn",
-        "not a safetensors file, or cut short",
+        "not a safetensors file, or truncated",
         raw(f"single/{BEST}", b"half"),
     ),
     after(predict, "--run single --out new", "foreign weights", "weights without a description", network(f"single/{BEST}", "")),
@@ -442,7 +442,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights of another network than they say",
-        "tensors don't fit its own description",
+        "tensors don't match its own description",
         network(f"single/{BEST}", {"classes": ["a", "b"]}),
     ),
     after(
@@ -489,8 +489,8 @@ AFTER = [
         both(several, raw("single/thresholds.json", b'{"dog": 0.5}')),
     ),
     # retrieve
-    after(retrieve, "--topk 0", "no names wanted", "--topk 0: a query is answered with at least 1 name"),
-    after(retrieve, "--evaluate a --remove b", "two questions at once", "--evaluate and --remove: one at a time"),
+    after(retrieve, "--topk 0", "no names", "--topk 0: a query gets at least 1 name"),
+    after(retrieve, "--evaluate a --remove b", "two commands at once", "--evaluate and --remove: one at a time"),
     after(retrieve, "", "no run at all", "runs: no embedding run there"),
     after(
         retrieve,
@@ -498,22 +498,22 @@ AFTER = [
         "an embedding that isn't there",
         "--run none: lacks recipe.yaml, best/model.safetensors, scores_val.npz",
     ),
-    after(retrieve, "--run single", "a classifier to ask", "--run single: a classifier, not an embedding"),
+    after(retrieve, "--run single", "a classifier to retrieve with", "--run single: a classifier, not an embedding"),
     after(retrieve, f"{ASK} --pair own/train.csv none.png", "a pair that is no images", "none.png: no such file"),
-    after(retrieve, f"{ASK} --data.sample_submission null", "nobody to ask about", "The recipe names no test images"),
+    after(retrieve, f"{ASK} --data.sample_submission null", "no images to answer", "The recipe names no test images"),
     after(
         retrieve,
         f"{ASK} --evaluate own/blind.csv",
-        "measuring without labels",
+        "an evaluation without labels",
         "has no column 'label' (data.label_column); --queries",
         raw("own/blind.csv", b"image\n2_000.png\n"),
     ),
-    after(retrieve, f"{ASK} --data.label_separator |", "several labels per image, to be asked", "label_separator"),
+    after(retrieve, f"{ASK} --data.label_separator |", "several labels per image, for retrieval", "label_separator"),
     after(
         retrieve,
         "--run emb narrow --combine mean --out asked",
         "the mean of embeddings of two widths",
-        "the runs' embeddings differ in width (emb: 8, narrow: 4); take concat",
+        "the runs' embeddings differ in width (emb: 8, narrow: 4); use concat",
     ),
     after(
         retrieve, "--run emb emb --retrieval.centre_weight 0.5 --out asked", "class centres of two runs", "no class centres here"
@@ -521,7 +521,7 @@ AFTER = [
     after(
         retrieve,
         ASK,
-        "held-out scores that don't say who asked",
+        "held-out scores that don't say which rows are queries",
         "doesn't say which rows were held out",
         scored("emb/scores_val.npz", lambda s: {"source": {}}),
     ),
@@ -535,14 +535,14 @@ AFTER = [
     after(
         retrieve,
         f"{ASK} --retrieval.factory Foo",
-        "an index that isn't there",
+        "an unknown index",
         "retrieval.factory Foo: no FAISS index of 8 dimensions",
     ),
     after(retrieve, f"{ASK} --retrieval.factory IVF999,Flat", "an index of too many cells", "can't be trained on "),
     after(
         retrieve,
         ASK + " --retrieval.search '{nprobe: 4}'",
-        "a search parameter that the index hasn't",
+        "a search parameter that the index lacks",
         "can't be set on a Flat index",
     ),
     after(retrieve, f"{ASK} --gallery none", "a gallery that isn't there", "none/gallery.json: no such file"),
@@ -551,15 +551,15 @@ AFTER = [
     after(
         retrieve,
         GALLERY,
-        "a gallery whose rows are twice the same",
-        "1 row ids are negative or given twice",
+        "a gallery with repeated rows",
+        "1 row ids are negative or repeated",
         arrays(HELD + "rows-1.npz", ids=lambda ids: ids * 0),
     ),
     after(
         retrieve,
         GALLERY,
         "a gallery whose labels lack a row",
-        "expected one each a row",
+        "expected one of each per row",
         arrays(HELD + "rows-1.npz", labels=lambda labels: labels[1:]),
     ),
     after(
@@ -603,23 +603,28 @@ AFTER = [
         "was changed by --add or --remove, which building it again would undo",
         raw(HELD + "changes.txt", b"removed\n"),
     ),
-    after(retrieve, f"{GALLERY} --remove nobody", "nobody to remove", "1 names are no individual or image of emb"),
+    after(retrieve, f"{GALLERY} --remove nobody", "an unknown individual to remove", "1 names are no individual or image of emb"),
     after(retrieve, f"{GALLERY} --remove ant bee cat", "all individuals to remove", "The gallery would be empty"),
     after(
         retrieve,
         f"{GALLERY} --add own/test.csv",
-        "to add images without names",
+        "images without labels to add",
         "has no column 'label' (data.label_column) of names",
         raw("own/test.csv", b"image\n2_000.png\n"),
     ),
     after(
         retrieve,
         f"{GALLERY} --add own/test.csv",
-        "to add strangers",
+        "new individuals without names to add",
         "every row is labelled 01",
         raw("own/test.csv", b"image,label\n2_000.png,01\n"),
     ),
-    after(retrieve, f"{GALLERY} --add own/train.csv", "to add what is there", "of its images are in the gallery already"),
+    after(
+        retrieve,
+        f"{GALLERY} --add own/train.csv",
+        "images to add that the gallery has already",
+        "of its images are in the gallery already",
+    ),
 ]
 
 

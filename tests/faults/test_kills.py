@@ -50,7 +50,6 @@ FEATURES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
             "data_workers": 2,
             "data_augment": "[RandAugment, RandomHorizontalFlip, RandomErasing]",
             "optim_schedule": "onecycle",
-            "train_keep_last": 1,
         },
     ),
     "several-labels": (

@@ -268,7 +268,7 @@ def test_label_lists_of_an_ensemble_use_fitted_thresholds(tmp_path, capsys):
     untuned = expit(load_scores(tmp_path / "ens" / "scores_test.npz").logits) >= 0.5
     truth = targets[300:]
     assert f1_score(truth, predicted, average="macro") > f1_score(truth, untuned, average="macro", zero_division=0) + 0.1
-    assert "a label is given from a probability of" in capsys.readouterr().out
+    assert "thresholds of the labels: probability " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["train_classifier", "kfold"])

@@ -109,7 +109,7 @@ def test_labels_are_given_by_thresholds_fitted_on_validation(multi: Path, tmp_pa
     fitted = expit(decisions.fit_thresholds(val.logits, alignment.encode_targets(val)))
     assert [thresholds[label] for label in val.classes] == pytest.approx(fitted)
     predict.main(["--run", str(multi), "--out", str(tmp_path / "out")])
-    assert "best F1 of each on validation rows" in capsys.readouterr().out
+    assert "best F1 per label on validation rows" in capsys.readouterr().out
     for folder in (multi, tmp_path / "out"):
         test = score_file.load_scores(folder / "scores_test.npz")
         written = pd.read_csv(folder / "submission.csv", dtype=str)

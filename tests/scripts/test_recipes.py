@@ -15,8 +15,8 @@ from lib.config.recipe import Folds, Recipe
 from lib.errors import FlukeError
 from lib.images import augmentation
 from lib.metrics import registry
-from lib.models.embedding_losses import PAIRS, PROXY
-from lib.models.losses import MULTI, SINGLE
+from lib.models.embedding_losses import EMBEDDING_LOSSES
+from lib.models.losses import CLASSIFICATION_LOSSES
 from lib.tables.loading import load_train
 from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS
 from scripts import kfold, train_classifier, train_embedding
@@ -43,9 +43,10 @@ def test_recipe_is_valid(name: str) -> None:
     assert recipe.optim.name in list_optimizers()
     augmentation.make_train_transform(recipe.data)
     if name in EMBEDDINGS:
-        target, fitting = IDENTITY, PROXY + PAIRS
+        target = IDENTITY
     else:
-        target, fitting = (SEVERAL_LABELS, MULTI) if recipe.data.label_separator else (ONE_LABEL, SINGLE)
+        target = SEVERAL_LABELS if recipe.data.label_separator else ONE_LABEL
+    fitting = EMBEDDING_LOSSES if target is IDENTITY else CLASSIFICATION_LOSSES[target.name]
     assert {recipe.objective.name, *recipe.objective.also} <= set(fitting)
     if recipe.train.metric != "auto":
         registry.resolve_metric(recipe.train.metric, target)
@@ -204,7 +205,7 @@ def test_whales_small_problem_first_then_all_names(contest: Path, tmp_path: Path
     train_classifier.main(small("whale_softmax_small", contest, tmp_path / "runs" / "whale_softmax_small", *thaw))
     capsys.readouterr()
     train_classifier.main(small("whale_softmax", contest, tmp_path / "runs" / "all"))
-    assert "new head; left out 1: head (its classes are others)" in capsys.readouterr().out
+    assert "new head; left out 1: head (of other classes)" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "runs" / "all" / "submission.csv")
     assert [len(set(ids.split())) for ids in written["Id"]] == [5] * 6
 
@@ -225,7 +226,7 @@ def test_second_model_for_the_classes_that_the_first_confuses(contest: Path, tmp
     assert table.counts() == {"Kind 0": 10, "Kind 3": 2, "Kind 7": 2}
     with pytest.raises(FlukeError, match=r"data.only_classes: .*train.csv has no class 'Kind 33'; did you mean Kind 3"):
         load_train(read("leaves", "--data.root", str(contest), "--data.only_classes", "[Kind 3, Kind 33]").data, Folds())
-    with pytest.raises(FlukeError, match=r"data.only_classes, min_images, .* are for one label per image"):
+    with pytest.raises(FlukeError, match=r"data.only_classes, min_images and take are for one label per image"):
         read("labels79", *only)
 
 

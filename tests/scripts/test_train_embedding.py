@@ -21,10 +21,12 @@ from lib.models.embedding_losses import make_embedding_loss
 from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.train import make_dataset
-from lib.retrieval.search import make_class_centres
+from lib.retrieval.class_centres import make_class_centres
+from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
+from lib.tables.target import IDENTITY, ONE_LABEL
 from lib.training import loop
 from lib.training.inference import InferenceOptions, predict
 from lib.training.tasks import EmbeddingTask, class_centres
@@ -36,7 +38,7 @@ def made(labels: list[str], groups: list[str] | None = None, folder: Path = Path
     classes = tuple(sorted(set(labels)))
     rows = np.arange(len(labels))
     in_groups = None if groups is None else np.array(groups)
-    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, False)
+    return Table(rows, names, [folder / name for name in names], [(label,) for label in labels], classes, in_groups, ONE_LABEL)
 
 
 def recipe(**fields: object) -> Recipe:
@@ -144,7 +146,7 @@ def test_mirror_sets_both_flanks_side_by_side(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), False, "embedding", 32, "squash")
+    spec = NetworkSpec(Model(name="test_resnet", embedding_dim=4), ("a", "b"), IDENTITY, 32, "squash")
     network, accelerator = Network(spec).eval(), Accelerator(cpu=True)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     upright, mirrored = ResizeToSquare(32, "squash"), lambda x: ResizeToSquare(32, "squash")(x).flip(-1)
@@ -161,7 +163,7 @@ def test_centres_for_both_flanks_score_the_mean_of_each_flanks_best() -> None:
     rng = np.random.default_rng(0)
     weights, queries = rng.normal(size=(2 * 3 * 2, 5)), rng.normal(size=(7, 2, 5))  # 3 individuals, 2 sub-centres, then mirrored
     unit, looks = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (weights, queries))
-    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, beside=True)
+    found = make_class_centres(weights, ("a", "b", "c"), mirrored=True, mirror_tta=True)
     centres = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
     got = (looks.reshape(7, 10) / np.sqrt(2) @ centres.T).reshape(7, 3, -1).max(axis=2)
     for q in range(7):
@@ -225,7 +227,6 @@ def test_one_individual_is_refused() -> None:
 
 RUN: dict[str, object] = {
     "train_epochs": 2,
-    "train_keep_last": 99,
     "train_batch_size": 8,
     "train_sampler": "pk",
     "train_images_per_class": 2,
@@ -278,7 +279,7 @@ def test_cut_in_mid_epoch_and_resumed_is_identical(
 
 def test_centres_are_trained_saved_and_read_back(whole: Path, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     r = command_line.parse(command_line.make_parser(""), ["--cfg", str(whole / "recipe.yaml")]).recipe
-    found = load_class_centres(whole, r)
+    found = load_class_centres(RunFolder(whole), r)
     states = [load_file(path / "ema.safetensors") for path in sorted((whole / "last").iterdir())]
     weights = [state["objective.parts.arcface.loss.W"] for state in states]
     assert not torch.equal(weights[0], weights[-1])  # optimised, and averaged with the rest

@@ -1,0 +1,85 @@
+"""The result of a retrieval: the answers to all queries with what validation taught, as a table and as threshold.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config.recipe import Recipe
+from lib.files import atomic_write, write_json
+from lib.retrieval.evaluation import OpenSetEvaluation, average_metrics
+from lib.retrieval.gallery import Gallery
+from lib.retrieval.open_set import OpenSet
+from lib.retrieval.pairs import PairVerification
+from lib.retrieval.search import SearchResult
+from lib.retrieval.thresholds import new_share_costs
+from lib.run_folder import RetrievalFolder
+from lib.tables.table import Table
+
+
+@dataclass
+class RetrievalResult:
+    """The answers to q queries."""
+
+    recipe: Recipe
+    gallery: Gallery
+    queries: Table
+    search: SearchResult
+    evaluations: list[OpenSetEvaluation]
+    """Of the held-out rows: one, or one per run where the runs held out different rows."""
+    open_set: OpenSet
+    names: list[list[str]]
+    """Up to `predict.topk` names per query, with the new label where the threshold places it."""
+    truth: list[str | None]
+    """The right name of each query, the new label for one that the gallery lacks; None without labels."""
+    metrics: dict[str, float]
+    """Metrics of the queries; empty without labels."""
+    pairs: PairVerification | None = None
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Metrics of the held-out queries, averaged over the evaluations."""
+        return average_metrics(self.evaluations)
+
+
+def ranking_table(result: RetrievalResult) -> pd.DataFrame:
+    """Return one row per answer: query, rank (from 1), name, score, probability, image (the individual's nearest; None for none).
+
+    The new label's score is the threshold.
+    """
+    search, open_set, new_label = result.search, result.open_set, result.recipe.data.new_label
+    positions = result.gallery.rows.positions(search.images)
+    images = result.gallery.rows.names[positions].astype(object)
+    images[positions < 0] = None
+    of_name = open_set.name_probability(search.scores)
+    of_new = None if open_set.new_probability is None else open_set.new_probability(-search.best_scores)
+    rows: list[tuple[Any, ...]] = []
+    for q, (query, names) in enumerate(zip(result.queries.names, result.names)):
+        column = {name: j for j, name in enumerate(search.names[q].tolist())}
+        for rank, name in enumerate(names, 1):
+            if name == new_label:
+                rows.append((query, rank, name, open_set.lowest_score, np.nan if of_new is None else of_new[q], None))
+            else:
+                j = column[name]
+                rows.append((query, rank, name, float(search.scores[q, j]), of_name[q, j], images[q, j]))
+    return pd.DataFrame(rows, columns=["query", "rank", "name", "score", "probability", "image"])
+
+
+def write_threshold(folder: RetrievalFolder, result: RetrievalResult) -> None:
+    """Write threshold.json: the open-set model, validation's metrics, and the cost of another share of new queries.
+
+    Where there is a curve, write it too: threshold_curve.npz.
+    """
+    curve, threshold = result.evaluations[0].curve, result.open_set.threshold
+    about = {**result.open_set.to_json(), "by": result.recipe.retrieval.threshold_by, "model": result.gallery.model}
+    about["validation"] = result.validation
+    if result.pairs is not None:
+        about["verification"] = result.pairs.to_json()
+    if curve is not None and threshold is not None:
+        about["other_shares"] = new_share_costs(curve, threshold)
+        with atomic_write(folder.threshold_curve) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **curve._asdict())
+    write_json(folder.threshold, about)

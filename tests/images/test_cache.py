@@ -1,0 +1,183 @@
+"""Packed cache of decoded images."""
+
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lib.errors import FlukeError
+from lib.images import cache
+from lib.images.cache import open_cache
+from lib.images.decoding import decode
+from tests.images.made_files import save, smooth
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    sizes = [(60, 90), (90, 60), (40, 40), (20, 30), (61, 200), (33, 47)] * 4
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    return [save(folder / f"{i:02}.{'jpg' if i % 2 else 'png'}", smooth(h, w)) for i, (h, w) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cached_images_are_the_decoded_ones_downscaled(tmp_path: Path, photographs: list[Path], workers: int) -> None:
+    packed = open_cache(tmp_path / "cache", photographs, 32, workers)
+    assert len(packed) == len(photographs)
+    for i, path in enumerate(photographs):
+        full, small = decode(path), packed.get(i)
+        scale = min(1, 32 / min(full.shape[1:]))
+        assert small.dtype == torch.uint8
+        assert small.shape == (3, *(round(side * scale) for side in full.shape[1:]))
+        assert small.stride(0) == 1, "not the memory layout of decode, so that resizing rounds differently"
+        reference = torch.nn.functional.interpolate(full[None].float(), small.shape[1:], mode="bilinear", antialias=True)[0]
+        assert (small.float() - reference).abs().max() <= (6 if scale < 1 else 0)
+    packed.get(0).zero_()
+    assert packed.get(0).any(), "get returned a view of the cache"
+
+
+def test_cache_is_read_in_workers_and_after_pickling(tmp_path: Path, photographs: list[Path]) -> None:
+    packed = open_cache(tmp_path / "cache", photographs, 32, 0)
+    assert len(pickle.dumps(packed)) < 1000
+    order = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(0)).tolist()
+    loader = DataLoader(order, batch_size=4, num_workers=2, collate_fn=Lookup(pickle.loads(pickle.dumps(packed))))
+    read = [image for batch in loader for image in batch]
+    for i, image in zip(order, read, strict=True):
+        assert torch.equal(image, packed.get(i))
+
+
+class Lookup:
+    def __init__(self, packed: cache.ImageCache) -> None:
+        self.packed = packed
+
+    def __call__(self, positions: list[int]) -> list[torch.Tensor]:
+        return [self.packed.get(i) for i in positions]
+
+
+def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one whenever a cache is built."""
+    counted: list[int] = []
+    build = cache._build
+    monkeypatch.setattr(cache, "_build", lambda *args: (counted.append(1), build(*args)))
+    return counted
+
+
+def test_cache_is_built_once_and_rebuilt_after_a_change(
+    tmp_path: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = count_builds(monkeypatch)
+
+    def fetch(paths: list[Path] = photographs, size: int = 32) -> cache.ImageCache:
+        return open_cache(tmp_path / "cache", paths, size, 0)
+
+    fetch(), fetch()
+    assert len(built) == 1
+    fetch(size=24), fetch(photographs[:5]), fetch(), fetch(size=24)
+    assert len(built) == 3, "caches of other sizes and tables are kept"
+    save(photographs[2], 255 - smooth(40, 40))
+    assert fetch().get(2)[:, 0, 0].min() > 250
+    assert len(built) == 4
+    os.utime(photographs[3], ns=(1, 1))
+    fetch()
+    monkeypatch.setattr(cache, "VERSION", "another Pillow")
+    fetch()
+    assert len(built) == 6
+
+
+def damage(path: Path, how: str) -> None:
+    index = path.with_suffix(".npz")
+    if how == "cut":
+        os.truncate(path, path.stat().st_size - 1)
+    elif how == "grown":
+        path.write_bytes(path.read_bytes() + b"x")
+    elif how == "foreign":
+        path.write_bytes(b"x" * path.stat().st_size)
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "gone":
+        path.unlink()
+    elif how == "index cut":
+        os.truncate(index, 40)
+    elif how == "index text":
+        index.write_text("<html>")
+    elif how == "index gone":
+        index.unlink()
+    elif how == "index pickle":
+        with np.load(index) as old:
+            key = old["key"]
+        np.savez(index, key=key, sizes=np.array([Exploit()], dtype=object))
+
+
+class Exploit:
+    def __reduce__(self) -> tuple:
+        return exec, ("raise SystemExit('a pickle was executed')",)
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "grown", "foreign", "empty", "gone", "index cut", "index text", "index gone", "index pickle"]
+)
+def test_damaged_cache_is_rebuilt(tmp_path: Path, photographs: list[Path], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_cache(tmp_path, photographs, 32, 0)
+    expected = [first.get(i) for i in range(len(first))]
+    damage(first.path, how)
+    built = count_builds(monkeypatch)
+    again = open_cache(tmp_path, photographs, 32, 0)
+    assert len(built) == 1
+    assert all(torch.equal(again.get(i), image) for i, image in enumerate(expected))
+    assert sorted(p.name for p in first.path.parent.iterdir()) == ["pictures.bin", "pictures.lock", "pictures.npz"]
+
+
+def test_failed_build_leaves_no_files(tmp_path: Path, photographs: list[Path]) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not an image")
+    with pytest.raises(FlukeError, match=r"2 of 26 images can't be cached: .*bad\.jpg: not an image.* .*gone\.jpg: no such file"):
+        open_cache(tmp_path / "cache", [*photographs, bad, tmp_path / "gone.jpg"], 32, 2)
+    assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["pictures.lock"]
+
+
+def test_lack_of_disk_space_is_reported_before_the_build(
+    tmp_path: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 50_000}))
+    with pytest.raises(FlukeError, match="too little disk space"):
+        open_cache(tmp_path / "cache", photographs, 32, 0)
+
+
+def test_cache_folder_that_is_a_file_is_refused(tmp_path: Path, photographs: list[Path]) -> None:
+    with pytest.raises(FlukeError, match=r"data\.cache_dir .*can't be written"):
+        open_cache(photographs[0], photographs, 32, 0)
+
+
+def open_and_compare(folder: Path, paths: list[Path], log: Path) -> None:
+    build = cache._build
+
+    def counted(*args: object) -> None:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        build(*args)
+
+    cache._build = counted
+    packed = open_cache(folder, paths, 32, 0)
+    expected = [int(decode(path, 32).shape[1] >= 1) for path in paths]
+    read = [int(packed.get(i).any()) for i in range(len(packed))]
+    with log.open("a") as file:
+        file.write("good\n" if read == expected else "bad\n")
+
+
+def test_processes_that_open_a_cache_at_once_build_it_once(tmp_path: Path, photographs: list[Path]) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=open_and_compare, args=(tmp_path / "c", photographs * 5, tmp_path / "log")) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    lines = (tmp_path / "log").read_text().split()
+    assert lines.count("good") == 3
+    assert len(lines) == 4, "more than one process built it"

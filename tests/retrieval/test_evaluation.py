@@ -1,0 +1,67 @@
+"""Metrics of searches whose answers are known."""
+
+import numpy as np
+import pytest
+
+from lib.config.recipe import Recipe, Retrieval
+from lib.retrieval.evaluation import ValidationSet, evaluate_open_set, evaluate_queries, mean_metrics, metrics_per_query
+from lib.retrieval.gallery import GalleryRows, build_gallery
+from lib.retrieval.ranking import Ranking
+from lib.retrieval.search import search_identities
+from lib.retrieval.thresholds import LabelledScores, fit_threshold, threshold_curve
+from tests.retrieval.conftest import unit
+
+
+def test_all_metrics_of_well_separated_individuals():
+    """Half of the individuals have one gallery image; known queries are other images of them, new ones are far from all."""
+    rng = np.random.default_rng(3)
+    centres = unit(rng.normal(size=(80, 32)))
+    who = np.concatenate([np.arange(40), np.repeat(np.arange(20, 40), 3)])  # 20 classes with one image, 20 with four
+    draw = lambda of: unit(centres[of] + 0.08 * rng.normal(size=(len(of), 32))).astype(np.float32)  # noqa: E731
+    gallery = build_gallery(draw(who), GalleryRows(np.arange(len(who)), who.astype(str), [f"w{i}" for i in who]), "m")
+    truth, known = np.array([f"w{i}" for i in range(80)]), np.arange(80) < 40
+    queries = draw(np.arange(80))
+    for method in ("best", "mean_n", "vote"):
+        result = search_identities(gallery, queries, Retrieval(method=method, neighbours=len(who)), "m", 5)
+        curve = threshold_curve(LabelledScores(result.scores, result.names == truth[:, None], known))
+        values, _ = evaluate_queries(gallery, queries, truth, result, fit_threshold(curve, "map@k", 0.5), "new")
+        assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc"]
+        assert values["map@5"] == pytest.approx(curve.map_at_k(0.5).max())
+        assert values["recall@1"] == 1
+        assert values["auroc"] > 0.98
+        assert values["map@r"] > 0.98
+        assert (result.names[:20, 0] == truth[:20]).all()  # those with one gallery image
+
+
+def test_metrics_leave_out_what_the_queries_do_not_define():
+    ranking = Ranking(np.array([[0, -1]]), np.float32([[0.5, -np.inf]]), np.array([[0, -1]]))
+    there = np.array([True])
+    each = metrics_per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, 0.9, "new")
+    assert mean_metrics(each, ranking.scores, there) == {
+        "map@5": 0.0,
+        "recall@1": 0.0,
+        "recall@5": 0.0,
+    }  # the padding is not the last class
+    score = np.array([[0.5]])
+    assert mean_metrics(metrics_per_query(["x"], np.array([["a"]]), score, ~there, 0.9, "new"), score, ~there) == {"map@5": 1.0}
+
+
+def test_the_new_share_leaves_out_individuals_that_validation_held_out():
+    """All queries are of known individuals: a third of these are new to validation's gallery, but not to the whole one."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"{i:02d}" for i in range(30)])
+    centres = rng.normal(size=(30, 32))
+    labels = np.repeat(names, 8)
+    images = (centres.repeat(8, axis=0) + 0.3 * rng.normal(size=(240, 32))).astype(np.float32)
+    is_query = (np.arange(240) % 8 < 2) | (labels >= "20")  # ten held out whole
+    queries = (centres.repeat(4, axis=0) + 0.3 * rng.normal(size=(120, 32))).astype(np.float32)
+    recipe = Recipe()
+    recipe.data.new_label = "new"
+    assert evaluate_open_set(ValidationSet(images, labels, is_query, None), recipe, None, queries).new_share < 0.1
+
+
+def test_a_query_for_which_the_index_finds_no_image_counts():
+    scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
+    known = np.array([True, False, False])
+    values = metrics_per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
+    assert mean_metrics(values, scores_found, known)["auroc"] == 1.0
