@@ -198,7 +198,7 @@ def _without_none(**arguments: Any) -> dict[str, Any]:
 
 
 def cross_entropy(o: Objective, counts: np.ndarray, width: int) -> EmbeddingLoss:
-    """Build softmax cross-entropy, with a scale because embeddings have length 1: without one its least value is log(classes) - 2."""
+    """Build softmax cross-entropy with a scale: embeddings have length 1, without a scale the loss stays above log(classes) - 2."""
     return LinearLoss(len(counts), width, o.scale or 16.0)
 
 
