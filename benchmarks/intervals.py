@@ -1,17 +1,17 @@
-"""Do 95% intervals of cross-validation cover? Many re-splits of one labelled table with frozen features.
+"""Measure the coverage of 95% intervals of cross-validation, on many re-splits of one labelled table with frozen features.
 
-    python benchmarks/intervals.py                                     # made-up features, a minute
+    python benchmarks/intervals.py                                     # synthetic features, a minute
     python benchmarks/intervals.py --features features.npz --rows 500 --repeats 200
 
-Each repeat draws `rows` images as a contest's training table, cross-validates a logistic regression on their features, and makes
-intervals for the score of the fold models on images that none of them has seen. All other images are the truth: the mean of the
-fold models' scores on them. Printed for each method: how often the interval holds the truth, its mean width, its width over that
-of the plain bootstrap of the pooled out-of-fold rows, how far its middle lies from the truth on the average (bias), and the
-middle's standard deviation around the truth over the one that the interval's width means (spread, 1 at best).
+Each repeat draws `rows` images as a training table, cross-validates a logistic regression on their features, and computes intervals
+for the score of the fold models on unseen images. The true score is the mean of the fold models' scores on all other images.
+Prints for each method: coverage, mean width, width over that of the plain bootstrap of the pooled out-of-fold rows, mean distance
+of the middle from the true score (bias), and the middle's standard deviation around the true score over the one that the interval's
+width implies (spread, 1 at best).
 
-The truth is itself measured on finitely many images, so that an interval that covers the true score in 95% holds the measured one
-in less; the column "at best" says in how many. `test` is the score on a test set of that many images, held by the bootstrap's
-interval as it is, and widened for the noise of such a test set (lib.intervals.widen).
+The true score is measured on finitely many images, so that an interval with 95% coverage contains the measured one less often; the
+column "at best" is that share. `test` is the score on a test set of that many images, against the bootstrap's interval as it is,
+and widened for the noise of such a test set (`interval_on_test` in lib/metrics/intervals.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lib.process import run_script
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the simulation; returns {metric: {method: {coverage, width, ratio}}}."""
     parser = command_line.make_parser(__doc__, recipe=False)
-    parser.add_argument("--features", help="A scores file of embeddings with labels; none: made up.")
+    parser.add_argument("--features", help="A scores file of embeddings with labels; none: synthetic.")
     parser.add_argument("--rows", type=int, default=500, help="Images of each training table.")
     parser.add_argument("--repeats", type=int, default=200, help="Re-splits.")
     parser.add_argument("--folds", type=int, default=5, help="Folds of each cross-validation.")
@@ -44,15 +44,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         default="none",
         help="Class shares held equal: nowhere, in the folds, or in the folds and between training table and truth.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of re-splits and made-up features.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of re-splits and synthetic features.")
     args = command_line.parse(parser, argv)
 
     from scipy.stats import norm
 
-    features, targets = _read(Path(args.features)) if args.features else _make_up(args.seed)
+    features, targets = _read(Path(args.features)) if args.features else _make_features(args.seed)
     features = features / features.std()
     if len(targets) < 3 * args.rows:
-        raise FlukeError(f"--rows {args.rows}: at most a third of the {len(targets):,} images, the others are the truth.")
+        raise FlukeError(f"--rows {args.rows}: at most a third of the {len(targets):,} images, the others measure the true score.")
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for repeat in range(args.repeats):
         for metric, methods in _resplit(features, targets, args.rows, args.folds, args.stratify, args.seed + repeat).items():
@@ -93,8 +93,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return file.logits, np.unique([row[0] for row in file.labels], return_inverse=True)[1]
 
 
-def _make_up(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian clouds of 12 classes, the largest 12 times the smallest, 4,000 rows of 16 features; about 0.8 accuracy."""
+def _make_features(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return Gaussian clouds of 12 classes, the largest 12 times the smallest, 4,000 rows of 16 features; about 0.8 accuracy."""
     rng = np.random.default_rng(seed)
     shares = 1 / np.arange(1, 13)
     targets = rng.choice(12, size=4000, p=shares / shares.sum())
@@ -104,19 +104,19 @@ def _make_up(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _resplit(
     features: np.ndarray, targets: np.ndarray, rows: int, folds: int, stratify: str, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """{metric: {method: (low, high, truth)}} of one re-split."""
+    """Return {metric: {method: (low, high, truth)}} of one re-split."""
     from scipy.stats import norm, t
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
     from lib.metrics.intervals import bootstrap_interval, interval_on_test
     from lib.metrics.registry import METRICS
-    from lib.scores.combination import inner_folds
+    from lib.scores.out_of_fold import inner_folds
 
     equal = targets if stratify == "both" else None
-    own, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)
+    drawn, others = train_test_split(np.arange(len(targets)), train_size=rows, stratify=equal, random_state=seed)
     n_test = rows // 2
-    x, y = features[own], targets[own]
+    x, y = features[drawn], targets[drawn]
     fold = inner_folds(y if stratify != "none" else np.zeros_like(y), folds, seed)
     width = int(targets.max()) + 1
     out_of_fold, unseen = np.full((rows, width), -30, np.float32), []

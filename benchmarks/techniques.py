@@ -1,11 +1,11 @@
-"""What each technique is worth on a contest: a recipe with one thing changed at a time, several seeds, and the table of it.
+"""Measure the effect of each technique on a contest: a recipe with one change at a time, over several seeds.
 
     accelerate launch --config_file accelerate_configs/cpu_2proc.yaml benchmarks/techniques.py \\
         --cfg benchmarks/quality/fashion20.yaml --out runs/techniques --seeds 0 1 2 --train.limit_rows 1200 --data.size 96
 
-Options that aren't this script's own go to every run. The last epoch is what counts, for the best of several flatters. A run that
-is there already is not run again, so that techniques can be added to a table. Prints, for each technique, the mean over seeds of
-each metric, its mean difference from the recipe as it stands with the same seeds, and the seconds of an epoch over the recipe's.
+Unknown options are passed to every run. Metrics are those of the last epoch, because the best of several epochs is biased upwards.
+Finished runs are not repeated, so that techniques can be added to a table. Prints, for each technique, the mean of each metric over
+seeds, its mean difference from the unchanged recipe with the same seeds, and the seconds per epoch over the recipe's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from lib.config.command_line import read_tree
+from lib.run_folder import RunFolder
 from scripts import train_classifier
 
 GENTLE = '[{"RandomResizedCrop":{"scale":[0.5,1.0]}},"RandomHorizontalFlip"]'
@@ -59,7 +60,7 @@ ANY = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--cfg", required=True, help="The recipe that techniques are added to or taken from.")
+    parser.add_argument("--cfg", required=True, help="The recipe that is changed.")
     parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds of order, augmentation and new weights.")
     parser.add_argument("--only", nargs="+", default=None, help="Techniques to run; default: all that fit the recipe's labels.")
@@ -76,7 +77,7 @@ def main() -> None:
             folder = args.out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
             fixed = ["--cfg", args.cfg, "--out", str(folder), "--resume", "--train.log_with", "[]", "--train.seed", str(seed)]
             train_classifier.main([*fixed, *more, *options])
-            epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            epochs = [json.loads(line) for line in RunFolder(folder).history.read_text().splitlines()]
             seconds = statistics.median(epoch["seconds"] for epoch in epochs)
             found[name].append({**{column: epochs[-1][column] for column in columns}, "seconds": seconds})
             if PartialState().is_main_process:

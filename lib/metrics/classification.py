@@ -3,8 +3,8 @@
 Each takes `logits` (n, C) float32, `targets` and `weights` (n, b) float64, and returns (b,) values. Targets are (n,) int class
 indices (one label per image) or (n, C) 0 and 1 (several). `weights` says how often each of n rows counts in each of b resamples.
 A column of ones gives the plain metric. Bootstrap counts (lib/metrics/intervals.py) give all resamples in a few matrix products,
-because 2,000 calls of scikit-learn take minutes. An undefined value, such as an average precision without a positive, is NaN. No
-class has to occur among the rows. Ties are broken by column: the lower one is ranked better.
+because 2,000 calls of scikit-learn take minutes. An undefined value, such as an average precision without a positive, is NaN.
+Classes may lack rows. Of equal logits the lower column is ranked better.
 """
 
 from __future__ import annotations
@@ -18,67 +18,74 @@ from lib.metrics.resampling import BINS, BLOCK, Array, group_sums, mean_defined,
 
 
 def rank_of_target(logits: Array, targets: Array) -> NDArray[np.int64]:
-    """How many columns are ranked before the right one, (n,) int64; 0: it comes first. `logits` (n, C), `targets` (n,) int."""
+    """Return the rank of each row's target among its logits, (n,) int64 from 0; `targets` (n,) int."""
     own = np.take_along_axis(logits, targets[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < targets[:, None]
     return ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
 
 
 def _counts(logits: Array, targets: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Right, predicted and true rows of each class and resample, (C, b) each; one label (argmax) or several (probability 0.5)."""
+    """Return the correct, predicted and true rows of each class and resample, (C, b) each.
+
+    Predicted is the argmax for one label per image, a probability of at least 0.5 for several.
+    """
     if targets.ndim == 2:
         predicted, true = (logits.T >= 0).astype(np.float64), (targets.T > 0).astype(np.float64)
         return (predicted * true) @ weights, predicted @ weights, true @ weights
     n_classes, first, ones = logits.shape[1], logits.argmax(axis=1), np.ones(len(logits))
-    right = group_sums(first == targets, targets, n_classes, weights)
-    return right, group_sums(ones, first, n_classes, weights), group_sums(ones, targets, n_classes, weights)
+    correct = group_sums(first == targets, targets, n_classes, weights)
+    return correct, group_sums(ones, first, n_classes, weights), group_sums(ones, targets, n_classes, weights)
 
 
 def accuracy(logits: Array, targets: Array, weights: Array) -> Array:
+    """Compute the share of rows whose argmax is the target."""
     return weighted_mean(logits.argmax(axis=1) == targets, weights)
 
 
 def top5_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
+    """Compute the share of rows whose target is among the five highest logits."""
     return weighted_mean(rank_of_target(logits, targets) < 5, weights)
 
 
 def map_at_5(logits: Array, targets: Array, weights: Array) -> Array:
-    place = rank_of_target(logits, targets) + 1
-    return weighted_mean(np.where(place <= 5, 1 / place, 0), weights)
+    """Compute the mean of 1 / rank of the target, ranks from 1, 0 below the fifth."""
+    rank = rank_of_target(logits, targets) + 1
+    return weighted_mean(np.where(rank <= 5, 1 / rank, 0), weights)
 
 
 def balanced_accuracy(logits: Array, targets: Array, weights: Array) -> Array:
-    right, _, true = _counts(logits, targets, weights)
-    return mean_defined(ratio(right, true))
+    """Compute the mean recall over the classes that have rows."""
+    correct, _, true = _counts(logits, targets, weights)
+    return mean_defined(ratio(correct, true))
 
 
 def macro_f1(logits: Array, targets: Array, weights: Array) -> Array:
-    """Classes neither true nor predicted in any row are left out (scikit-learn: zero_division=nan)."""
-    right, predicted, true = _counts(logits, targets, weights)
-    return mean_defined(ratio(2 * right, predicted + true))
+    """Compute the mean F1 over classes; those neither true nor predicted are left out (scikit-learn: zero_division=nan)."""
+    correct, predicted, true = _counts(logits, targets, weights)
+    return mean_defined(ratio(2 * correct, predicted + true))
 
 
 def micro_f1(logits: Array, targets: Array, weights: Array) -> Array:
-    right, predicted, true = (count.sum(axis=0) for count in _counts(logits, targets, weights))
-    return ratio(2 * right, predicted + true)
+    """Compute the F1 of all labels together."""
+    correct, predicted, true = (count.sum(axis=0) for count in _counts(logits, targets, weights))
+    return ratio(2 * correct, predicted + true)
 
 
 def samples_f1(logits: Array, targets: Array, weights: Array) -> Array:
-    """A row without labels that gets none is right (scikit-learn: zero_division=1)."""
+    """Compute the mean F1 over rows, 1 for a row without labels that gets none (scikit-learn: zero_division=1)."""
     predicted, true = logits >= 0, targets > 0
     size = predicted.sum(axis=1) + true.sum(axis=1)
     return weighted_mean(np.where(size == 0, 1, 2 * (predicted & true).sum(axis=1) / np.maximum(size, 1)), weights)
 
 
 def log_loss(logits: Array, targets: Array, weights: Array) -> Array:
+    """Compute the mean negative log-probability of the target, 708 at most, so that a true class at -inf stays finite."""
     own = np.take_along_axis(log_softmax(logits.astype(np.float64), axis=1), targets[:, None], axis=1)[:, 0]
-    return weighted_mean(
-        -np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights
-    )  # a right class ruled out costs 708, not infinity
+    return weighted_mean(-np.maximum(own, np.log(np.finfo(np.float64).tiny)), weights)
 
 
 def expected_calibration_error(logits: Array, targets: Array, weights: Array) -> Array:
-    """Expected calibration error (Guo et al. 2017): equal bins of confidence, |confidence - accuracy| weighted by rows."""
+    """Compute the expected calibration error (Guo et al. 2017): mean |confidence - accuracy| over 15 equal bins of confidence."""
     confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     gaps = group_sums(confidence - (logits.argmax(axis=1) == targets), bins, BINS, weights)
@@ -86,13 +93,16 @@ def expected_calibration_error(logits: Array, targets: Array, weights: Array) ->
 
 
 def _average_precision(true: Array, scores: Array, rows: Array, weights: Array) -> Array:
-    """As scikit-learn's average_precision_score, for all resamples: `true` (m,) bool, `scores` (m,), `rows` (m,) of `weights`."""
+    """Return scikit-learn's average_precision_score in each resample, (b,).
+
+    `true` (m,) bool, `scores` (m,); `rows` (m,) are their rows of `weights`.
+    """
     if not true.any():
         return np.full(weights.shape[1], np.nan)
     order = np.argsort(-scores, kind="stable")
     true, scores, rows = true[order], scores[order], rows[order]
-    tie = np.cumsum(np.append(False, scores[1:] != scores[:-1]))  # equal scores are taken in together
-    # Precision is wanted where positives come in: all rows are summed up from one such tie to the next.
+    tie = np.cumsum(np.append(False, scores[1:] != scores[:-1]))  # equal scores count at once
+    # Precision is needed only at ties with positives: rows are summed from one such tie to the next.
     stops = np.unique(tie[true])
     stop = np.searchsorted(stops, tie)
     before, shape = stop < len(stops), (len(stops), len(weights))
@@ -101,17 +111,18 @@ def _average_precision(true: Array, scores: Array, rows: Array, weights: Array) 
     found = []
     for some in np.array_split(weights, -(-len(stops) * weights.shape[1] // BLOCK), axis=1):
         gained = positive @ some
-        seen, right = np.cumsum(every @ some, axis=0), np.cumsum(gained, axis=0)
-        found.append(ratio((gained * right / np.maximum(seen, 1)).sum(axis=0), right[-1]))
+        seen, correct = np.cumsum(every @ some, axis=0), np.cumsum(gained, axis=0)
+        found.append(ratio((gained * correct / np.maximum(seen, 1)).sum(axis=0), correct[-1]))
     return np.concatenate(found)
 
 
 def macro_map(logits: Array, targets: Array, weights: Array) -> Array:
-    """Labels without a positive are left out, in each resample."""
+    """Compute the mean average precision over labels; those without a positive are left out, in each resample."""
     rows = np.arange(len(logits))
     return mean_defined(np.stack([_average_precision(t > 0, s, rows, weights) for t, s in zip(targets.T, logits.T)]))
 
 
 def micro_map(logits: Array, targets: Array, weights: Array) -> Array:
+    """Compute the average precision over all pairs of row and label."""
     rows = np.repeat(np.arange(len(logits)), logits.shape[1])
     return _average_precision(targets.ravel() > 0, logits.ravel(), rows, weights)

@@ -1,4 +1,4 @@
-"""Intervals around what is measured: of one score, of one score's gain over another, and of the score to expect on other images."""
+"""Bootstrap intervals of a score and of the gain of one score over another, and the interval of the score on a test set."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from lib.metrics.resampling import BLOCK, Array, check_finite, weighted_mean
 
 
 def bootstrap_interval(
-    what: Array | tuple[str, Array, Array],
+    values: Array | tuple[str, Array, Array],
     n: int | None = None,
     level: float = 0.95,
     seed: int = 0,
     groups: Array | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of a metric `(name, logits, targets)`, or of the mean of `what`, one number a row.
+    """Return the percentile bootstrap interval (Efron 1979) of a metric or of a mean.
 
-    Rows, or with `groups` (n,) whole groups, are drawn with replacement, taken as independent, and not stratified: the next test
-    set's class shares vary as well, and fixing them would make the interval too narrow. A metric's interval is moved by the
-    resamples' bias, which changes no width: repeated rows flatter average precision (79 labels, some with two positives: 95%
-    intervals of macro_map covered 78% as they came, 92% when moved). Resamples that don't define the metric are left out. Raises
-    FlukeError when numbers aren't finite.
+    `values` is `(metric's name, logits, targets)`, or (n,) one number per row, of which the mean is taken. `n` resamples are drawn;
+    None: 2,000, or for several labels as many as take about a minute, but at least 200. Rows, or all rows of a group of `groups`
+    (n,), are drawn with replacement and not stratified, because the class shares of the next test set vary as well. Resamples that
+    don't define the metric are left out. Raises FlukeError when numbers aren't finite.
 
-    `n` resamples; None: 2,000, or of several labels as many as take about a minute, but 200 at least.
+    A metric's interval is moved by the resamples' bias, because repeated rows raise average precision. With 79 labels, some with
+    two positives, 95% intervals of macro_map covered 78% unmoved, 92% moved. Its width stays.
     """
-    if isinstance(what, tuple):
-        name, logits, targets = what
+    if isinstance(values, tuple):
+        name, logits, targets = values
         metric = METRICS[name].resampled
-        assert metric is not None, f"{name} isn't computed from logits; pass its values, one a row"
+        assert metric is not None, f"{name} isn't computed from logits; pass its values, one per row"
         check_finite(logits, targets)
         resampled, n_rows, size = partial(metric, logits, targets), len(logits), targets.size
     else:
-        check_finite(np.reshape(what, (-1, 1)))
-        resampled, n_rows, size = partial(weighted_mean, what), len(what), len(what)
-    values = np.concatenate([resampled(weights) for weights in _resample_counts(n_rows, n or _num_resamples(size), seed, groups)])
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
+        check_finite(np.reshape(values, (-1, 1)))
+        resampled, n_rows, size = partial(weighted_mean, values), len(values), len(values)
+    draws = _resample_counts(n_rows, n or _num_resamples(size), seed, groups)
+    found = np.concatenate([resampled(weights) for weights in draws])
+    found = found[~np.isnan(found)]
+    if len(found) == 0:
         return np.nan, np.nan
-    interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    if isinstance(what, tuple):
-        interval = _clip_to_range(name, interval + METRICS[name].function(logits, targets) - values.mean())
+    interval = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    if isinstance(values, tuple):
+        interval = _clip_to_range(name, interval + METRICS[name].function(logits, targets) - found.mean())
     return float(interval[0]), float(interval[1])
 
 
 def _num_resamples(numbers: int) -> int:
-    """Resamples for so many targets: of several labels, the average precision takes work for each of them in each."""
+    """Return the number of resamples for so many targets, because the time of average precision grows with rows times labels."""
     return int(np.clip(4e9 / max(numbers, 1), 200, 2000))
 
 
 def _resample_counts(n_rows: int, n: int, seed: int, groups: Array | None) -> Iterator[Array]:
-    """How often each row, or group of rows, is drawn in each of `n` resamples: blocks (n_rows, b) float64."""
+    """Yield how often each row is drawn in each of `n` resamples, in blocks (n_rows, b) float64."""
     unit = np.arange(n_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     rng, units = np.random.default_rng(seed), int(unit.max()) + 1
     for start in range(0, n, block := max(1, BLOCK // n_rows)):
@@ -63,29 +64,30 @@ def _resample_counts(n_rows: int, n: int, seed: int, groups: Array | None) -> It
         yield np.ascontiguousarray(counts[unit], dtype=np.float64)
 
 
-def gain_interval(
-    metric: str, logits: Array, base: Array, targets: Array, n: int | None = None, seed: int = 0, groups: Array | None = None
-) -> tuple[float, float]:
-    """95% percentile bootstrap interval of what `logits` gain over `base` in a metric, above 0 being better, both on the same
-    resampled rows (or whole `groups`): does combining pay?"""
+def gain_interval(metric: str, logits: Array, base: Array, targets: Array, groups: Array | None = None) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of the gain of `logits` over `base` in a metric; above 0 is better.
+
+    Both are computed on the same resampled rows or `groups`.
+    """
     resampled, sign = METRICS[metric].resampled, METRICS[metric].sign
     assert resampled is not None, metric
-    draws = _resample_counts(len(targets), n or _num_resamples(targets.size), seed, groups)
+    draws = _resample_counts(len(targets), _num_resamples(targets.size), 0, groups)
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
 
 
 def mean_interval(values: Array, groups: Array | None) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean of `values` (n,), NaN left out; `groups` (n,) are drawn whole."""
+    """Return the 95% bootstrap interval of the mean of `values` (n,), NaN left out; rows of `groups` (n,) are drawn together."""
     there = ~np.isnan(values)
     return bootstrap_interval(values[there], groups=None if groups is None else groups[there])
 
 
 def interval_on_test(metric: str, score: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:
-    """An interval of a metric's score that `rows` images gave, made to hold that on another `test_rows` images of the same kind.
+    """Return an interval for the score on `test_rows` other images of the same distribution.
 
-    Those are a sample too: the variance of the difference is (1 + rows / test_rows) times that of the score alone.
+    `score` and its `interval` come from `rows` images. The test images are a sample too: the variance of the difference of both
+    scores is (1 + rows / test_rows) times that of `score`.
     """
     factor = float(np.sqrt(1 + rows / test_rows))
     low, high = _clip_to_range(metric, score + factor * (np.array(interval) - score))
@@ -93,5 +95,5 @@ def interval_on_test(metric: str, score: float, interval: tuple[float, float], r
 
 
 def _clip_to_range(metric: str, values: Array) -> Array:
-    """Values of a metric kept within its range."""
+    """Return values of a metric, clipped to its range."""
     return np.clip(values, *METRICS[metric].range)

@@ -1,4 +1,4 @@
-"""Every metric by its name: how it is computed, for which targets, its direction and its range.
+"""The registry of metrics: function, targets, direction and range of each.
 
 All that depends on the choice of a metric stands in its entry of METRICS. A metric maps (logits, targets, weights) to (b,) values;
 lib/metrics/classification.py says what these hold.

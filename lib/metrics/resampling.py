@@ -1,4 +1,4 @@
-"""Arithmetic that metrics share: checks, and sums over rows that count several times in a resample."""
+"""Checks and weighted sums that metrics share; a resample counts each row a number of times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ BLOCK = 4_000_000  # numbers in a temporary array: 32 MB
 
 
 def check_finite(logits: Array, targets: Array | None = None) -> None:
-    """Raise FlukeError for no row, or rows of `logits` (n, C) that hold NaN or a best score that isn't finite; ValueError for
-    `targets` of other rows or columns."""
+    """Raise FlukeError for `logits` (n, C) without a row, with NaN, or with a row whose maximum isn't finite.
+
+    Raises ValueError for `targets` of another shape or range.
+    """
     if len(logits) == 0:
-        raise FlukeError("There is no row to measure.")
-    # A class ruled out (-inf) is fine, a row without any score is not; NaN shows through max.
+        raise FlukeError("Scores: there is no row; a metric needs at least 1.")
+    # -inf for some classes of a row is allowed, for all of them it is not; the maximum of a row with NaN is NaN.
     bad = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
     if len(bad):
         first = ", ".join(map(str, bad[:5]))

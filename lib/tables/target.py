@@ -281,11 +281,6 @@ def recipe_target(separator: str | None, embedding: bool) -> Target:
     return IDENTITY if embedding else label_target(separator)
 
 
-def target_of(encoded: np.ndarray) -> Target:
-    """Return the classifier's target whose `encode` returns arrays of this shape."""
-    return SEVERAL_LABELS if encoded.ndim == 2 else ONE_LABEL
-
-
 def stored_target(outputs: str, several: bool) -> Target:
     """Return the target that a file stores as outputs ("logits" or "embeddings") and `several`. Raises KeyError."""
     found: dict[tuple[str, bool], Target] = {(target.outputs, target.several): target for target in TARGETS}

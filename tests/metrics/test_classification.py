@@ -128,7 +128,7 @@ def test_map_at_r_equals_pytorch_metric_learning() -> None:
     calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator").AccuracyCalculator
     rng = np.random.default_rng(0)
     gallery, queries = rng.normal(size=(200, 6)).astype(np.float32), rng.normal(size=(60, 6)).astype(np.float32)
-    gallery_labels, query_labels = rng.integers(0, 12, 200), rng.integers(0, 14, 60)  # 12 and 13 are strangers
+    gallery_labels, query_labels = rng.integers(0, 12, 200), rng.integers(0, 14, 60)  # 12 and 13 are unknown
     queries[:, :2] += query_labels[:, None] / 4
     gallery[:, :2] += gallery_labels[:, None] / 4
     theirs = calculator(include=("mean_average_precision_at_r",), k=None, device=torch.device("cpu")).get_accuracy(
@@ -167,7 +167,7 @@ def test_equal_error_rate_of_perfect_and_of_reversed_scores() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_resampled_metrics_equal_metrics_of_repeated_rows(target: Target) -> None:
-    """What counts with weight 3 is there three times."""
+    """A row with weight 3 counts as three rows."""
     logits, targets = multi(80) if target.several else single(80)
     if target is IDENTITY:
         targets = np.where(targets == 0, logits.shape[1] - 1, targets)
@@ -183,7 +183,7 @@ def test_resampled_metrics_equal_metrics_of_repeated_rows(target: Target) -> Non
 
 
 @pytest.mark.parametrize("target", [ONE_LABEL, SEVERAL_LABELS])
-def test_every_task_has_its_metrics(target: Target) -> None:
+def test_every_target_has_its_metrics(target: Target) -> None:
     logits, targets = multi(50) if target.several else single(50)
     names = set(compute_metrics(target, logits, targets)) - {"n_left_out"}
     assert names == {name for name, metric in METRICS.items() if target.name in metric.targets} - {"loss"}
@@ -196,7 +196,7 @@ def test_directions() -> None:
     assert {name for name in METRICS if not METRICS[name].higher_is_better} == {"loss", "log_loss", "ece"}
 
 
-def test_a_metric_that_does_not_exist_or_fit_gets_a_sentence() -> None:
+def test_an_unknown_or_unfit_metric_is_refused() -> None:
     with pytest.raises(FlukeError, match=r"Unknown metric 'acuracy'; did you mean accuracy\?"):
         resolve_metric("acuracy", ONE_LABEL)
     with pytest.raises(FlukeError, match=r"Metric accuracy doesn't fit several labels per image; these do: loss, .*macro_map"):
@@ -217,14 +217,14 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
         compute_metrics(ONE_LABEL, np.zeros((2, 3)), np.array([0, -1]))
 
 
-def test_large_logits_and_ruled_out_classes_stay_finite() -> None:
+def test_metrics_of_large_and_of_infinite_logits_are_finite() -> None:
     logits = np.array([[1e4, -1e4, 0], [0, -np.inf, 1], [3e4, 3e4, 0]], np.float32)
     found = compute_metrics(ONE_LABEL, logits, np.array([0, 2, 1]))
     assert all(np.isfinite(list(found.values())))
     assert np.isfinite(compute_metrics(ONE_LABEL, logits, np.array([0, 1, 1]))["log_loss"])
 
 
-def test_what_the_rows_do_not_define_is_left_out() -> None:
+def test_undefined_metrics_are_left_out() -> None:
     logits, targets = multi(20)
     empty = compute_metrics(SEVERAL_LABELS, logits, np.zeros_like(targets))
     assert "macro_map" not in empty

@@ -1,4 +1,4 @@
-"""Intervals hold what they say they hold, as often as they say."""
+"""Coverage of intervals, and their limits."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def test_interval_of_a_mean_is_the_normal_one_and_repeats() -> None:
 
 
 def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of about three positives, whose average precision repeated rows flatter."""
+    """Labels of about three positives, whose average precision rises with repeated rows."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((150, 30)) < 0.02).astype(int)
     return (rng.normal(size=(150, 30)) + targets).astype(np.float32), targets
@@ -33,32 +33,32 @@ def ordinary(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "make"), [("accuracy", ordinary), ("macro_f1", ordinary), ("macro_map", rare)])
-def test_intervals_cover_the_truth_as_often_as_they_say(name: str, make: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
-    """95% intervals of 80 test sets, against the mean of the metric over 200 others; 89% to 100% is what chance allows."""
+def test_intervals_have_their_nominal_coverage(name: str, make: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+    """95% intervals of 80 test sets, against the mean of the metric over 200 others; at least 89% is within chance."""
     truth = np.mean([METRICS[name].function(*make(1000 + seed)) for seed in range(200)])
     intervals = [bootstrap_interval((name, *make(seed)), n=150) for seed in range(80)]
     assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.89
 
 
-def test_intervals_stay_where_a_metric_can_be() -> None:
+def test_bootstrap_intervals_stay_within_a_metrics_range() -> None:
     logits, targets = np.eye(5, dtype=np.float32)[np.arange(50) % 5], np.arange(50) % 5
     assert bootstrap_interval(("macro_f1", logits, targets)) == (1.0, 1.0)
     low, high = bootstrap_interval(("ece", 100 * logits, targets))
     assert 0 <= low <= high < 1e-9
 
 
-def test_groups_are_drawn_whole() -> None:
-    """Every image four times, in a group: four times as many rows know no more, and the interval says so."""
+def test_rows_of_a_group_are_drawn_together() -> None:
+    """Each image four times, as a group: four times the rows carry no more information, and the interval is as wide."""
     logits, targets = single(200)
     once = bootstrap_interval(("accuracy", logits, targets))
     four = np.repeat(logits, 4, axis=0), np.repeat(targets, 4)
     groups = np.repeat([f"sighting {i}" for i in range(200)], 4)
     assert bootstrap_interval(("accuracy", *four), groups=groups) == pytest.approx(once, abs=0.005)
-    apart = bootstrap_interval(("accuracy", *four))
-    assert apart[1] - apart[0] == pytest.approx((once[1] - once[0]) / 2, rel=0.1)
+    ungrouped = bootstrap_interval(("accuracy", *four))
+    assert ungrouped[1] - ungrouped[0] == pytest.approx((once[1] - once[0]) / 2, rel=0.1)
 
 
-def test_what_is_not_finite_has_no_interval() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     logits, targets = single(20)
     logits[[3, 7], 2] = np.nan
     with pytest.raises(FlukeError, match="2 of 20"):
@@ -67,8 +67,8 @@ def test_what_is_not_finite_has_no_interval() -> None:
         bootstrap_interval(np.append(np.zeros(19), np.inf))
 
 
-def test_gain_interval_knows_that_the_rows_are_the_same() -> None:
-    """Paired: the same 40 rows more right out of 1,000 is a sure gain, though each score's own interval is wider than that."""
+def test_gain_interval_is_paired_by_row() -> None:
+    """40 more correct rows out of 1,000 are a certain gain when paired, though each score's own interval is wider."""
     targets = np.zeros(1000, int)
     base, better = np.tile([0.0, 1.0], (1000, 1)), np.tile([0.0, 1.0], (1000, 1))
     base[:500], better[:540] = [1.0, 0.0], [1.0, 0.0]
@@ -77,8 +77,8 @@ def test_gain_interval_knows_that_the_rows_are_the_same() -> None:
     assert (low, high) == pytest.approx((0.04 - 1.96 * sd, 0.04 + 1.96 * sd), abs=0.0015)
 
 
-def test_widened_interval_holds_another_samples_score() -> None:
-    """The mean of 400 draws, and whether the mean of 200 others lies in its widened 95% interval."""
+def test_interval_on_test_covers_another_samples_score() -> None:
+    """The mean of 400 draws, and whether its 95% interval on a test of 200 contains their mean."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.random((4000, 400)).mean(axis=1), rng.random((4000, 200)).mean(axis=1)
     half = 1.96 * np.sqrt(1 / 12 / 400)
@@ -88,10 +88,10 @@ def test_widened_interval_holds_another_samples_score() -> None:
         for low, high in [interval_on_test("accuracy", m, (m - half, m + half), 400, 200)]
     ]
     assert np.mean(held) == pytest.approx(0.95, abs=0.012)
-    assert np.mean(np.abs(ours - theirs) <= half) < 0.8  # what happens otherwise
+    assert np.mean(np.abs(ours - theirs) <= half) < 0.8  # the interval as it is covers less
 
 
-def test_intervals_stay_within_what_a_metric_can_be() -> None:
+def test_intervals_on_test_stay_within_a_metrics_range() -> None:
     assert interval_on_test("accuracy", 0.99, (0.98, 0.998), 1000, 100)[1] == 1
     assert interval_on_test("macro_map", 0.01, (0.002, 0.02), 1000, 100)[0] == 0
     assert interval_on_test("log_loss", 1.2, (1.1, 1.3), 100, 100)[1] > 1.3
