@@ -136,20 +136,24 @@ def train_folds(recipe: Recipe, run: Run, target: Target, tables: FoldTables, to
     n = recipe.folds.n
     for left, k in zip(range(len(to_do), 0, -1), to_do):
         run.log(f"fold {k}:")
-        now = time.monotonic()
-        deadline = None if run.deadline is None else now + (run.deadline - now) / left
         images_to_predict = math.ceil(n * len(tables.test) / left) if tables.test is not None else 0
-        try:
-            run.stop.check()
-            # Each fold has an Accelerator: trackers, their folder and the loss scale belong to it. The process group is shared.
-            accelerator = make_accelerator(recipe.train, run.folder.fold(k).path)
-            with lock_run(accelerator, run.folder.fold(k), run.stop, deadline, kfold=run.folder) as fold_run:
-                fold = Fold(tables.train, tables.of_row, k, images_to_predict)
-                results[k] = train_run(recipe, fold_run, target, fold)
-        except Interrupted:
-            raise Interrupted(f"Stopped by a signal in fold {k}; {run.resume_command}") from None
+        results[k] = _train_fold(recipe, run, target, Fold(tables.train, tables.of_row, k, images_to_predict), left)
         gc.collect()  # modules and optimizers of a fold are in reference cycles; the next fold needs the GPU's memory
     return results
+
+
+def _train_fold(recipe: Recipe, run: Run, target: Target, fold: Fold, folds_left: int) -> dict[str, Any]:
+    """Train one fold within its share of the time that is left."""
+    now, folder = time.monotonic(), run.folder.fold(fold.number)
+    deadline = None if run.deadline is None else now + (run.deadline - now) / folds_left
+    try:
+        run.stop.check()
+        # Each fold has an Accelerator: trackers, their folder and the loss scale belong to it. The process group is shared.
+        accelerator = make_accelerator(recipe.train, folder.path)
+        with lock_run(accelerator, folder, run.stop, deadline, kfold=run.folder) as fold_run:
+            return train_run(recipe, fold_run, target, fold)
+    except Interrupted:
+        raise Interrupted(f"Stopped by a signal in fold {fold.number}; {run.resume_command}") from None
 
 
 def _check_folds(train: Table, of_row: np.ndarray) -> None:

@@ -134,7 +134,7 @@ def lock_run(
 
     Raises FlukeError as `lock_folder` does.
     """
-    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.project_configuration.project_dir = accelerator.project_configuration.logging_dir = str(folder)
     with ExitStack() as stack:
         run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder.path)))
         yield Run(accelerator, folder, make_log(accelerator, folder), stop, deadline, kfold)

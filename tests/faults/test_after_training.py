@@ -16,6 +16,7 @@ import safetensors.torch
 from lib.config.recipe import Model
 from lib.models.network import make_backbone
 from lib.models.weights import read_spec
+from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from lib.tables.target import SEVERAL_LABELS
@@ -413,7 +414,7 @@ AFTER = [
     ),
     # predict
     after(predict, "--run none", "a run to predict with that isn't there", "--run none: no such folder or file; is it a run?"),
-    after(predict, f"--run single/{BEST}", "weights alone, and no table", "has no recipe that says which the test images are"),
+    after(predict, f"--run single/{BEST}", "weights alone, and no table", "has no recipe that names the test images"),
     after(
         predict, "--run single --out single", "a run where the predictions would go", "holds recipe.yaml and scores_test.npz and"
     ),
@@ -449,7 +450,7 @@ AFTER = [
         predict,
         "--run single --out new",
         "weights that are NaN",
-        "13 predictions hold NaN or infinity",
+        "the scores of 13 images hold NaN or infinity",
         network(f"single/{BEST}", fill=float("nan")),
     ),
     after(
@@ -632,7 +633,9 @@ def mark(run: Path) -> str:
     from lib.config import command_line
     from lib.pipelines import embed
 
-    return embed.fingerprint(run, command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe)
+    return embed.fingerprint(
+        RunFolder(run), command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+    )
 
 
 @pytest.mark.parametrize(("case", "argv"), AFTER, ids=[case.what for case, _ in AFTER])

@@ -245,7 +245,7 @@ def test_a_sample_that_does_not_fit_is_said_before_training(arguments: Callable,
     shutil.copytree(contest, root)
     sample = pd.read_csv(root / "sample_submission.csv", dtype=str)
     sample.assign(more="x").to_csv(root / "sample_submission.csv", index=False)
-    with pytest.raises(FlukeError, match="2 columns after the image names would have to be the 4 classes"):
+    with pytest.raises(FlukeError, match="the 2 columns besides the image names are not the 4 classes"):
         kfold.main(make_argv(arguments, tmp_path / "run", data_root=root))
     assert not (tmp_path / "run" / "fold0").exists()
 
@@ -324,7 +324,7 @@ def test_epochs_may_change_while_no_fold_is_finished(arguments: Callable, tmp_pa
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["train"]["epochs"] == 2
 
 
-def test_a_fold_without_the_classes_to_be_learnt_is_named_before_any_training(
+def test_a_fold_without_the_classes_to_be_trained_is_named_before_any_training(
     arguments: Callable, contest: Path, tmp_path: Path
 ) -> None:
     table = pd.read_csv(contest / "train.csv", dtype=str)
@@ -332,7 +332,7 @@ def test_a_fold_without_the_classes_to_be_learnt_is_named_before_any_training(
     folds = np.where(table["label"].isin(some), np.arange(len(table)) % 2, np.arange(len(table)) % 3)
     pd.DataFrame({"image": table["image"], "fold": folds}).to_csv(tmp_path / "folds.csv", index=False)
     argv = make_argv(arguments, tmp_path / "run", folds_csv=tmp_path / "folds.csv")
-    with pytest.raises(FlukeError, match="fold 2 holds no image of the 2 classes to be learnt"):
+    with pytest.raises(FlukeError, match="fold 2 holds no image of the 2 classes to be trained"):
         kfold.main([*argv, "--data.only_classes", f"[{', '.join(map(repr, some))}]"])
     assert not (tmp_path / "run" / "fold0").exists()
 
@@ -371,12 +371,12 @@ def open_index(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_a_score_that_chose_its_epoch_is_called_flattered(keep: str) -> None:
+def test_a_score_that_chose_its_epoch_is_called_too_high(keep: str) -> None:
     said = kfold_pipeline.describe_folds_result(
         {"keep": keep, **kfold_pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
     )
     assert "accuracy over folds: 0.6000, spread 0.1414" in said
-    assert ("flattered" in said) == (keep == "best")
+    assert ("slightly too high" in said) == (keep == "best")
 
 
 def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Path, capsys) -> None:

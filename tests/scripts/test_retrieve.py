@@ -14,6 +14,7 @@ from lib.config import command_line
 from lib.errors import FlukeError
 from lib.pipelines import embed
 from lib.retrieval.gallery import open_gallery
+from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.tables.loading import load_train
 from scripts import retrieve, train_embedding
@@ -315,7 +316,8 @@ def test_a_gallery_of_another_model_or_dimension_is_refused(
         retrieve.main(argv)
     about = json.loads((tmp_path / "theirs" / "gallery.json").read_text())
     mark = embed.fingerprint(
-        narrow, retrieve.command_line.parse(retrieve.command_line.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe
+        RunFolder(narrow),
+        retrieve.command_line.parse(retrieve.command_line.make_parser(""), ["--cfg", str(narrow / "recipe.yaml")]).recipe,
     )
     (tmp_path / "theirs" / "gallery.json").write_text(json.dumps(about | {"model": mark}))
     with pytest.raises(FlukeError, match=r"embeddings of shape \(32, 8\); expected \(rows, 16\)"):

@@ -27,7 +27,7 @@ from lib.scores import score_file
 from lib.tables.splits import split_identities
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, ONE_LABEL
-from lib.training import loop
+from lib.training import checkpoint, loop
 from lib.training.inference import InferenceOptions, predict
 from lib.training.tasks import EmbeddingTask, class_centres
 from scripts import train_embedding
@@ -248,7 +248,9 @@ FINAL = ("best/model.safetensors", "metrics.json", "scores_val.npz", "scores_tes
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    train_embedding.main(arguments(out, **RUN))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "KEEP", 99)
+        train_embedding.main(arguments(out, **RUN))
     return out
 
 

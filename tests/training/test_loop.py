@@ -120,8 +120,8 @@ def test_weights_and_draws_come_from_the_training_rows_alone(
     fields = {"objective_class_weights": "balanced", "train_sampler": "weighted", "folds_stratify": False, "train_epochs": 1}
     train_classifier.main(arguments(tmp_path / "run", **fields))
     table = pd.read_csv(contest / "train.csv", dtype=str)
-    learnt = table[~table["image"].isin(score_file.load_scores(tmp_path / "run" / "scores_val.npz").names)]
-    expected = np.sort(learnt["label"].map(sorted(table["label"].unique()).index).to_numpy())
+    trained = table[~table["image"].isin(score_file.load_scores(tmp_path / "run" / "scores_val.npz").names)]
+    expected = np.sort(trained["label"].map(sorted(table["label"].unique()).index).to_numpy())
     assert len(seen) >= 2
     assert all(np.array_equal(np.sort(targets), expected) for targets in seen)
 
@@ -152,17 +152,17 @@ def test_resuming_with_other_epochs_is_said_and_written(arguments: Callable, tmp
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["train"]["epochs"] == 5
 
 
-def test_weights_that_have_learnt_held_out_images_are_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
+def test_weights_trained_on_held_out_images_are_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
     train_classifier.main(arguments(tmp_path / "first", train_epochs=1))
     weights = tmp_path / "first" / "best" / "model.safetensors"
     train_classifier.main(arguments(tmp_path / "same", train_epochs=1, model_weights=weights))
-    assert "has learnt" not in capsys.readouterr().out
+    assert "was trained on" not in capsys.readouterr().out
     train_classifier.main(arguments(tmp_path / "other", train_epochs=1, model_weights=weights, folds_seed=1))
     first, other = (set(score_file.load_scores(tmp_path / name / "scores_val.npz").names) for name in ("first", "other"))
-    assert f"model.weights is a run that has learnt {len(other - first)} of the images held out here" in capsys.readouterr().out
+    assert f"model.weights is a run that was trained on {len(other - first)} of the images held out here" in capsys.readouterr().out
 
 
-def test_a_fold_that_has_learnt_every_held_out_image_is_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
+def test_a_fold_trained_on_every_held_out_image_is_named(arguments: Callable, tmp_path: Path, capsys, no_report: None) -> None:
     argv = ["--folds.n", "2", "--only", "0"]
     kfold.main([*arguments(tmp_path / "first", train_epochs=1), *argv])
     weights = tmp_path / "first" / "fold0" / "best" / "model.safetensors"
