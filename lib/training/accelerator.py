@@ -1,4 +1,4 @@
-"""What a run runs on: Accelerate's devices, precision and trackers."""
+"""The devices, precision and trackers of a run, through Accelerate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from lib.errors import FlukeError
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: by default it hands each big activation back to the kernel, and up to half the time of a CPU
-    training step goes into page faults. Elsewhere than on glibc nothing happens."""
+    """Make glibc keep freed memory instead of returning it to the kernel; without glibc nothing happens.
+
+    By default each big activation is returned, and up to half the time of a training step on a CPU goes into page faults.
+    """
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
@@ -25,8 +27,11 @@ def keep_memory() -> None:
         pass
 
 
-def make_accelerator(t: Train, run: Path) -> Accelerator:
-    """Accelerate's devices, precision and trackers; raises FlukeError for a tracker that isn't known or installed."""
+def make_accelerator(t: Train, folder: Path) -> Accelerator:
+    """Return an Accelerator with the trackers of train.log_with, which write below `folder`.
+
+    Raises FlukeError for a tracker that isn't known or installed.
+    """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     available = [str(name) for name in get_available_trackers()]
@@ -35,9 +40,9 @@ def make_accelerator(t: Train, run: Path) -> Accelerator:
             raise FlukeError(f"train.log_with {name}: Accelerate knows {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}.")
         if name not in available:
             raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
-    # The launcher doesn't hand on its use_cpu, without which each of several processes on a CPU would take itself for the only one.
+    # The launcher doesn't pass its use_cpu on; without it, each of several processes on a CPU would be a group of one.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    # PyTorch gives up on processes that wait for ten minutes (NCCL): checking a million images on the main one takes longer.
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    # By default a process that waits for ten minutes ends the job (NCCL); checking a million images on the main one takes longer.
+    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     cpu = several and not torch.accelerator.is_available()
-    return Accelerator(cpu=cpu, log_with=t.log_with or None, project_dir=run, kwargs_handlers=[patient])
+    return Accelerator(cpu=cpu, log_with=t.log_with or None, project_dir=folder, kwargs_handlers=[timeout])

@@ -1,7 +1,7 @@
-"""Resumable state on disk: written whole or not at all, recognised when torn, the newest good one is taken.
+"""Resumable states on disk: written whole or not at all; a damaged one is recognised, and the newest intact one is used.
 
-last/e0002-b000130/ holds model.safetensors, optimizer.pt (read with weights_only), state.json and, last, manifest.json with the
-sizes and hashes of the others. There are no random states in it: every draw is a function of (seed, epoch, row or step).
+last/e0002-b000130/ holds model.safetensors, optimizer.pt (read with weights_only), state.json and manifest.json, which is written
+last and holds the sizes and hashes of the others. No random state is saved: every draw is a function of (seed, epoch, row or step).
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from lib.files import disk_full, fsync, read_json, write_json
 
 FORMAT = 1
 KEEP = 2  # states that are kept: the newest one may turn out to be torn
-FULL = ("No space", "StorageFull", "os error 28", "PytorchStreamWriter")  # how torch and safetensors say that the disk is full
 STATE = {"epoch", "batch", "step", "running", "history", "best_epoch", "waited", "world"}
 
 
 def save_checkpoint(
     last: Path, state: dict[str, Any], modules: dict[str, nn.Module], optimizers: dict[str, dict[str, Any]]
 ) -> Path:
-    """Write one state into `last` and delete older ones than the newest KEEP; returns its folder. What claims to be newer is torn
-    or foreign, or it would have been taken up: it counts for nothing, and is left.
+    """Write one state into `last`, delete those older than the newest KEEP, and return its folder.
 
-    `state` is JSON with epoch (finished epochs), batch (batches done of the next) and whatever else resumes; `modules` are saved as
-    safetensors, `optimizers` (any state dicts) by torch.save. Raises FlukeError when the disk is full; older states stay.
+    `state` is JSON with epoch (finished epochs), batch (batches done of the next) and more; `modules` are saved as safetensors,
+    `optimizers` (state dicts) by torch.save. States with a later name are damaged or foreign, or they would have been loaded: they
+    are left and not counted. Raises FlukeError when the disk is full; older states stay.
     """
     target = last / f"e{state['epoch']:04d}-b{state['batch']:06d}"
-    if target.exists() and _find_fault(target) is None:  # saved before an interruption, and reached again at once
+    if target.exists() and _find_fault(target) is None:  # saved before an interruption right after it, and reached again
         return target
     temporary = last / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -52,7 +51,7 @@ def save_checkpoint(
             fsync(temporary / name)
         write_json(temporary / "manifest.json", {"format": FORMAT, "files": manifest})
         fsync(temporary)
-        if target.exists():  # a torn one
+        if target.exists():  # a damaged one
             shutil.rmtree(target)
         os.replace(temporary, target)
         fsync(last)
@@ -72,7 +71,7 @@ def save_checkpoint(
 
 
 def find_checkpoint(last: Path) -> tuple[Path | None, list[str]]:
-    """The newest good state in `last` (None if there is none), and a sentence on each newer one that is torn or foreign."""
+    """Return the newest intact state in `last`, None without one, and a sentence on each newer one that is damaged or foreign."""
     skipped: list[str] = []
     for folder in _list_checkpoints(last):
         fault = _find_fault(folder)
@@ -83,13 +82,15 @@ def find_checkpoint(last: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a folder that `find_checkpoint` gave."""
+    """Return the state.json of a folder that `find_checkpoint` returned."""
     return read_json(folder / "state.json")
 
 
 def load_checkpoint(folder: Path, modules: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
-    """Fill `modules` from a folder that `find_checkpoint` gave; returns the optimisers' state dicts. Raises FlukeError when they
-    don't fit."""
+    """Fill `modules` from a folder that `find_checkpoint` returned; return the optimizers' state dicts.
+
+    Raises FlukeError when the tensors don't fit.
+    """
     try:
         for name, module in modules.items():
             module.load_state_dict(safetensors.torch.load_file(folder / f"{name}.safetensors"))

@@ -1,4 +1,4 @@
-"""What several processes agree on: failures, stops, BatchNorm's statistics. With one process each of these is free."""
+"""What several processes agree on: errors, stops, BatchNorm's statistics. With one process none of it costs anything."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ SECOND_SIGNAL_SECONDS = 5.0
 
 
 def run_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
-    """Run `action` on the main process while the others wait; its FlukeError is raised on all of them, so that none is left in a
-    barrier. Returns its value on the main process, None elsewhere."""
+    """Run `action` on the main process while the others wait; return its value there and None elsewhere.
+
+    Its FlukeError is raised on all processes, so that none waits forever.
+    """
     value, fault = None, None
     if accelerator.is_main_process:
         try:
@@ -38,7 +40,7 @@ def run_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
 
 
 def broadcast_from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """`run_on_main`, and its value on all processes: one computes, and none can decide otherwise for a last bit."""
+    """Run `action` on the main process and return its value on all: no process can decide otherwise because of a last bit."""
     value = run_on_main(accelerator, action)
     if accelerator.num_processes > 1:
         value = broadcast_object_list([value])[0]
@@ -46,17 +48,17 @@ def broadcast_from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 
 def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process rank 0's buffers: each has BatchNorm statistics of its own share, and would evaluate another network."""
+    """Copy rank 0's buffers to every process: each has BatchNorm statistics of its own share of the images."""
     if accelerator.num_processes > 1:
         for buffer in module.buffers():
             buffer.copy_(broadcast(buffer))
 
 
 class StopSignal:
-    """Catches SIGTERM and SIGINT while used as a context, and says, on all processes alike, when they have come.
+    """Catch SIGTERM and SIGINT while used as a context, and tell all processes when one has come.
 
-    A second signal, PATIENCE seconds later or more, acts as if nothing caught it: a launcher repeats at once what the whole group
-    got.
+    A second signal ends the process, if it comes SECOND_SIGNAL_SECONDS later or more: a launcher repeats at once what the whole
+    group got.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -98,6 +100,6 @@ class StopSignal:
         return int(self.accelerator.gather(value).max())
 
     def check(self) -> None:
-        """Raise Interrupted, on all processes alike, when a signal came."""
+        """Raise Interrupted on all processes when a signal came to any of them."""
         if self.agree() == SIGNALLED:
             raise Interrupted("stopped by a signal")

@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser, learning rate as a function of the optimiser step."""
+"""Parameter groups, the optimizer, and the learning rate as a function of the optimizer step."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lib.config.recipe import Optim
 from lib.errors import FlukeError
 
 
-def make_optimizer(o: Optim, backbone: nn.Module, rest: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all parameters that may ever learn; each group carries `lr_scale`, its factor on the schedule's rate.
+def make_optimizer(o: Optim, backbone: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer over all parameters that may be trained; each group has `lr_scale`, its factor on the schedule's rate.
 
-    `rest` is head and objective. What a backbone of timm itself spares from weight decay (positions, class tokens) is spared.
-    Raises FlukeError for a name that timm doesn't know, or for values that the optimiser doesn't take.
+    `head` is head and objective. Parameters that timm's backbone excludes from weight decay (positions, class tokens) are excluded.
+    Raises FlukeError for a name that timm doesn't know, and for values that the optimizer doesn't take.
     """
     known = [str(name) for name in list_optimizers()]
     if o.name.lower() not in known:
         raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(known)}.")
-    spared: Any = getattr(backbone, "no_weight_decay", tuple)()
+    undecayed: Any = getattr(backbone, "no_weight_decay", tuple)()
     if o.layer_decay is None:
-        groups = param_groups_weight_decay(backbone, o.weight_decay, no_weight_decay_list=spared)
+        groups = param_groups_weight_decay(backbone, o.weight_decay, no_weight_decay_list=undecayed)
     else:
-        groups = param_groups_layer_decay(backbone, o.weight_decay, no_weight_decay_list=spared, layer_decay=o.layer_decay)
+        groups = param_groups_layer_decay(backbone, o.weight_decay, no_weight_decay_list=undecayed, layer_decay=o.layer_decay)
     groups = [{"lr_scale": 1.0, **group} for group in groups]
-    groups += [{**group, "lr_scale": o.head_lr} for group in param_groups_weight_decay(rest, o.weight_decay)]
+    groups += [{**group, "lr_scale": o.head_lr} for group in param_groups_weight_decay(head, o.weight_decay)]
     groups = [group for group in groups if group["params"]]
     for group in groups:
         group.pop("use_fallback", None)
@@ -40,15 +40,15 @@ def make_optimizer(o: Optim, backbone: nn.Module, rest: nn.Module) -> torch.opti
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group `rate` times its own factor."""
+    """Set every group's learning rate to `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def schedule_factor(o: Optim, step: int, total: int, per_epoch: int) -> float:
-    """Factor on `optim.lr` at optimiser step `step` (0-based) of `total`, with `per_epoch` steps an epoch.
+    """Return the factor on `optim.lr` at optimizer step `step` (0-based) of `total`, with `per_epoch` steps per epoch.
 
-    `plateau` is constant here: its drops depend on the metric and are multiplied in by the loop.
+    It is constant for `plateau`, whose drops depend on the metric: the loop multiplies by `plateau_factor`.
     """
     warmup = round(o.warmup_epochs * per_epoch)
     if o.schedule == "onecycle":
@@ -74,7 +74,7 @@ def _cosine_between(start: float, end: float, share: float) -> float:
 
 
 class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
-    """torch's, over a rate of its own that starts at 1; its state_dict resumes the rate too, which torch's does not."""
+    """ReduceLROnPlateau over a rate that starts at 1; unlike torch's, its state_dict restores the rate too."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -82,11 +82,11 @@ class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
 
 
 def make_plateau(o: Optim, direction: Literal["min", "max"]) -> Plateau:
-    """The recipe's plateau for a metric of which "min" or "max" is best; `plateau_factor` reads its rate."""
+    """Return the recipe's plateau for a metric of which "min" or "max" is best; `plateau_factor` reads its rate."""
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     return Plateau(carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr)
 
 
 def plateau_factor(plateau: Plateau) -> float:
-    """The factor that the drops so far amount to."""
+    """Return the product of the drops so far."""
     return plateau.optimizer.param_groups[0]["lr"]
