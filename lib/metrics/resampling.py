@@ -36,9 +36,9 @@ def check_finite(logits: Array, targets: Array | None = None) -> None:
         raise ValueError(f"targets {targets.min()} to {targets.max()} for {logits.shape[1]} columns")
 
 
-def ratio(part: Array, whole: Array) -> Array:
-    """Return part / whole, NaN where `whole` is 0."""
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Return numerator / denominator, NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
 def weighted_mean(values: Array, weights: Array) -> Array:
