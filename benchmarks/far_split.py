@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from lib.images.augmentation import make_eval_transform
     from lib.models.network import Network, NetworkSpec
     from lib.models.weights import load_initial_weights
-    from lib.pipelines.train import make_dataset
+    from lib.pipelines.run_tables import make_dataset
     from lib.tables import loading
     from lib.tables.target import IDENTITY
     from lib.training.accelerator import keep_memory

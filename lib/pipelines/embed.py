@@ -20,7 +20,7 @@ from lib.images.augmentation import make_eval_transform
 from lib.images.checking import find_unreadable
 from lib.images.dataset import ImageDataset
 from lib.models.weights import load_network, read_spec
-from lib.pipelines.train import make_dataset
+from lib.pipelines.run_tables import make_dataset
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
 from lib.retrieval.similarity import check_embeddings
 from lib.run_folder import RunFolder, newest_run

@@ -10,7 +10,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,40 +18,22 @@ import numpy as np
 from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
-from lib.files import read_json, write_json, write_text
-from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval, interval_on_test, mean_interval
+from lib.files import read_json, write_text
 from lib.models.weights import read_spec
-from lib.pipelines.embed import load_class_centres
-from lib.pipelines.predict import predict_average
+from lib.pipelines.folds_result import combine_folds
+from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
 from lib.pipelines.runs import RunArguments, load_recipe, lock_run, open_run, write_run_start
-from lib.pipelines.train import Fold, evenly_spaced, group_list, load_tables, train_run
-from lib.reports.run_page import write_folds_page
-from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
+from lib.pipelines.train import train_run
 from lib.run_folder import RunFolder
-from lib.scores.decisions import label_thresholds
-from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.submission.formats import check_sample
-from lib.submission.writing import submit
 from lib.tables import splits
 from lib.tables.readers import read_columns
-from lib.tables.sample import Sample, load_sample
+from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
 from lib.training.accelerator import make_accelerator
-from lib.training.distributed import broadcast_from_main, run_on_main
+from lib.training.distributed import broadcast_from_main
 from lib.training.run import Run
-
-
-@dataclass(frozen=True)
-class FoldTables:
-    """What the folds share."""
-
-    train: Table
-    of_row: np.ndarray
-    """(n,) fold of each training row."""
-    test: Table | None
-    sample: Sample | None
 
 
 def cross_validate(
@@ -80,9 +62,6 @@ def cross_validate(
             run.log(f"{run.folder}: oof.npz and cv.json need all {n} folds, and {missing} are missing; {run.resume_command}")
             return {}
         return combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
-
-
-# --- the folds --------------------------------------------------------------------------------------------------------------------
 
 
 def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
@@ -193,150 +172,3 @@ def _compare_models(folder: RunFolder, n: int, target: Target) -> None:
     for path in (folder.fold(k).weights for k in range(n)):
         if path.exists() and (spec := read_spec(path)) is not None and spec.target.outputs != target.outputs:
             raise FlukeError(f"{path}: this k-fold run is of kind {spec.kind}; go on with --kind {spec.kind}.")
-
-
-# --- all folds together -----------------------------------------------------------------------------------------------------------
-
-
-def combine_folds(
-    recipe: Recipe, run: Run, target: Target, tables: FoldTables, results: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Write what all folds say together; returns what cv.json holds, which is written when every fold is finished."""
-    folder = run.folder
-    result = {"keep": recipe.train.keep, **summarise(results)}
-    if target.outputs == "embeddings":
-        result |= broadcast_from_main(run.accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
-        run.log(describe_folds_result(result))
-    else:
-        oof = join_folds(folder, tables.train, recipe.folds.n)
-        trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
-        held_out, logits = tables.train.take(trained), oof.logits[trained]
-        num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
-        result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, result["metric"], num_test))
-        run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
-        run.log(describe_folds_result(result))
-        thresholds = None
-        if target.several:
-            thresholds = label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
-            run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
-        if tables.test is not None:
-            predict_test(recipe, run, tables, result["metric"], thresholds)
-        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result))
-    if broadcast_from_main(run.accelerator, lambda: all(folder.fold(k).is_finished for k in range(recipe.folds.n))):
-        run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
-        run.log(f"done: {folder}")
-    else:
-        run.log(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
-    return result
-
-
-def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the folds' values of their metric, their mean, and their standard deviation (n - 1) as `spread`.
-
-    The spread is no error of the mean, because the folds' models share training rows.
-    """
-    metric = results[0]["metric"]
-    values = [float(result[metric]) for result in results]
-    return {
-        "metric": metric,
-        "mean": float(np.mean(values)),
-        "spread": float(np.std(values, ddof=1)),
-        "per_fold": values,
-        "folds": [{"fold": k, **result} for k, result in enumerate(results)],
-    }
-
-
-def join_folds(folder: RunFolder, train: Table, n: int) -> Scores:
-    """Return the folds' validation scores as one, in the order of `train`. Raises FlukeError unless each row is there once."""
-    parts = [load_scores(folder.fold(k).scores_val) for k in range(n)]
-    rows = np.concatenate([part.rows for part in parts])
-    order, train_order = np.argsort(rows, kind="stable"), np.argsort(train.rows, kind="stable")
-    if not np.array_equal(rows[order], train.rows[train_order]) or any(part.classes != train.classes for part in parts):
-        raise FlukeError(
-            f"{folder}: the folds' scores_val.npz are not of each of the {len(train):,} training rows once; are all of this run?"
-        )
-    logits = np.concatenate([part.logits for part in parts])[order[np.argsort(train_order, kind="stable")]]
-    source = {**parts[0].source, "run": folder.name, "folds": n}
-    del source["best_epoch"], source["queries"]
-    return Scores(train.rows, train.names, train.classes, logits, train.labels, train.target, source, group_list(train))
-
-
-def pooled_metrics(table: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
-    """Return the metrics of the out-of-fold `logits` (n, C) of a table, all rows together, and an interval, groups drawn whole.
-
-    The interval is that of `metric`, or of the target's default metric where `metric` can't be computed from logits (loss).
-    `test_interval` is for the score on another `test_rows` images of the same kind.
-    """
-    targets = table.targets()
-    metrics = registry.compute_metrics(table.target, logits, targets)
-    name = registry.metric_from_logits(metric, table.target)
-    interval = bootstrap_interval((name, logits, targets), groups=table.groups)
-    result = {"rows": len(targets), "pooled_metric": name, "pooled": metrics[name], "interval": interval, "pooled_metrics": metrics}
-    if test_rows:
-        result |= {
-            "test_rows": test_rows,
-            "test_interval": interval_on_test(name, metrics[name], interval, len(targets), test_rows),
-        }
-    return result
-
-
-def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict[str, Any]:
-    """Return the mean of `metric` over the queries of all folds, each searched in its fold's gallery, and its interval.
-
-    {} for a metric that is no mean over queries.
-    """
-    values: list[np.ndarray] = []
-    groups: list[str] | None = []
-    for fold in (folder.fold(k) for k in range(recipe.folds.n)):
-        val = load_scores(fold.scores_val)
-        is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
-        labels = np.array([label for (label,) in val.labels or []])
-        of_row = None if val.groups is None else np.array(val.groups)
-        centres = load_class_centres(fold, recipe)
-        per_query = evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres).per_query
-        if metric not in per_query:
-            return {}
-        values.append(per_query[metric])
-        groups = None if groups is None or of_row is None else [*groups, *of_row[is_query].tolist()]
-    pooled = np.concatenate(values)
-    result = {"rows": int((~np.isnan(pooled)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(pooled))}
-    return result | {"interval": mean_interval(pooled, None if groups is None else np.array(groups))}
-
-
-def describe_folds_result(result: dict[str, Any]) -> str:
-    """Return what is printed of cv.json."""
-    per_fold = first_few((f"{value:.4f}" for value in result["per_fold"]), 20)
-    lines = [f"{result['metric']} over folds: {result['mean']:.4f}, spread {result['spread']:.4f} ({per_fold})"]
-    if "pooled" in result:
-        low, high = result["interval"]
-        line = f"{result['pooled_metric']} of all {result['rows']:,} held-out rows: {result['pooled']:.4f}, "
-        line += f"95% interval {low:.4f} to {high:.4f}"
-        if "test_interval" in result:
-            low, high = result["test_interval"]
-            line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
-        lines.append(line)
-    if result["keep"] == "best":
-        lines.append(
-            "  slightly too high: each fold's epoch was chosen on the rows that it is scored on (not with train.keep last)"
-        )
-    return "\n".join(lines)
-
-
-def predict_test(recipe: Recipe, run: Run, tables: FoldTables, metric: str, thresholds: dict[str, float] | None) -> None:
-    """Predict the test images by the mean of the folds' models; write their scores and the submission. Raises Interrupted."""
-    folder, test = run.folder, tables.test
-    assert test is not None
-    files = [folder.fold(k).weights for k in range(recipe.folds.n)]
-    try:
-        outputs = predict_average(files, recipe, test, run.accelerator, run.stop.check)
-    except Interrupted:
-        raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
-    source = {"run": folder.name, "model": recipe.model.name, "metric": metric, "folds": recipe.folds.n}
-    of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source)
-
-    def write() -> None:
-        save_scores(folder.scores_test, of_test)
-        if tables.sample is not None:
-            submit(recipe.predict, folder.submission, tables.sample, of_test, thresholds, run.log)
-
-    run_on_main(run.accelerator, write)

@@ -21,8 +21,8 @@ from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import NetworkSpec
 from lib.models.weights import load_network, read_spec
+from lib.pipelines.run_tables import make_dataset
 from lib.pipelines.runs import load_recipe
-from lib.pipelines.train import make_dataset
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, run_of_weights
 from lib.scores.score_file import Scores, save_scores

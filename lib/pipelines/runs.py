@@ -24,9 +24,8 @@ from lib.files import lock_folder, require_free, write_json, write_text
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, newest_run
 from lib.training import checkpoint
-from lib.training.accelerator import keep_memory, make_accelerator
+from lib.training.accelerator import describe_numerics, keep_memory, make_accelerator
 from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
-from lib.training.loop import describe_numerics
 from lib.training.run import Run
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from torch import nn
 
 from lib.config import command_line
 from lib.config.recipe import Recipe
-from lib.errors import Interrupted, did_you_mean
+from lib.errors import Interrupted
 from lib.files import write_json, write_text
-from lib.images.augmentation import Transform, make_eval_transform, make_train_transform
-from lib.images.cache import open_cache
-from lib.images.checking import describe_sizes, find_unreadable
-from lib.images.dataset import ImageDataset
+from lib.images.augmentation import make_eval_transform, make_train_transform
 from lib.images.samplers import check_batch_size, derive_seed
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
+from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.reports.run_page import write_run_page
 from lib.run_folder import run_of_weights
@@ -30,40 +27,14 @@ from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.submission.formats import check_sample
 from lib.submission.writing import submit
-from lib.tables import filters, loading, splits
 from lib.tables.sample import Sample, load_sample
-from lib.tables.table import Table, describe_table
+from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
 from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict
 from lib.training.loop import Datasets, Outcome, Trainer, fit
 from lib.training.run import Run
 from lib.training.tasks import Task, make_task
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One fold of a k-fold run; the k-fold run loads the tables and predicts the test images."""
-
-    train: Table
-    """All n training rows, whose images were checked."""
-    of_row: np.ndarray
-    """(n,) fold of each row."""
-    number: int
-    """The fold to hold out."""
-    images_to_predict: int
-    """Test images that the k-fold run has to predict after this fold, before the fold's deadline."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The tables of a run."""
-
-    train: Table
-    val: Table
-    test: Table | None
-    cached: Table | None
-    """All rows whose images share one cache, so that folds and splits of a table don't make one each; None: each table its own."""
 
 
 def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> dict[str, Any]:
@@ -98,72 +69,6 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
     outcome = fit(trainer)
     prediction = predict_splits(recipe, run, task, network, tables, outcome)
     return write_results(recipe, run, task, prediction, sample, outcome)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------------------
-
-
-def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table | None]:
-    """Return the training table, without unreadable images if the recipe says so, and the test table if there is one.
-
-    A classifier of data.only_classes keeps the rows of other classes. Its split is then the one of a run on all classes, and its
-    scores of the held-out rows can be combined with that run's.
-    """
-    d = recipe.data
-    train_table = loading.load_train(d, recipe.folds, keep_others=target.outputs == "logits")
-    test = loading.load_test(d, train_table.classes, train_table.target)
-
-    def unreadable() -> list[dict[int, str]]:
-        return [find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train_table, test)]
-
-    bad_train, bad_test = broadcast_from_main(run.accelerator, unreadable)
-    train_table = filters.drop_unreadable(train_table, bad_train, d.on_unreadable)
-    if test is not None:
-        test = filters.drop_unreadable(test, bad_test, "error", what="test")
-    run.log(describe_table(train_table.take(train_table.in_classes())))
-    run.log(f"  {describe_sizes(train_table.paths)}; unreadable: {len(bad_train):,}")
-    if test is not None:
-        run.log(f"test: {len(test):,} images")
-    return train_table, test
-
-
-def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> Splits:
-    """Return the rows to train on, to validate on and to predict. Raises FlukeError."""
-    table, test = (fold.train, None) if fold else load_tables(recipe, run, target)
-    train_rows, val_rows = _split_rows(recipe, run, target, table, fold)
-    if target.outputs == "logits":
-        train_rows = train_rows[table.in_classes()[train_rows]]
-    if limit := recipe.train.limit_rows:
-        train_rows = evenly_spaced(train_rows, limit)
-        val_rows = val_rows if fold else evenly_spaced(val_rows, limit)  # the table of all folds was cut before
-        test = test.take(evenly_spaced(np.arange(len(test)), limit)) if test is not None else None
-    run.log(splits.describe_split(table, train_rows, val_rows))
-    cached = None if limit else table if fold else table.take(np.union1d(train_rows, val_rows))
-    return Splits(table.take(train_rows), table.take(val_rows), test, cached)
-
-
-def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fold | None) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the rows to train on and of the held-out ones."""
-    d = recipe.data
-    if target.outputs == "embeddings":
-        if d.new_label is not None and d.new_label not in (counts := table.counts()):
-            hint = did_you_mean(d.new_label, counts)
-            run.log(f"note: no training image has the label {d.new_label!r} (data.new_label){hint}")
-        of_fold = (fold.of_row, fold.number) if fold else None
-        return splits.split_identities(table, recipe.folds, d.new_label, d.new_rows == "negatives", of_fold)
-    if fold is None:
-        return splits.split_holdout(table, recipe.folds)
-    return np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
-
-
-def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
-    """Return `n` of `rows`, evenly spaced, so that a dry run meets every part of the table."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))]
-
-
-def group_list(table: Table) -> list[str] | None:
-    """Return the groups of a table's rows as a score file holds them."""
-    return None if table.groups is None else [str(group) for group in table.groups]
 
 
 def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:
@@ -238,25 +143,6 @@ def make_trainer(recipe: Recipe, run: Run, task: Task, network: Network, tables:
     )
     num_test = fold.images_to_predict if fold else 0 if tables.test is None else len(tables.test)
     return Trainer(run, recipe, task, network, data, len(task.val) + len(task.unmeasured) + num_test)
-
-
-def make_dataset(
-    recipe: Recipe, table: Table, transform: Transform, targets: np.ndarray | None = None, cached: Table | None = None
-) -> ImageDataset:
-    """Return the images of a table, read through the cache if the recipe has one.
-
-    The cache is that of the images of `cached`, of which the table is a part (None: of the table). `targets` longer than the table
-    say that its mirrored images follow.
-    """
-    d = recipe.data
-    cache = None
-    if d.cache_dir is not None:
-        short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
-        paths = table.paths if cached is None else cached.paths
-        position = {path: i for i, path in enumerate(paths)}
-        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([position[path] for path in table.paths])
-    mirrored = targets is not None and len(targets) > len(table)
-    return ImageDataset(table.paths, transform, targets, recipe.train.seed, cache, mirrored)
 
 
 # --- predictions and results ------------------------------------------------------------------------------------------------------

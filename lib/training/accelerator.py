@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -46,3 +49,31 @@ def make_accelerator(t: Train, folder: Path) -> Accelerator:
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     cpu = several and not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, log_with=t.log_with or None, project_dir=folder, kwargs_handlers=[timeout])
+
+
+def describe_numerics(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what the last bits of a run's numbers depend on besides its recipe and the number of processes."""
+    return {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision, "device": accelerator.device.type}
+
+
+@contextmanager
+def explain_step_errors(t: Train, num_processes: int) -> Iterator[None]:
+    """Turn what a step of this size may raise into one sentence: no GPU memory left, or too few images for BatchNorm."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        smaller = max(t.batch_size // 2 // num_processes, 1) * num_processes
+        cure = f"try --train.batch_size {smaller} --train.accumulate {t.accumulate * 2}, which trains much alike"
+        if smaller == t.batch_size:
+            cure = "one image is too large: lower data.size, or take a smaller model"
+        raise FlukeError(
+            f"Out of GPU memory with train.batch_size {t.batch_size} on {num_processes} process{'es' * (num_processes > 1)}; "
+            f"{cure}."
+        ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise FlukeError(
+            f"train.batch_size {t.batch_size} leaves each of {num_processes} processes one image per batch, of which BatchNorm "
+            f"can't compute statistics; set at least {2 * num_processes}."
+        ) from None

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.config.recipe import Recipe, Train
+from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted
 from lib.files import write_text
 from lib.images.dataset import ImageDataset, make_train_loader
@@ -27,6 +25,7 @@ from lib.metrics.registry import METRICS
 from lib.models.network import Network
 from lib.models.weights import save_network
 from lib.training import checkpoint
+from lib.training.accelerator import describe_numerics, explain_step_errors
 from lib.training.distributed import SIGNALLED, broadcast_buffers, broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict, progress_bar_options
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
@@ -309,34 +308,6 @@ class Trainer:
         history = self.state.history
         keeps_last = self.recipe.train.keep == "last" and history
         return Outcome(history, len(history) if keeps_last else self.state.best_epoch, finished)
-
-
-def describe_numerics(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what the last bits of a run's numbers depend on besides its recipe and the number of processes."""
-    return {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision, "device": accelerator.device.type}
-
-
-@contextmanager
-def explain_step_errors(t: Train, num_processes: int) -> Iterator[None]:
-    """Turn what a step of this size may raise into one sentence: no GPU memory left, or too few images for BatchNorm."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError:
-        smaller = max(t.batch_size // 2 // num_processes, 1) * num_processes
-        cure = f"try --train.batch_size {smaller} --train.accumulate {t.accumulate * 2}, which trains much alike"
-        if smaller == t.batch_size:
-            cure = "one image is too large: lower data.size, or take a smaller model"
-        raise FlukeError(
-            f"Out of GPU memory with train.batch_size {t.batch_size} on {num_processes} process{'es' * (num_processes > 1)}; "
-            f"{cure}."
-        ) from None
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise FlukeError(
-            f"train.batch_size {t.batch_size} leaves each of {num_processes} processes one image per batch, of which BatchNorm "
-            f"can't compute statistics; set at least {2 * num_processes}."
-        ) from None
 
 
 def _is_better(value: float, best: float, direction: str) -> bool:

@@ -27,7 +27,7 @@ from lib.config.recipe import Model, Train
 from lib.errors import FlukeError
 from lib.models import network
 from lib.models.weights import load_network
-from lib.training import loop
+from lib.training import accelerator
 from scripts import train_classifier, train_embedding
 
 ROOT = Path(__file__).parents[2]
@@ -650,7 +650,7 @@ def test_out_of_memory(arguments: Callable, tmp_path: Path, monkeypatch: pytest.
         FlukeError, match=r"Out of GPU memory with train.batch_size 8 on 1 process; try --train.batch_size 4 --train.accumulate 2"
     ):
         train_classifier.main(arguments(tmp_path / "run"))
-    with pytest.raises(FlukeError, match="one image is too large"), loop.explain_step_errors(Train(batch_size=2), 2):
+    with pytest.raises(FlukeError, match="one image is too large"), accelerator.explain_step_errors(Train(batch_size=2), 2):
         full()
 
 

@@ -21,8 +21,8 @@ from lib.errors import FlukeError, Interrupted
 from lib.images.decoding import decode
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import Network
+from lib.pipelines import folds_result, run_tables, train
 from lib.pipelines import kfold as kfold_pipeline
-from lib.pipelines import train
 from lib.reports import run_page
 from lib.scores import alignment, score_file
 from lib.training import loop
@@ -46,7 +46,7 @@ def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "write_run_page", lambda *_: None)
-        patch.setattr(kfold_pipeline, "write_folds_page", lambda *_: None)
+        patch.setattr(folds_result, "write_folds_page", lambda *_: None)
         yield
 
 
@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
     """A finished run of three folds. Its last folder name is always `run`, for files tell the name."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kfold_pipeline, "write_folds_page", run_page.write_folds_page)
+        patch.setattr(folds_result, "write_folds_page", run_page.write_folds_page)
         kfold.main(make_argv(arguments, out))
     return out
 
@@ -181,7 +181,7 @@ def test_time_left_is_shared_among_the_folds_to_come(
     assert seen == [(1000 + 600 / 3, 13), (1060 + 540 / 2, 20), (1120 + 480, 39)]
 
 
-def _record(seen: list, now: list[float], run: Run, fold: train.Fold) -> dict[str, object]:
+def _record(seen: list, now: list[float], run: Run, fold: run_tables.Fold) -> dict[str, object]:
     seen.append((run.deadline, fold.images_to_predict))
     now[0] += 60
     return {"metric": "accuracy", "accuracy": 0.5}
@@ -372,8 +372,8 @@ def open_index(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_a_score_that_chose_its_epoch_is_called_too_high(keep: str) -> None:
-    said = kfold_pipeline.describe_folds_result(
-        {"keep": keep, **kfold_pipeline.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
+    said = folds_result.describe_folds_result(
+        {"keep": keep, **folds_result.summarise([{"metric": "accuracy", "accuracy": a} for a in (0.5, 0.7)])}
     )
     assert "accuracy over folds: 0.6000, spread 0.1414" in said
     assert ("slightly too high" in said) == (keep == "best")

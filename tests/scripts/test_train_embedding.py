@@ -20,7 +20,7 @@ from lib.images.samplers import ClassGroupOrder
 from lib.models.embedding_losses import make_embedding_loss
 from lib.models.network import Network, NetworkSpec
 from lib.pipelines.embed import load_class_centres
-from lib.pipelines.train import make_dataset
+from lib.pipelines.run_tables import make_dataset
 from lib.retrieval.class_centres import make_class_centres
 from lib.run_folder import RunFolder
 from lib.scores import score_file
