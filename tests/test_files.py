@@ -242,16 +242,7 @@ def test_error_of_a_dataloader_worker_is_one_sentence() -> None:
 
 
 def state(epoch: int, batch: int) -> dict[str, object]:
-    return {
-        "epoch": epoch,
-        "batch": batch,
-        "step": 1,
-        "running": [0.0],
-        "history": [],
-        "best_epoch": None,
-        "waited": 0,
-        "world": 1,
-    }
+    return {"epoch": epoch, "batch": batch, "step": 1, "running": [0.0], "history": [], "best_epoch": None, "waited": 0, "world": 1}
 
 
 def save(last: Path, epoch: int, batch: int) -> Path:

@@ -12,11 +12,7 @@ from lib.metrics.resampling import BLOCK, Array, check_finite, weighted_mean
 
 
 def bootstrap_interval(
-    values: Array | tuple[str, Array, Array],
-    n: int | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    groups: Array | None = None,
+    values: Array | tuple[str, Array, Array], n: int | None = None, level: float = 0.95, seed: int = 0, groups: Array | None = None
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval (Efron 1979) of a metric or of a mean.
 

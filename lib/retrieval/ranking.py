@@ -61,11 +61,7 @@ def _vote(images: _Images, r: Retrieval) -> NDArray[np.float64]:
     return best + r.temperature * np.log(np.add.reduceat(votes, images.first))
 
 
-METHODS: dict[str, Callable[[_Images, Retrieval], NDArray[np.float64]]] = {
-    "best": _best,
-    "mean_n": _mean_of_nearest,
-    "vote": _vote,
-}
+METHODS: dict[str, Callable[[_Images, Retrieval], NDArray[np.float64]]] = {"best": _best, "mean_n": _mean_of_nearest, "vote": _vote}
 """retrieval.method: how the scores of an identity's images become its score, (g,)."""
 
 

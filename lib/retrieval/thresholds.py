@@ -115,11 +115,7 @@ def fit_threshold(curve: ThresholdCurve, by: By, share: float, far: float = 0.05
 
 
 def crossfit_thresholds(
-    queries: LabelledScores,
-    fit: Callable[[ThresholdCurve], float],
-    k: int = 5,
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
+    queries: LabelledScores, fit: Callable[[ThresholdCurve], float], k: int = 5, groups: NDArray[Any] | None = None, seed: int = 0
 ) -> Floats:
     """Return thresholds (q,) to evaluate labelled queries at: each is fitted (`fit`, of a curve) on the other parts of the queries.
 

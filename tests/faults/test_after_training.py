@@ -533,12 +533,7 @@ AFTER = [
         "of its rows aren't in own/train.csv as they were",
         lambda root: rows(lambda table: table.iloc[::-1], "own/train.csv")(root),
     ),
-    after(
-        retrieve,
-        f"{ASK} --retrieval.factory Foo",
-        "an unknown index",
-        "retrieval.factory Foo: no FAISS index of 8 dimensions",
-    ),
+    after(retrieve, f"{ASK} --retrieval.factory Foo", "an unknown index", "retrieval.factory Foo: no FAISS index of 8 dimensions"),
     after(retrieve, f"{ASK} --retrieval.factory IVF999,Flat", "an index of too many cells", "can't be trained on "),
     after(
         retrieve,

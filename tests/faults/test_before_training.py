@@ -520,9 +520,7 @@ CASES = [
     Case("a part to freeze that isn't there", "is no part of test_resnet; its parts are", {"optim_freeze": "[steem]"}),
     Case("an optimiser that isn't there", "optim.name adamx: timm knows", {"optim_name": "adamx"}),
     Case(
-        "an optimizer's value out of range",
-        "--optim.weight_decay: expected a number >= 0 (found -1)",
-        {"optim_weight_decay": -1},
+        "an optimizer's value out of range", "--optim.weight_decay: expected a number >= 0 (found -1)", {"optim_weight_decay": -1}
     ),
     # the loop
     Case(
@@ -533,9 +531,7 @@ CASES = [
     Case("a transform's argument that isn't there", "has no argument degree", {"data_augment": "[{RandomRotation: {degree: 3}}]"}),
     Case("a transform's value that it can't use", "can't be used with", {"data_augment": "[{RandomRotation: {degrees: many}}]"}),
     Case(
-        "two transforms in one entry",
-        "is not a transform; write its name, or {",
-        {"data_augment": "[{Grayscale: {}, Resize: {}}]"},
+        "two transforms in one entry", "is not a transform; write its name, or {", {"data_augment": "[{Grayscale: {}, Resize: {}}]"}
     ),
     Case(
         "a transform that the network does itself",

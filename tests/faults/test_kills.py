@@ -46,11 +46,7 @@ FEATURES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "workers": (
         "train_classifier",
         ONE,
-        {
-            "data_workers": 2,
-            "data_augment": "[RandAugment, RandomHorizontalFlip, RandomErasing]",
-            "optim_schedule": "onecycle",
-        },
+        {"data_workers": 2, "data_augment": "[RandAugment, RandomHorizontalFlip, RandomErasing]", "optim_schedule": "onecycle"},
     ),
     "several-labels": (
         "train_classifier",

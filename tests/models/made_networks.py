@@ -11,11 +11,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def make_network(
-    name: str = "test_resnet",
-    classes: tuple[str, ...] = CLASSES,
-    target: Target = ONE_LABEL,
-    size: int = 32,
-    **model: object,
+    name: str = "test_resnet", classes: tuple[str, ...] = CLASSES, target: Target = ONE_LABEL, size: int = 32, **model: object
 ) -> Network:
     """Return a network with seeded weights; `model` are fields of the recipe's section."""
     torch.manual_seed(0)

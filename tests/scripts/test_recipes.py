@@ -164,14 +164,7 @@ def contest(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     ("contest", "name", "more"),
     [
         ("labels79", "labels79", ("--folds.holdout", "20")),
-        (
-            "lesions",
-            "lesions",
-            (
-                *("--train.epochs", "2", "--optim.freeze_epochs", "1"),
-                *CROPPED,
-            ),
-        ),
+        ("lesions", "lesions", (*("--train.epochs", "2", "--optim.freeze_epochs", "1"), *CROPPED)),
         pytest.param("labels79", "labels79_strong", ("--folds.holdout", "20"), marks=pytest.mark.slow),
         pytest.param("fashion", "fashion_strong", (), marks=pytest.mark.slow),
         pytest.param("lesions", "lesions_strong", (), marks=pytest.mark.slow),
@@ -262,9 +255,7 @@ def test_dry_run_on_a_real_contest(name: str, shared: Path, tmp_path: Path, monk
     for field, value in fields.items():
         argv += [f"--data.{field}", value]
     script = train_embedding if name == "whale" else train_classifier
-    more = {
-        "whale": ["--model.embedding_dim", "16"],
-        "whale_softmax_small": ["--data.min_images", "8"],
-        "lesions": CROPPED,
-    }.get(name, [])
+    more = {"whale": ["--model.embedding_dim", "16"], "whale_softmax_small": ["--data.min_images", "8"], "lesions": CROPPED}.get(
+        name, []
+    )
     assert script.main([*argv, *more])["rows"] <= 40
