@@ -1,8 +1,4 @@
-"""Columns of CSV and Parquet files, read as strings.
-
-CSV (also with semicolons, tabs or bars) is read by the standard library, because it guesses no types ("01", "NA" and "1e5" stay
-as they are) and reports the line of each row.
-"""
+"""Columns of tables, read as strings: one reader per kind of file, chosen by the file's suffix."""
 
 from __future__ import annotations
 
@@ -19,24 +15,90 @@ from lib.errors import FlukeError, did_you_mean, first_few
 from lib.tables.folders import image_stem
 
 
-def row_unit(path: Path) -> str:
-    """Return what messages call a position in this file: "row" in Parquet files, "line" in others."""
-    return "row" if _is_parquet(path) else "line"
+class CsvReader:
+    """Read CSV (also with semicolons, tabs or bars) by the standard library.
+
+    It guesses no types ("01", "NA" and "1e5" stay as they are) and reports the line of each row.
+    """
+
+    unit = "line"
+    """What messages call a position in the file."""
+
+    @staticmethod
+    def header(path: Path) -> list[str]:
+        """Return the column names."""
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            return next(_csv_rows(handle), [])
+
+    @staticmethod
+    def columns(path: Path, header: list[str], fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
+        """Return the columns that `fields` names, under its keys, and the position of each row."""
+        records: list[list[str]] = []
+        lines: list[int] = []
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            reader = _csv_rows(handle)
+            next(reader)
+            line = reader.line_num + 1
+            try:
+                for record in reader:
+                    if record:
+                        records.append(record)
+                        lines.append(line)
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise FlukeError(f"{path}, line {line}: not readable as CSV ({error}); check for an unclosed quote.") from None
+        if ragged := [f"line {line} ({len(record)})" for record, line in zip(records, lines) if len(record) != len(header)]:
+            found = f"{len(ragged):,} rows don't have the header's {len(header)} fields: {first_few(ragged)}"
+            raise FlukeError(f"{path}: {found}; quote the values that hold the delimiter.")
+        positions = {field: header.index(column) for field, column in fields.items()}
+        return {field: [record[at] for record in records] for field, at in positions.items()}, lines
+
+
+def _csv_rows(handle: TextIO) -> Any:
+    """Return a CSV reader whose delimiter is the first of comma, semicolon, tab and bar that the header holds."""
+    header = handle.readline()
+    handle.seek(0)
+    return csv.reader(handle, delimiter=next((mark for mark in ",;\t|" if mark in header), ","), strict=True)
+
+
+class ParquetReader:
+    """Read Parquet by pyarrow; a null becomes "", and a row's position is its number, from 1."""
+
+    unit = "row"
+
+    @staticmethod
+    def header(path: Path) -> list[str]:
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+
+    @staticmethod
+    def columns(path: Path, header: list[str], fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = pq.read_table(path, columns=sorted(set(fields.values())))
+        columns = {field: data.column(column).cast(pa.string()).fill_null("").to_pylist() for field, column in fields.items()}
+        return columns, list(range(1, data.num_rows + 1))
+
+
+READERS: dict[str, type[CsvReader] | type[ParquetReader]] = {".parquet": ParquetReader, ".pq": ParquetReader}
+"""Readers by lower-case suffix; every other file is read as CSV."""
+
+
+def reader_of(path: Path) -> type[CsvReader] | type[ParquetReader]:
+    """Return the reader of a file."""
+    return READERS.get(path.suffix.lower(), CsvReader)
 
 
 def read_header(path: Path) -> list[str]:
-    """Return the column names of a CSV or Parquet file. Raises FlukeError."""
+    """Return the column names of a table. Raises FlukeError."""
     with _reading(path):
-        if _is_parquet(path):
-            import pyarrow.parquet as pq
-
-            return list(pq.read_schema(path).names)
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            return next(_csv_reader(handle), [])
+        return reader_of(path).header(path)
 
 
 def read_columns(path: Path, fields: dict[str, str]) -> tuple[dict[str, list[str]], np.ndarray]:
-    """Read columns of a CSV or Parquet file as strings, unchanged; a null of Parquet becomes "".
+    """Read columns of a table as strings, unchanged.
 
     `fields` maps a field of the recipe, which messages mention, to the column that it names; the first result has the same keys.
     The second, (n,) int64, is the line on which each row begins (Parquet: the row's number, from 1). Blank lines are skipped.
@@ -52,12 +114,7 @@ def read_columns(path: Path, fields: dict[str, str]) -> tuple[dict[str, list[str
         if header.count(column) > 1:
             raise FlukeError(f"{path}: has several columns {column!r}; rename all but one.")
     with _reading(path):
-        if _is_parquet(path):
-            columns, lines = _read_parquet(path, fields)
-        else:
-            records, lines = _read_csv(path, len(header))
-            positions = {field: header.index(column) for field, column in fields.items()}
-            columns = {field: [record[at] for record in records] for field, at in positions.items()}
+        columns, lines = reader_of(path).columns(path, header, fields)
     if not lines:
         raise FlukeError(f"{path}: has a header but no rows; one row per image is expected.")
     return columns, np.array(lines, dtype=np.int64)
@@ -96,50 +153,8 @@ def read_mapping(path: Path, names: Sequence[str]) -> list[str]:
 def refuse_blanks(path: Path, column: str, values: Sequence[str], lines: np.ndarray) -> None:
     """Raise FlukeError, with the lines, when some of a column's values are blank."""
     if blank := [lines[i] for i, value in enumerate(values) if not value.strip()]:
-        where = f"{row_unit(path)} {first_few(blank)}"
+        where = f"{reader_of(path).unit} {first_few(blank)}"
         raise FlukeError(f"{path}: {len(blank):,} rows have a blank {column}: {where}; fill it in or remove the rows.")
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() in (".parquet", ".pq")
-
-
-def _csv_reader(handle: TextIO) -> Any:
-    """Return a CSV reader whose delimiter is the first of comma, semicolon, tab and bar that the header holds."""
-    header = handle.readline()
-    handle.seek(0)
-    return csv.reader(handle, delimiter=next((mark for mark in ",;\t|" if mark in header), ","), strict=True)
-
-
-def _read_csv(path: Path, width: int) -> tuple[list[list[str]], list[int]]:
-    """Return the rows below the header, which have `width` fields each, and the line on which each begins."""
-    records: list[list[str]] = []
-    lines: list[int] = []
-    with open(path, encoding="utf-8-sig", newline="") as handle:
-        reader = _csv_reader(handle)
-        next(reader)
-        line = reader.line_num + 1
-        try:
-            for record in reader:
-                if record:
-                    records.append(record)
-                    lines.append(line)
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise FlukeError(f"{path}, line {line}: not readable as CSV ({error}); check for an unclosed quote.") from None
-    if ragged := [f"line {line} ({len(record)})" for record, line in zip(records, lines) if len(record) != width]:
-        found = f"{len(ragged):,} rows don't have the header's {width} fields: {first_few(ragged)}"
-        raise FlukeError(f"{path}: {found}; quote the values that hold the delimiter.")
-    return records, lines
-
-
-def _read_parquet(path: Path, fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    data = pq.read_table(path, columns=sorted(set(fields.values())))
-    columns = {field: data.column(column).cast(pa.string()).fill_null("").to_pylist() for field, column in fields.items()}
-    return columns, list(range(1, data.num_rows + 1))
 
 
 @contextmanager

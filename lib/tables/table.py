@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.errors import FlukeError
-from lib.tables.readers import row_unit
+from lib.tables.readers import reader_of
 from lib.tables.target import Target
 
 
@@ -101,7 +101,7 @@ class Table:
 
     def describe_row(self, i: int) -> str:
         """Return what messages call row i: its line in the file, if any, and its image name."""
-        return repr(self.names[i]) if self.lines is None else f"{row_unit(self.source)} {self.lines[i]} {self.names[i]!r}"
+        return repr(self.names[i]) if self.lines is None else f"{reader_of(self.source).unit} {self.lines[i]} {self.names[i]!r}"
 
 
 def describe_table(table: Table, what: str = "train") -> str:
