@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"--topk {args.topk}: a query gets at least 1 name; set it to 1 or more.")
 
     from lib.pipelines import change_gallery, embed, retrieve  # torch is imported only from here on
-    from lib.pipelines.retrieval_job import RetrievalJob
+    from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_accelerator
 
     runs = embed.find_embedding_runs(args.run)
@@ -66,14 +66,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     folder = RetrievalFolder(args.out) if args.out else runs[0].retrieval
     accelerator = make_accelerator(Train(log_with=[]), folder.path)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
-    job = RetrievalJob(runs, recipes, args.combine, accelerator, folder, args.gallery)
+    session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:
-        return retrieve.compare_pair(job, [Path(image) for image in args.pair])
+        return retrieve.compare_pair(session, [Path(image) for image in args.pair])
     if args.add:
-        return change_gallery.add_to_gallery(job, args.add, args.image_dir)
+        return change_gallery.add_to_gallery(session, args.add, args.image_dir)
     if args.remove:
-        return change_gallery.remove_from_gallery(job, args.remove)
-    return retrieve.answer_queries(job, args.queries or args.evaluate, args.image_dir, metrics_only=args.evaluate is not None)
+        return change_gallery.remove_from_gallery(session, args.remove)
+    return retrieve.answer_queries(session, args.queries or args.evaluate, args.image_dir, metrics_only=args.evaluate is not None)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ PACKAGES += ("pipelines",)
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "pytorch_metric_learning"}
 NO_TORCH = ("config", "tables", "metrics", "scores", "retrieval", "submission")
 """Packages that scripts read before, or without, any training: seconds of torch would be felt."""
-NO_TORCH_FILES = ("reports.figures", "reports.html", "reports.drawing")
+NO_TORCH_FILES = ("reports.figures", "reports.html", "reports.drawing", "pipelines.ensemble")
 
 
 def name_of(path: Path) -> str:

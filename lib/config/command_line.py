@@ -208,6 +208,11 @@ def _unknown(name: str, names: list[str]) -> str:
     return f"unknown field {name}" + (f" ({nearest})" if nearest else "; --help lists them all")
 
 
+def load_recipe(path: Path) -> Recipe | None:
+    """Return the recipe of a run's recipe.yaml, None where there is no such file. Raises FlukeError."""
+    return parse(make_parser(""), ["--cfg", str(path)]).recipe if path.exists() else None
+
+
 def dump(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that `--cfg` reads back to the same recipe."""
     return dump_yaml(asdict(recipe))

@@ -8,7 +8,7 @@ kfold.py            cross-validation: a run per fold
 folds_result.py     the results of all folds together
 ensemble.py         combinations of runs
 embed.py            embeddings of a table's images, kept in the run's folder
-retrieval_job.py    what one call of retrieve.py works with
+retrieval_session.py  what one call of retrieve.py works with
 retrieve.py         queries searched in a gallery
 change_gallery.py   rows added to and removed from a gallery
 """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lib.config import command_line
+from lib.config.command_line import load_recipe
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.files import write_json, write_text
@@ -98,10 +99,8 @@ def choose_metric(arguments: EnsembleArguments, target: Target) -> str:
 
 def load_first_recipe(run: str, has_test: bool) -> tuple[Recipe | None, Sample | None]:
     """Return the first run's recipe and, where there are test scores, its sample submission; None where there is none."""
-    from lib.pipelines.runs import load_recipe  # PyTorch only now: wrong options are answered before
-
     folder = RunFolder(run)
-    recipe = load_recipe(folder)
+    recipe = load_recipe(folder.recipe)
     if recipe is None:
         print(f"{run}: has no {folder.recipe.name} that describes the submission; none is written.")
     return recipe, load_sample(recipe) if recipe is not None and has_test else None

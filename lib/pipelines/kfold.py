@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from lib.config import command_line
+from lib.config.command_line import load_recipe
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import read_json, write_text
 from lib.models.weights import read_spec
 from lib.pipelines.folds_result import combine_folds
 from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
-from lib.pipelines.runs import RunArguments, load_recipe, lock_run, open_run, write_run_start
+from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
 from lib.pipelines.train import train_run
 from lib.run_folder import RunFolder
 from lib.submission.formats import check_sample
@@ -159,7 +160,7 @@ def _compare_folds(folder: RunFolder, tables: FoldTables) -> None:
 
 def _compare_recipes(fold: RunFolder, recipe: Recipe) -> None:
     """Raise FlukeError when a finished fold's model was trained or predicted in another way than the others would be."""
-    if (theirs := load_recipe(fold)) is None:
+    if (theirs := load_recipe(fold.recipe)) is None:
         return
     for section, name in (("train", "epochs"), ("train", "patience"), ("predict", "tta")):
         before, now = (getattr(getattr(r, section), name) for r in (theirs, recipe))

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from scipy.special import logit
 
+from lib.config.command_line import load_recipe
 from lib.config.recipe import Data, Recipe, Train
 from lib.errors import FlukeError, first_few
 from lib.files import read_json, write_json
@@ -22,7 +23,6 @@ from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import NetworkSpec
 from lib.models.weights import load_network, read_spec
 from lib.pipelines.run_tables import make_dataset
-from lib.pipelines.runs import load_recipe
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, run_of_weights
 from lib.scores.score_file import Scores, save_scores
@@ -97,7 +97,7 @@ def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
     if run.is_file():
         return [run], None
     folder = RunFolder(run)
-    recipe = load_recipe(folder)
+    recipe = load_recipe(folder.recipe)
     parts = [folder]
     if folder.is_kfold and recipe is not None:
         parts = [folder.fold(k) for k in range(recipe.folds.n)]

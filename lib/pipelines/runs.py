@@ -88,13 +88,6 @@ def _newest_unfinished(stem: str, kfold: bool) -> RunFolder:
     return found
 
 
-def load_recipe(folder: RunFolder) -> Recipe | None:
-    """Return a run's recipe, None where its folder has none. Raises FlukeError."""
-    if not folder.recipe.exists():
-        return None
-    return command_line.parse(command_line.make_parser(""), ["--cfg", str(folder.recipe)]).recipe
-
-
 def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the fields, as "section.field (now X, was Y)", in which recipe `new` differs from `old` although it may not.
 

@@ -39,12 +39,6 @@ class OpenSet:
         values = {"threshold": self.threshold, "share": self.new_share}
         return {**values, "probability": self.name_probability._asdict(), "probability_new": new}
 
-    @classmethod
-    def from_json(cls, about: dict[str, Any]) -> OpenSet:
-        """Return what `to_json`, or threshold.json, holds."""
-        new = about["probability_new"]
-        return cls(about["threshold"], about["share"], Logistic(**about["probability"]), None if new is None else Logistic(**new))
-
 
 def fit_open_set(
     evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, concatenated_scores: np.ndarray | None = None

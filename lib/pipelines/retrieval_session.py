@@ -47,7 +47,7 @@ def single_labels(table: Table) -> np.ndarray:
 
 
 @dataclass
-class RetrievalJob:
+class RetrievalSession:
     """Which gallery is searched with which runs. Raises FlukeError for recipes with several labels per image."""
 
     runs: list[RunFolder]
