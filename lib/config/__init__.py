@@ -1,0 +1,10 @@
+"""The recipe and the command line, in reading order:
+
+traits        what other choices must know about each loss before torch is loaded
+recipe        sections and fields: types, ranges, defaults, meaning; retired and added fields
+constraints   constraints between several fields
+schema        the JSON schema of a recipe, and its types in words
+validation    a recipe from values, every wrong value named
+yaml_text     YAML without guesses: 01, yes and dates stay text
+command_line  recipe files and an option per field, read to a recipe; a recipe written back
+"""

@@ -1,0 +1,9 @@
+"""Metrics, in reading order:
+
+resampling      arithmetic that metrics share: sums over rows that count several times in a resample
+classification  metrics of logits and targets
+retrieval       metrics of ranked identities and gallery images
+verification    ROC and equal error rate of pairs
+registry        every metric by its name: targets, direction, range, thresholds
+intervals       bootstrap intervals of a score, of a gain, of the score on other images
+"""

@@ -1,0 +1,15 @@
+"""Retrieval of individuals by embeddings, in reading order:
+
+similarity     cosine and l2: traits, normalization, the check of embeddings
+faiss_index    the FAISS index: built, searched, changed, saved, opened memory-mapped
+gallery        rows of known individuals with their index
+ranking        ranked identities from the nearest gallery images
+class_centres  ArcFace's weight vectors as a second source of scores
+search         the best identities of queries, as the recipe's retrieval section says
+thresholds     the threshold for the new label: its curve, the rules, cross-fitting
+calibration    probabilities from scores, the share of new individuals
+evaluation     metrics of queries whose identities are known
+open_set       threshold, share and calibrations, fitted on held-out rows
+pairs          verification of pairs of images
+result         all answers as a table and as threshold.json
+"""

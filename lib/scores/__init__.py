@@ -1,0 +1,13 @@
+"""Scores of models and combinations of models, in reading order:
+
+score_file   scores on disk: an npz without pickles, with row ids, classes and source
+run_scores   the score files of a run
+alignment    scores of several runs, aligned by row id and class
+out_of_fold  the data that combinations are fitted on; cross-fitting
+decisions    temperature, offsets per class, thresholds per label
+averaging    averages with given weights
+weights      fitted weights
+stacking     a classifier on other models' scores
+combination  every method by its name, fitted
+evaluation   a combination on rows that it was not fitted on
+"""

@@ -1,7 +1,6 @@
-"""The submission of a contest, in the sample submission's columns, rows and file format.
+"""The submission of a contest, in the sample submission's columns, rows and file format, in reading order:
 
-In reading order:
-    formats.py    one class per format of a submission's columns, their registry, and the check of a sample before training
-    writing.py    write a submission from logits or from ranked labels
-    checking.py   read a written submission and compare it with the sample
+formats   one class per format of a submission's columns, their registry, and the check of a sample before training
+writing   write a submission from logits or from ranked labels
+checking  read a written submission and compare it with the sample
 """
