@@ -119,10 +119,10 @@ class RunFolder(_Folder):
         return read_json(self.metrics)
 
 
-def run_of_weights(path: Path) -> RunFolder:
-    """Return the run that a weights file, best/model.safetensors, belongs to; another file's own folder if it has another name."""
-    inside = path.parent.name == Path(RunFolder(".").weights).parent.name
-    return RunFolder(path.parent.parent if inside else path.parent)
+def run_of_weights(path: Path) -> RunFolder | None:
+    """Return the run whose best/model.safetensors this is; None for another file."""
+    folder = RunFolder(path.parent.parent)
+    return folder if folder.weights == path else None
 
 
 def newest_run(runs: Path, accepts: Callable[[RunFolder], bool]) -> RunFolder | None:

@@ -174,8 +174,8 @@ def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | N
 
     `run` is a run's folder or its best/model.safetensors.
     """
-    path = (run_of_weights(run) if run.is_file() else RunFolder(run)).thresholds
-    if not path.exists():
+    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
+    if folder is None or not (path := folder.thresholds).exists():
         return None
     found = read_json(path)
     if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):

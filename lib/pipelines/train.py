@@ -114,10 +114,12 @@ def count_leaked_rows(weights: str | None, task: Task) -> int:
     Counted are images of classes that it knows, of a classifier of the same images; 0 where that can't be found out.
     """
     path = Path(weights or "")
-    scores_val = run_of_weights(path).scores_val
-    if task.target.outputs == "embeddings" or not scores_val.exists() or (spec := read_spec(path)) is None:
+    folder = run_of_weights(path)
+    if task.target.outputs == "embeddings" or folder is None or not folder.scores_val.exists():
         return 0
-    held_out, classes = set(load_scores(scores_val).names), set(spec.classes)
+    if (spec := read_spec(path)) is None:
+        return 0
+    held_out, classes = set(load_scores(folder.scores_val).names), set(spec.classes)
     if held_out.isdisjoint([*task.train.names, *task.val.names, *task.unmeasured.names]):  # other images
         return 0
     known = [set(labels) <= classes for labels in task.val.labels or []]
