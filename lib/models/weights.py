@@ -104,7 +104,7 @@ def load_network(path: Path) -> Network:
     """Return the network that `save_network` wrote, in evaluation mode, without its loss. Raises FlukeError."""
     spec = read_spec(path)
     if spec is None:
-        raise FlukeError(f"{path}: weights without a description; only a run's best/model.safetensors loads without its recipe.")
+        raise FlukeError(f"{path}: weights without a description; only the best weights of a run load without its recipe.")
     network = Network(spec)
     state = {key: value for key, value in _read_state_dict(path).items() if not key.startswith("objective.")}
     try:

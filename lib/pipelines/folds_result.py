@@ -55,7 +55,7 @@ def combine_folds(
         run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
         run.log(f"done: {folder}")
     else:
-        run.log(f"train.max_minutes cut folds short: cv.json is written when --out {folder} --resume has finished them")
+        run.log(f"train.max_minutes cut folds short: {folder.cv.name} is written when all are finished; {run.resume_command}")
     return result
 
 
@@ -82,7 +82,8 @@ def join_folds(folder: RunFolder, train: Table, n: int) -> Scores:
     order, train_order = np.argsort(rows, kind="stable"), np.argsort(train.rows, kind="stable")
     if not np.array_equal(rows[order], train.rows[train_order]) or any(part.classes != train.classes for part in parts):
         raise FlukeError(
-            f"{folder}: the folds' scores_val.npz are not of each of the {len(train):,} training rows once; are all of this run?"
+            f"{folder}: the folds' {folder.scores_val.name} don't hold each of the {len(train):,} training rows once; are they "
+            "all of this run?"
         )
     logits = np.concatenate([part.logits for part in parts])[order[np.argsort(train_order, kind="stable")]]
     source = {**parts[0].source, "run": folder.name, "folds": n}

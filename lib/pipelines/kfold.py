@@ -60,7 +60,8 @@ def cross_validate(
         done |= train_folds(recipe, run, target, tables if is_last else replace(tables, test=None), to_do)
         if not is_last:
             missing = first_few(k for k in range(n) if k not in done)
-            run.log(f"{run.folder}: oof.npz and cv.json need all {n} folds, and {missing} are missing; {run.resume_command}")
+            needed = f"{run.folder.oof.name} and {run.folder.cv.name} need all {n} folds"
+            run.log(f"{run.folder}: {needed}, and {missing} are missing; {run.resume_command}")
             return {}
         return combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
 
@@ -76,7 +77,7 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
     sample = None
     if target.outputs == "embeddings":
         test = None
-        run.log("embeddings of different folds are not comparable: only the folds' metrics are combined, in cv.json")
+        run.log(f"embeddings of different folds are not comparable: only their metrics are combined, in {run.folder.cv.name}")
     elif recipe.data.only_classes:
         run.log("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
     elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults are found now, not after the training

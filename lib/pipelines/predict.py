@@ -107,9 +107,8 @@ def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
             f"--run {run}: {', '.join(missing)} of its {len(parts)} folds have no weights yet; kfold.py --resume makes them."
         )
     if missing:
-        raise FlukeError(
-            f"--run {run}: {'has no best/model.safetensors' if run.is_dir() else 'no such folder or file'}; is it a run?"
-        )
+        found = f"has no {folder.weights.relative_to(run)}" if run.is_dir() else "no such folder or file"
+        raise FlukeError(f"--run {run}: {found}; is it a run?")
     unfinished = [part.name for part in parts if recipe is not None and not part.metrics.exists()]
     if unfinished and is_main_process():
         print(f"note: {', '.join(unfinished)} isn't finished; these are the best weights so far")
@@ -128,7 +127,7 @@ def read_network_spec(arguments: PredictArguments, files: Sequence[Path]) -> Net
     """Return the description of the networks. Raises FlukeError for weights without one, and for embeddings of several folds."""
     spec = read_spec(files[0])
     if spec is None:
-        raise FlukeError(f"{files[0]}: weights without a description; only a run's best/model.safetensors needs no recipe.")
+        raise FlukeError(f"{files[0]}: weights without a description; only the best weights of a run need no recipe.")
     if spec.target.outputs == "embeddings" and (len(files) > 1 or arguments.sample):
         why = "those of several folds can't be averaged; name one fold"
         if arguments.sample:

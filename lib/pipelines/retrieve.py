@@ -173,7 +173,7 @@ def write_result(session: RetrievalSession, result: RetrievalResult, train: Tabl
     write_search_page(folder.page, result, answers, dict(zip(train.names, train.paths)), facts)
     session.log(f"{folder}: {folder.list_files()}")
     untried = _untried_options(session)
-    session.log(f"next: see whether validation gains by {', '.join(untried)}" if untried else "next: open retrieval.html")
+    session.log(f"next: see whether validation gains by {', '.join(untried)}" if untried else f"next: open {session.folder.page}")
 
 
 def _save_new_gallery(session: RetrievalSession, gallery: Gallery) -> None:

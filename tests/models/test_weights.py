@@ -127,9 +127,7 @@ def test_weights_without_a_valid_description_are_refused(timm_model: nn.Module, 
     path = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file(timm_model.state_dict(), path)
     assert read_spec(path) is None
-    with pytest.raises(
-        FlukeError, match=r"foreign.safetensors: weights without a description; only a run's best/model.safetensors"
-    ):
+    with pytest.raises(FlukeError, match=r"foreign.safetensors: weights without a description; only the best weights of a run"):
         load_network(path)
     spec = {
         "model": {"name": "test_resnet"},
