@@ -121,9 +121,8 @@ def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Fig
         return {}
     known = found.queries.in_gallery
     best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(float(np.mean(~known)))
-    title = "Threshold for new individuals"
     return {
-        title: figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
+        "Threshold for new individuals": figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
         "Known and unknown": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),
         "Known against unknown": figures.roc_curve(verify_pairs(known, best), "known against unknown"),
     }
