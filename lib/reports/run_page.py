@@ -43,13 +43,8 @@ def write_run_page(
         if title in drawn:
             drawing.save_figure(drawn[title], path)
     interval = result.get("interval")
-    headline = html.Headline(
-        task.metric,
-        result[task.metric],
-        task.num_queries,
-        tuple(interval) if interval else None,
-        f"{recipe.train.keep} epoch {result['best_epoch']}",
-    )
+    note = f"{recipe.train.keep} epoch {result['best_epoch']}"
+    headline = html.Headline(task.metric, result[task.metric], task.num_queries, tuple(interval) if interval else None, note)
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     tables["Epochs"] = pd.DataFrame(history)
     facts = _facts(recipe, folder, epochs=result["epochs"])
