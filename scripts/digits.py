@@ -53,8 +53,7 @@ def main(argv: list[str] | None = None) -> Path:
     write_table("identities/train.csv", Image=names[is_train], Id=identities[is_train])
     write_table("identities/sample_submission.csv", Image=test_names, Id="new_digit d_0 d_1 d_2 d_3")
     write_table("identities/truth.csv", Image=test_names, Id=truth[is_test])
-    found = f"{(~is_test).sum()} and {is_train.sum()} training and {len(test_names)} test images"
-    print(f"{out}: two contests of {found}")
+    print(f"{out}: two contests of {(~is_test).sum()} and {is_train.sum()} training and {len(test_names)} test images")
     return out
 
 

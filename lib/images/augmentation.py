@@ -103,9 +103,6 @@ REFUSED |= {
     "CutMix": "it mixes batches, not images; set objective.cutmix",
 }
 
-Built = tuple[v2.Transform, torch.Tensor]
-"""A transform, and what it makes of the sample image when it is applied for sure, whatever its probability."""
-
 
 def _entry_name(entry: Any) -> str:
     """Return the transform's name in an entry of `data.augment`: Name or {Name: {argument: value}}."""
@@ -131,12 +128,15 @@ def _build_alternatives(entries: list[Any], size: int, sample: torch.Tensor) -> 
     return [step for step, _ in built], built[0][1]
 
 
-def _build(entry: Any, size: int, sample: torch.Tensor) -> Built:
-    """Build the transform that `entry` names and apply it to a sample image. Raises FlukeError."""
+def _build(entry: Any, size: int, sample: torch.Tensor) -> tuple[v2.Transform, torch.Tensor]:
+    """Build the transform that `entry` names; return it and its result on a sample image with probability 1. Raises FlukeError."""
     name = _entry_name(entry)
     given = (entry[name] or {}) if isinstance(entry, dict) else {}
     place = f"data.augment: {name}"
-    _check_name(name, place)
+    if name in REFUSED:
+        raise FlukeError(f"{place}: {REFUSED[name]}.")
+    if name not in TRANSFORMS:
+        raise FlukeError(f"{place} is not a transform of torchvision.transforms.v2{did_you_mean(name, TRANSFORMS)}")
     parameters = inspect.signature(TRANSFORMS[name]).parameters
     arguments = _convert_arguments(name, given, list(parameters), place)
     if "size" in parameters and parameters["size"].default is inspect.Parameter.empty:
@@ -162,13 +162,6 @@ def _build(entry: Any, size: int, sample: torch.Tensor) -> Built:
         ) from None
     _check_result(result, place)
     return step, result
-
-
-def _check_name(name: str, place: str) -> None:
-    if name in REFUSED:
-        raise FlukeError(f"{place}: {REFUSED[name]}.")
-    if name not in TRANSFORMS:
-        raise FlukeError(f"{place} is not a transform of torchvision.transforms.v2{did_you_mean(name, TRANSFORMS)}")
 
 
 def _convert_arguments(name: str, given: dict[str, Any], parameters: list[str], place: str) -> dict[str, Any]:

@@ -43,13 +43,8 @@ def write_run_page(
         if title in drawn:
             drawing.save_figure(drawn[title], path)
     interval = result.get("interval")
-    headline = html.Headline(
-        task.metric,
-        result[task.metric],
-        task.num_queries,
-        tuple(interval) if interval else None,
-        f"{recipe.train.keep} epoch {result['best_epoch']}",
-    )
+    note = f"{recipe.train.keep} epoch {result['best_epoch']}"
+    headline = html.Headline(task.metric, result[task.metric], task.num_queries, tuple(interval) if interval else None, note)
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     tables["Epochs"] = pd.DataFrame(history)
     facts = _facts(recipe, folder, epochs=result["epochs"])
@@ -121,9 +116,8 @@ def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Fig
         return {}
     known = found.queries.in_gallery
     best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(float(np.mean(~known)))
-    title = "Threshold for new individuals"
     return {
-        title: figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
+        "Threshold for new individuals": figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
         "Known and unknown": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),
         "Known against unknown": figures.roc_curve(verify_pairs(known, best), "known against unknown"),
     }
