@@ -1,4 +1,4 @@
-"""Files and folders: atomic writes, JSON, paths that stay inside their folder, free disk space, names and locks of run folders.
+"""Files and folders: atomic writes, JSON, paths that stay inside their folder, free disk space, the lock of a folder.
 
 Nothing here imports torch, so that scripts can refuse bad input before torch is loaded.
 """

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
@@ -109,7 +109,8 @@ class Trainer:
         head = torch.nn.ModuleList([network.pool, network.head, network.objective])
         network.freeze(tuple(o.freeze))
         self.optimizer = self.accelerator.prepare(make_optimizer(o, network.backbone, head))
-        self.plateau = make_plateau(o, self.direction)
+        self.higher_is_better = METRICS[task.metric].higher_is_better
+        self.plateau = make_plateau(o, self.higher_is_better)
         if t.compile:
             network.backbone.compile()
         order = task.make_order()
@@ -122,11 +123,6 @@ class Trainer:
         """Sum of this process's losses in this epoch."""
         self.budget = TimeBudget(run.deadline, len(data.val) + images_to_predict)  # a validation may begin before the next check
         self.saved_at = time.monotonic()
-
-    @property
-    def direction(self) -> Literal["max", "min"]:
-        """Whether more or less of the task's metric is better."""
-        return "max" if METRICS[self.task.metric].higher_is_better else "min"
 
     # --- resumable state ----------------------------------------------------------------------------------------------------------
 
@@ -275,9 +271,8 @@ class Trainer:
     def save_weights(self, metrics: dict[str, float]) -> bool:
         """Write the weights if they are the best, or if the last ones are kept; returns whether they are the best."""
         state, metric = self.state, self.task.metric
-        is_best = state.best_epoch is None or _is_better(
-            metrics[metric], state.history[state.best_epoch - 1][metric], self.direction
-        )
+        best = None if state.best_epoch is None else state.history[state.best_epoch - 1][metric]
+        is_best = best is None or _is_better(metrics[metric], best, self.higher_is_better)
         if is_best or self.recipe.train.keep == "last":
             run_on_main(self.accelerator, partial(save_network, self.run.folder.weights, self.evaluated))
         return is_best
@@ -310,10 +305,10 @@ class Trainer:
         return Outcome(history, len(history) if keeps_last else self.state.best_epoch, finished)
 
 
-def _is_better(value: float, best: float, direction: str) -> bool:
+def _is_better(value: float, best: float, higher_is_better: bool) -> bool:
     if math.isnan(best):
         return not math.isnan(value)
-    return value > best if direction == "max" else value < best
+    return value > best if higher_is_better else value < best
 
 
 def _describe_epoch(entry: dict[str, Any], metric: str, epochs: int, is_best: bool) -> str:

@@ -81,10 +81,11 @@ class Plateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
         self.optimizer.param_groups[0]["lr"] = self.get_last_lr()[0]
 
 
-def make_plateau(o: Optim, direction: Literal["min", "max"]) -> Plateau:
-    """Return the recipe's plateau for a metric of which "min" or "max" is best; `plateau_factor` reads its rate."""
+def make_plateau(o: Optim, higher_is_better: bool) -> Plateau:
+    """Return the recipe's plateau, which steps on the validation metric; `plateau_factor` reads its rate."""
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    return Plateau(carrier, mode=direction, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr)
+    mode: Literal["min", "max"] = "max" if higher_is_better else "min"
+    return Plateau(carrier, mode=mode, factor=o.factor, patience=o.plateau_patience, min_lr=o.min_lr)
 
 
 def plateau_factor(plateau: Plateau) -> float:

@@ -180,11 +180,11 @@ def test_plateau_is_torchs_and_resumes(direction: str) -> None:
     values = values if direction == "min" else [-v for v in values]
     o = Optim(schedule="plateau", factor=0.1, plateau_patience=2, min_lr=0.005)
     theirs = lr_scheduler.ReduceLROnPlateau(sgd(), mode=direction, factor=0.1, patience=2, min_lr=0.0005)
-    plateau = make_plateau(o, direction)
+    plateau = make_plateau(o, direction == "max")
     expected = []
     for i, value in enumerate(values):
         if i == 7:
-            state, plateau = plateau.state_dict(), make_plateau(o, direction)
+            state, plateau = plateau.state_dict(), make_plateau(o, direction == "max")
             plateau.load_state_dict(state)
         plateau.step(value)
         theirs.step(value)
