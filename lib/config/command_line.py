@@ -162,16 +162,9 @@ def read_tree(path: str) -> Tree:
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
         raise FlukeError(f"{path}: expected sections ({', '.join(SECTIONS)}), not {found}.")
-    _check_names(tree, path)
-    return tree
-
-
-def _check_names(tree: dict[str, Any], place: str) -> None:
-    """Take retired fields at their values without effect out of `tree`. Raises FlukeError for all others and unknown names."""
     if faults := list(_find_unknown(tree)):
-        raise FlukeError(f"{place}: {'; '.join(faults)}.")
-    for section, given in tree.items():
-        tree[section] = {name: value for name, value in given.items() if f"{section}.{name}" not in RETIRED}
+        raise FlukeError(f"{path}: {'; '.join(faults)}.")
+    return {s: {name: value for name, value in given.items() if f"{s}.{name}" not in RETIRED} for s, given in tree.items()}
 
 
 def _find_unknown(tree: dict[str, Any]) -> Iterator[str]:
