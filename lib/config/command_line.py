@@ -66,11 +66,9 @@ def make_parser(doc: str, recipe: bool = True) -> Parser:
     add = partial(parser.add_argument, dest="changes", action="append")
     what = "Recipe, a YAML file; what comes later on the command line wins. --section.field+ VALUE appends to a list."
     add("--cfg", metavar="RECIPE.yaml", type=lambda path: (path, read_tree(path)), help=what)
-    parser.add_argument("--print_config", action="store_true", help="Print the resolved recipe and exit.")
     defaults = asdict(Recipe())
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(section, kind.__doc__)
-        add(f"--{section}", group=group, metavar="MAPPING", type=partial(_read_section, section), help="Several of these fields.")
         for name, schema in field_schemas(kind).items():
             default, option = defaults[section][name], f"--{section}.{name}"
             words = " ".join(f"{schema['description']} ({in_words(schema)}; default: {show(default)})".split())
@@ -80,13 +78,6 @@ def make_parser(doc: str, recipe: bool = True) -> Parser:
                 read = partial(_read_field, section, f"{name}+", schema)
                 add(f"{option}+", group=group, type=read, help=argparse.SUPPRESS)
     return parser
-
-
-def _read_section(section: str, text: str) -> tuple[str, Tree]:
-    """Return the change that `--section MAPPING` makes to a recipe."""
-    tree = {section: _read_yaml(text, f"--{section}")}
-    _check_names(tree, f"--{section}")
-    return "", tree
 
 
 def _read_field(section: str, name: str, schema: dict[str, Any], text: str) -> tuple[str, Tree]:
@@ -128,9 +119,6 @@ def parse(parser: Parser, argv: list[str] | None = None, check: bool = True) -> 
         changes = args.changes or []
         args.recipe_file = next((file for file, _ in reversed(changes) if file), None)
         args.recipe = make_recipe(*_merge(changes))
-        if args.print_config:
-            print(dump(args.recipe), end="")
-            sys.exit()
         if check:
             check_constraints(args.recipe)
     return args
@@ -174,16 +162,9 @@ def read_tree(path: str) -> Tree:
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
         raise FlukeError(f"{path}: expected sections ({', '.join(SECTIONS)}), not {found}.")
-    _check_names(tree, path)
-    return tree
-
-
-def _check_names(tree: dict[str, Any], place: str) -> None:
-    """Take retired fields at their values without effect out of `tree`. Raises FlukeError for all others and unknown names."""
     if faults := list(_find_unknown(tree)):
-        raise FlukeError(f"{place}: {'; '.join(faults)}.")
-    for section, given in tree.items():
-        tree[section] = {name: value for name, value in given.items() if f"{section}.{name}" not in RETIRED}
+        raise FlukeError(f"{path}: {'; '.join(faults)}.")
+    return {s: {name: value for name, value in given.items() if f"{s}.{name}" not in RETIRED} for s, given in tree.items()}
 
 
 def _find_unknown(tree: dict[str, Any]) -> Iterator[str]:

@@ -171,7 +171,7 @@ def test_later_changes_win_and_lists_can_be_appended_to(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("train: {epochs: 3, seed: 7}\ndata: {take: {a: 1}, augment: [RandomVerticalFlip]}\n")
     second.write_text("train: {epochs: 4}\ndata: {take: {b: 2}}\n")
-    argv = ["--train.epochs", "5", "--cfg", str(first), f"--cfg={second}", "--data", "{size: 64, fit: crop}", "--data.size=32"]
+    argv = ["--train.epochs", "5", "--cfg", str(first), f"--cfg={second}", "--data.fit", "crop", "--data.size=32"]
     argv += [
         "--data.augment+",
         "{RandomRotation: {degrees: 3}}",
@@ -197,8 +197,6 @@ def test_later_changes_win_and_lists_can_be_appended_to(tmp_path: Path) -> None:
         (["x.yaml"], r"^unrecognized arguments: x.yaml\.$"),
         (["--kind", "clasifier"], r"^--kind: expected classifier, embedding \(found clasifier; did you mean classifier\?\)\.$"),
         (["--only", "x"], r"^--only: invalid int value: 'x'\.$"),
-        (["--data", "5"], r"^--data: section data holds fields \(root, .*\), not 5\.$"),
-        (["--data", "{sise: 5}"], r"^--data: unknown field data.sise \(did you mean data.size\?\)\.$"),
         (["--data.augment", "[a"], r"^--data.augment: expected a list \[a, b\] \(found '\[a'\)\.$"),
         (
             ["--data.augment", "[RandomRotation: 3]"],
@@ -316,16 +314,6 @@ def test_dump_means_the_same_to_other_readers() -> None:
     recipe = Recipe()
     recipe.data.drop_images = LABELS
     assert yaml.safe_load(command_line.dump(recipe))["data"]["drop_images"] == LABELS
-
-
-def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ("--train.epochs", "3", "--data.take", "{01: 3, no: 1}", "--data.new_label", "1e5", "--optim.lr", "1e-3")
-    with pytest.raises(SystemExit) as stop:
-        read(*wanted, "--print_config")
-    assert not stop.value.code
-    path = tmp_path / "printed.yaml"
-    path.write_text(capsys.readouterr().out)
-    assert read("--cfg", str(path)) == read(*wanted)
 
 
 @pytest.mark.parametrize(
