@@ -263,7 +263,7 @@ AFTER = [
         kfold,
         f"--out cv --resume {TRAIN}",
         "a fold's scores that are another fold's",
-        "not of each of the 48 training rows once",
+        "hold each of the 48 training rows once",
         both(gone("cv/cv.json", "cv/fold0/scores_val.npz"), copy("cv/fold1/scores_val.npz", "cv/fold0/scores_val.npz")),
     ),
     after(

@@ -235,7 +235,7 @@ def test_folds_of_another_run_are_not_pooled(whole: Path, arguments: Callable, t
     shutil.rmtree(out / "fold1")
     shutil.copytree(out / "fold0", out / "fold1")
     before = contents(out, ("oof.npz", "submission.csv"))
-    with pytest.raises(FlukeError, match="not of each of the 48 training rows once"):
+    with pytest.raises(FlukeError, match="hold each of the 48 training rows once"):
         kfold.main([*make_argv(arguments, out), "--resume"])
     assert contents(out, ("oof.npz", "submission.csv")) == before
 
