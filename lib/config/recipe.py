@@ -120,12 +120,14 @@ class Model:
     """Backbone, pooling and head."""
 
     name: str = "resnet18"
-    """Any model of timm (`python -c "import timm; print(timm.list_models())"`)."""
+    """Any model of timm (`python -c "import timm; print(timm.list_models())"`), hf-hub:OWNER/NAME, or local-dir:FOLDER with the
+    files of such a repository. A model of fixed input size (ViT, Swin) is built for `data.size`."""
     pretrained: bool = True
     """Start from timm's pretrained weights, which are downloaded; ignored with `weights`."""
     weights: str | None = None
-    """Local file to start from: .safetensors, or .pth/.bin read with weights_only, with timm's tensor names, or a run's
-    best/model.safetensors. Tensors of another head are left out and named in the log."""
+    """Local file to start from: .safetensors, .pth/.bin/.ckpt read with weights_only, or a run's best/model.safetensors. Weights of
+    another image size, within a larger checkpoint, or under names that timm can convert are found, which the log says. Tensors of
+    another head are left out and named there."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Other arguments of timm.create_model, such as {drop_path_rate: 0.1}."""
     pool: Literal["default", "avg", "max", "gem"] = "default"

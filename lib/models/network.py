@@ -9,12 +9,14 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import get_model_traits
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
 from lib.config.validation import make_section
-from lib.errors import FlukeError, did_you_mean, one_line
+from lib.errors import FlukeError, one_line
+from lib.models.backbone import make_backbone
 from lib.tables.target import Target, stored_target
 
 
@@ -102,9 +104,11 @@ class Network(nn.Module):
         """Return the number of pooled features, measured on one image of `size` px.
 
         timm's num_features ignores layers between feature map and classifier (VGG, MobileNetV3). Raises FlukeError when the
-        backbone can't take images of that size, or has no feature map for GeM.
+        backbone can't take RGB images of that size, has no feature map for GeM, or gives something else than features.
         """
         m = self.spec.model
+        if (channels := get_model_traits(self.backbone).get("in_chans", 3)) != 3:
+            raise FlukeError(f"model.kwargs: in_chans {channels}, but images have 3 channels, grey ones too; leave it out.")
         try:
             x = self.backbone.eval()(torch.zeros(1, 3, size, size))
         except Exception as error:  # whatever a backbone raises for a size that it can't take
@@ -112,8 +116,14 @@ class Network(nn.Module):
             raise FlukeError(f"model.name {m.name}: can't take images of {size} px ({reason}); set another size.") from None
         finally:
             self.backbone.train()
-        if m.pool == "gem" and (x.ndim != 4 or x.shape[1] != self.backbone.head_hidden_size):
+        if m.pool == "gem" and not (_is_features(x, 4) and x.shape[1] == self.backbone.head_hidden_size):
             raise FlukeError(f"model.pool gem: {m.name} has no feature map (B, C, H, W) to pool; set model.pool to default.")
+        if m.pool != "gem" and not _is_features(x, 2):
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise FlukeError(
+                f"model.name {m.name}: gives {found} with kwargs {m.kwargs}, not a vector per image; leave out what makes it so "
+                "(features_only, global_pool)."
+            )
         return self.pool(x).shape[1]
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
@@ -155,30 +165,12 @@ class Network(nn.Module):
         return self
 
 
+def _is_features(x: object, ndim: int) -> bool:
+    return isinstance(x, Tensor) and x.ndim == ndim
+
+
 def _has_prefix(name: str, prefix: str) -> bool:
     return prefix == "" or name == prefix or name.startswith(prefix + ".")
-
-
-def make_backbone(m: Model, pretrained: bool) -> nn.Module:
-    """Return timm's model without its classifier, with features (B, F) or, for `model.pool: gem`, a feature map (B, F, H, W).
-
-    Raises FlukeError for an unknown name (with the nearest one), refused arguments, and weights that can't be downloaded.
-    """
-    if not timm.is_model(m.name):
-        raise FlukeError(f"model.name {m.name}: timm has no such model{did_you_mean(m.name.split('.')[0], timm.list_models())}")
-    arguments = dict(m.kwargs) if m.pool == "default" else {"global_pool": "" if m.pool == "gem" else m.pool, **m.kwargs}
-    try:
-        return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **arguments)
-    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise FlukeError(
-            f"model.name {m.name}: can't be built with kwargs {m.kwargs} and pool {m.pool} ({one_line(error)}); correct them."
-        ) from None
-    except OSError as error:
-        reason = str(error).split("\n")[0][:200]
-        raise FlukeError(
-            f"model.name {m.name}: pretrained weights can't be downloaded ({reason}); "
-            "set model.weights to a local file, or model.pretrained to false."
-        ) from None
 
 
 def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:

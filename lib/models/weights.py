@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from timm.models import clean_state_dict, load_state_dict
-from torch import Tensor, nn
 
 from lib.config.recipe import Model
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
-from lib.models.network import Network, NetworkSpec, make_backbone
+from lib.models.backbone import make_backbone
+from lib.models.foreign_weights import explain_misfit, match_backbone, read_weights
+from lib.models.network import Network, NetworkSpec
 
 
 def load_initial_weights(network: Network, m: Model) -> str:
@@ -24,54 +25,32 @@ def load_initial_weights(network: Network, m: Model) -> str:
     if m.weights is None:
         if not m.pretrained:
             return f"{m.name}: new weights."
-        network.backbone.load_state_dict(make_backbone(m, pretrained=True).state_dict())
+        # Under the recipe's name: hf-hub: and local-dir: say where the weights are.
+        pretrained = make_backbone(replace(network.spec.model, name=m.name), pretrained=True)
+        network.backbone.load_state_dict(pretrained.state_dict())
         return f"{m.name}: timm's pretrained weights, new head."
     path = Path(m.weights)
-    state, left_out = _read_state_dict(path), []
-    from_run = any(key.startswith("backbone.") for key in state)
-    module: nn.Module = network if from_run else network.backbone
-    if from_run and (reason := _why_other_head(path, network.spec)) is not None:
-        state = {key: value for key, value in state.items() if not key.startswith(("head.", "objective."))}
-        left_out = [f"head ({reason})"]
-    expected = module.state_dict()
-    loaded = {key: value for key, value in state.items() if key in expected and expected[key].shape == value.shape}
-    left_out += sorted(set(state) - set(loaded))
-    backbone = [key for key in expected if key.startswith("backbone.") or not from_run]
-    missing = [key for key in backbone if key not in loaded and not key.endswith("num_batches_tracked")]
-    if missing:
+    stored, saved = read_weights(path), read_spec(path)
+    parts, left_out = {}, []
+    if saved is not None:  # a run's weights: pooling, head and loss beside the backbone
+        parts = {key: value for key, value in stored.items() if not key.startswith("backbone.")}
+        stored = {key: value for key, value in stored.items() if key not in parts}
+        if (saved.classes, saved.kind) != (network.spec.classes, network.spec.kind):
+            parts = {key: value for key, value in parts.items() if not key.startswith(("head.", "objective."))}
+            left_out = ["head (of other classes)" if saved.kind == network.spec.kind else f"head (of a run of kind {saved.kind})"]
+    match = match_backbone(stored, network.backbone)
+    if misfit := explain_misfit(path, stored, match, network.backbone):
         raise FlukeError(
-            f"model.weights {path}: not weights of {m.name} ({len(missing)} of its {len(backbone)} backbone tensors are missing or "
-            f"of another shape, first {missing[0]}); name weights of that model, or set model.name."
+            f"model.weights {path}: not weights of {m.name} ({misfit}); name weights of that model, or set model.name."
         )
-    module.load_state_dict(loaded, strict=False)
-    new_head = not any(key.startswith("head.") for key in loaded) and len(list(network.head.parameters())) > 0
-    sentence = f"{m.name}: {len(loaded)} tensors from {path}" + (", new head" if new_head else "")
-    return sentence + (f"; left out {len(left_out)}: {first_few(left_out, 6)}." if left_out else ".")
-
-
-def _why_other_head(path: Path, spec: NetworkSpec) -> str | None:
-    """Return why a run's head doesn't fit a network; None if it does, or if the file doesn't describe its network."""
-    saved = read_spec(path)
-    if saved is None or (saved.classes, saved.kind) == (spec.classes, spec.kind):
-        return None
-    return "of other classes" if saved.kind == spec.kind else f"of a run of kind {saved.kind}"
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a .safetensors file or a pickle of tensors alone. Raises FlukeError."""
-    if not path.is_file():
-        raise FlukeError(f"model.weights {path}: no such file.")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-        if "model_state_dict" in state:  # the name in PyTorch's tutorial; timm handles the other usual names
-            state = clean_state_dict(state["model_state_dict"])
-    except Exception as error:
-        is_pickle = "weights_only" in str(error).lower()
-        reason = "a pickle with more than tensors" if is_pickle else type(error).__name__
-        raise FlukeError(f"model.weights {path}: not a weights file that can be read safely ({reason}).") from None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise FlukeError(f"model.weights {path}: holds no named tensors; save a state_dict.")
-    return state
+    expected = network.state_dict()
+    fitting = {key: value for key, value in parts.items() if key in expected and expected[key].shape == value.shape}
+    network.backbone.load_state_dict(match.tensors, strict=False)
+    network.load_state_dict(fitting, strict=False)
+    left_out += sorted(set(parts) - set(fitting)) + match.left_out
+    new_head = not any(key.startswith("head.") for key in fitting) and len(list(network.head.parameters())) > 0
+    said = [f"{m.name}: {len(match.tensors) + len(fitting)} tensors from {path}", *match.notes, *(["new head"] if new_head else [])]
+    return ", ".join(said) + (f"; left out {len(left_out)}: {first_few(left_out, 6)}." if left_out else ".")
 
 
 def save_network(path: Path, network: Network) -> None:
@@ -106,7 +85,7 @@ def load_network(path: Path) -> Network:
     if spec is None:
         raise FlukeError(f"{path}: weights without a description; only the best weights of a run load without its recipe.")
     network = Network(spec)
-    state = {key: value for key, value in _read_state_dict(path).items() if not key.startswith("objective.")}
+    state = {key: value for key, value in safetensors.torch.load_file(path).items() if not key.startswith("objective.")}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

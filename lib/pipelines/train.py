@@ -17,6 +17,7 @@ from lib.errors import Interrupted
 from lib.files import write_json, write_text
 from lib.images.augmentation import make_eval_transform, make_train_transform
 from lib.images.samplers import check_batch_size, derive_seed
+from lib.models.backbone import resolve_model
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
@@ -94,8 +95,11 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
 def build_network(recipe: Recipe, run: Run, task: Task) -> Network:
     """Return the network with its objective and its first weights. Raises FlukeError when the backbone doesn't fit the recipe."""
     d = recipe.data
+    model = resolve_model(recipe.model, (d.size, d.eval_size or d.size))
+    if added := {key: value for key, value in model.kwargs.items() if key.endswith("img_size") and key not in recipe.model.kwargs}:
+        run.log(f"{recipe.model.name}: built with {added} for data.size and eval_size; model.kwargs says otherwise.")
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)
-    network = Network(NetworkSpec(recipe.model, task.classes, task.target, d.eval_size or d.size, d.fit), recipe.objective)
+    network = Network(NetworkSpec(model, task.classes, task.target, d.eval_size or d.size, d.fit), recipe.objective)
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.make_loss(network.width)

@@ -107,6 +107,27 @@ def test_image_size_that_a_backbone_cannot_take_is_refused() -> None:
         make_network("test_vit", size=20)
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs", "found"),
+    [
+        ("test_resnet", {"features_only": True}, r"gives list"),
+        ("test_resnet", {"global_pool": ""}, r"gives \(1, 96, 1, 1\)"),
+        ("test_vit", {"global_pool": ""}, r"gives \(1, 101, 64\)"),
+    ],
+)
+def test_arguments_that_leave_no_vector_per_image_are_refused(name: str, kwargs: dict, found: str) -> None:
+    with pytest.raises(FlukeError, match=rf"model.name {name}: {found} with kwargs .*, not a vector per image"):
+        make_network(name, size=32 if name == "test_resnet" else 160, kwargs=kwargs)
+
+
+def test_arguments_that_an_architecture_cannot_take_are_refused() -> None:
+    for kwargs in ({"act_layer": "nope"}, {"norm_layer": 3}, {"num_classes": 5}, {"block_args": [[1]]}):
+        with pytest.raises(FlukeError, match=r"model.name test_resnet: can't be built with kwargs"):
+            make_network(kwargs=kwargs)
+    with pytest.raises(FlukeError, match=r"model.kwargs: in_chans 1, but images have 3 channels"):
+        make_network(kwargs={"in_chans": 1})
+
+
 # --- head -------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,88 @@
+"""The backbone: timm's model without its classifier, by a name that timm knows or a place that has its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import timm
+from timm.models import get_model_traits, parse_model_name, resolve_model_input_args
+from torch import nn
+
+from lib.config.recipe import Model
+from lib.errors import FlukeError, did_you_mean, one_line
+
+STORED_CFG = ("input_size", "fixed_input_size", "mean", "std", "global_pool")
+"""Entries of a configuration from hf-hub: or local-dir: that the network depends on."""
+
+
+def resolve_model(m: Model, sizes: tuple[int, ...]) -> Model:
+    """Return the section with all arguments that its backbone is built with; a weights file stores it so.
+
+    A backbone of fixed input size is built for images of `sizes` px, unless model.kwargs says img_size or dynamic_img_size. A name
+    with hf-hub: or local-dir: gives way to the architecture and arguments found there, because a run loads without that place.
+    Raises FlukeError for names and arguments that timm doesn't take.
+    """
+    with _faults_of(m):
+        sourced = _is_sourced(m.name)
+        resolved = resolve_model_input_args(m.name, **m.kwargs)
+    cfg, said = resolved["pretrained_cfg"], {"img_size", "dynamic_img_size"} & m.kwargs.keys()
+    if sourced:
+        ours = {"num_classes", *(["global_pool"] if m.pool != "default" else [])}
+        saved = {key: value for key, value in resolved.get("pretrained_model_args", {}).items() if key not in ours}
+        overlay = {key: cfg[key] for key in STORED_CFG if cfg.get(key) is not None}
+        m = replace(m, name=resolved["model_name"], kwargs={**saved, **m.kwargs, "pretrained_cfg_overlay": overlay})
+    if not said and cfg.get("fixed_input_size"):
+        traits = get_model_traits(make_backbone(m, pretrained=False))  # some of these architectures take any size after all
+        if traits["fixed_input_size"] and {(size, size) for size in sizes} != {traits["img_size"]}:
+            if len(set(sizes)) == 1:
+                return replace(m, kwargs={**m.kwargs, "img_size": sizes[0]})
+            m = replace(m, kwargs={**m.kwargs, "dynamic_img_size": True})
+            try:
+                make_backbone(m, pretrained=False)
+            except FlukeError:
+                raise FlukeError(f"data.eval_size {sizes[-1]}: {m.name} takes images of one size; set it to null.") from None
+    return m
+
+
+def make_backbone(m: Model, pretrained: bool) -> nn.Module:
+    """Return timm's model without its classifier, with features (B, F) or, for `model.pool: gem`, a feature map (B, F, H, W).
+
+    Raises FlukeError for an unknown name (with the nearest one), refused arguments, and weights that can't be downloaded.
+    """
+    arguments = dict(m.kwargs) if m.pool == "default" else {"global_pool": "" if m.pool == "gem" else m.pool, **m.kwargs}
+    with _faults_of(m):
+        _is_sourced(m.name)
+        return timm.create_model(m.name, pretrained=pretrained, num_classes=0, **arguments)
+
+
+def _is_sourced(name: str) -> bool:
+    """Return whether a name says where its configuration is (hf-hub: or local-dir:). Raises FlukeError for one unknown to timm."""
+    sourced = parse_model_name(name)[0] is not None
+    if not sourced and not timm.is_model(name):
+        raise FlukeError(f"model.name {name}: timm has no such model{did_you_mean(name.split('.')[0], timm.list_models())}")
+    return sourced
+
+
+@contextmanager
+def _faults_of(m: Model) -> Iterator[None]:
+    """Turn what timm raises for a backbone into FlukeError."""
+    try:
+        yield
+    except FlukeError:
+        raise
+    except OSError as error:
+        reason = str(error).split("\n")[0][:200]
+        if m.name.startswith("local-dir:"):
+            sentence = f"can't be read ({reason}); name a folder with config.json and weights, as timm saves them."
+        elif m.name.startswith("hf-hub:"):
+            sentence = f"can't be downloaded ({reason}); copy the repository's files here and set model.name to local-dir:FOLDER."
+        else:
+            sentence = f"pretrained weights can't be downloaded ({reason}); "
+            sentence += "set model.weights to a local file, or model.pretrained to false."
+        raise FlukeError(f"model.name {m.name}: {sentence}") from None
+    except Exception as error:  # whatever an architecture raises for arguments that it can't take
+        raise FlukeError(
+            f"model.name {m.name}: can't be built with kwargs {m.kwargs} and pool {m.pool} ({one_line(error)}); correct them."
+        ) from None
