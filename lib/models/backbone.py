@@ -33,16 +33,25 @@ def resolve_model(m: Model, sizes: tuple[int, ...]) -> Model:
         saved = {key: value for key, value in resolved.get("pretrained_model_args", {}).items() if key not in ours}
         overlay = {key: cfg[key] for key in STORED_CFG if cfg.get(key) is not None}
         m = replace(m, name=resolved["model_name"], kwargs={**saved, **m.kwargs, "pretrained_cfg_overlay": overlay})
-    if not said and cfg.get("fixed_input_size"):
-        traits = get_model_traits(make_backbone(m, pretrained=False))  # some of these architectures take any size after all
-        if traits["fixed_input_size"] and {(size, size) for size in sizes} != {traits["img_size"]}:
-            if len(set(sizes)) == 1:
-                return replace(m, kwargs={**m.kwargs, "img_size": sizes[0]})
-            m = replace(m, kwargs={**m.kwargs, "dynamic_img_size": True})
-            try:
-                make_backbone(m, pretrained=False)
-            except FlukeError:
-                raise FlukeError(f"data.eval_size {sizes[-1]}: {m.name} takes images of one size; set it to null.") from None
+    return m if said or not cfg.get("fixed_input_size") else _fit_to_sizes(m, sizes)
+
+
+def _fit_to_sizes(m: Model, sizes: tuple[int, ...]) -> Model:
+    """Return the section with the argument that fits a backbone of fixed input size to images of `sizes` px. Raises FlukeError."""
+    backbone = make_backbone(m, pretrained=False)
+    traits = get_model_traits(backbone)
+    if not traits["fixed_input_size"] or {(size, size) for size in sizes} == {traits["img_size"]}:
+        return m
+    if len(set(sizes)) == 1:
+        (patch, *_) = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1,))
+        if sizes[0] % patch:  # timm would leave out the last pixels
+            raise FlukeError(f"model.name {m.name}: takes images of a multiple of {patch} px ({sizes[0]}); set another data.size.")
+        return replace(m, kwargs={**m.kwargs, "img_size": sizes[0]})
+    m = replace(m, kwargs={**m.kwargs, "dynamic_img_size": True})
+    try:
+        make_backbone(m, pretrained=False)
+    except FlukeError:
+        raise FlukeError(f"data.eval_size {sizes[-1]}: {m.name} takes images of one size; set it to null.") from None
     return m
 
 

@@ -443,12 +443,19 @@ CASES = [
     ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
     Case("weights that are numbers", "holds no named tensors; save a state_dict", weights("w.pth", lambda: {"a": 3})),
-    Case("images too small for the network", "test_vit3: can't take images of 32 px", {"model_name": "test_vit3"}),
+    Case(
+        "images of a size that the network can't take",
+        "test_vit3: takes images of a multiple of 16 px (40)",
+        {"model_name": "test_vit3", "data_size": 40},
+    ),
     Case(
         "training images of another size than evaluation's, for a network that takes one",
-        "test_vit3: can't take images of 32 px",
-        {"model_name": "test_vit3", "data_eval_size": 160},
+        "data.eval_size 64: pit_ti_224 takes images of one size; set it to null",
+        {"model_name": "pit_ti_224", "data_eval_size": 64},
     ),
+    Case("arguments of the network that leave no features", "not a vector per image", {"model_kwargs": "{features_only: true}"}),
+    Case("a name without its source", "Use 'hf-hub:owner/name' to load", {"model_name": "owner/name"}),
+    Case("a folder as weights", "a folder; name a file in it, of a run best/model.safetensors", {"model_weights": "."}),
     Case(
         "GeM pooling of a network without a feature map",
         "model.pool gem: test_vit has no feature map",
