@@ -12,7 +12,7 @@ submission/writing.py; pipelines/train.py calls them in that order.
 config/               the recipe: sections and fields, constraints between fields, the command line
 tables/               a contest's files become one table; filters, splits, targets, the sample submission as read
 images/               decoding, checking, augmentation, packed cache, dataset, order of the rows
-models/               backbone, pooling, head and loss as one network; weights in and out; losses
+models/               backbone, pooling, head and loss as one network; weights in and out, also of other programs; losses
 metrics/              registry, metrics of logits and of rankings, bootstrap intervals, verification of pairs
 scores/               score files and their alignment, decisions (temperature, thresholds, offsets), averages, stacking
 retrieval/            gallery with its FAISS index, search, ranking of identities, open set (threshold for new), evaluation

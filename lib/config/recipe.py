@@ -151,8 +151,6 @@ class Objective:
     """Share of the target spread over all classes (train_classifier: cross_entropy, focal on softmax)."""
     gamma: NonNegative = 2.0
     """focal: focusing exponent; 0 makes it cross-entropy (or BCE)."""
-    alpha: float = 1.0
-    """focal: factor of the loss."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: the loss of a class has weight n / (classes * images of the class), from the training rows alone (scikit-learn's
     formula). With several labels, the positives of a label have weight negatives / positives."""
@@ -379,6 +377,7 @@ SECTIONS: dict[str, type] = get_type_hints(Recipe)
 RETIRED: dict[str, Any] = {
     "data.max_images": None,
     "data.largest_classes": None,
+    "objective.alpha": 1.0,
     "objective.class_factors": {},
     "train.keep_last": 2,
     "train.channels_last": True,

@@ -70,7 +70,7 @@ class SoftmaxCrossEntropy(SoftmaxLoss):
 
 
 class SoftmaxFocalLoss(SoftmaxLoss):
-    """Focal loss (Lin et al. 2017): -alpha * (1 - p)^gamma * log p, summed over the target's classes."""
+    """Focal loss (Lin et al. 2017): -(1 - p)^gamma * log p, summed over the target's classes."""
 
     def loss_per_image(self, logits: Tensor, targets: Tensor) -> Tensor:
         settings = self.settings
@@ -79,7 +79,7 @@ class SoftmaxFocalLoss(SoftmaxLoss):
         targets = targets * (1 - settings.label_smoothing) + settings.label_smoothing / logits.shape[1]
         log_p = F.log_softmax(logits, 1)
         distance = (1 - log_p.exp()).clamp(min=EPSILON)
-        return (-settings.alpha * distance**settings.gamma * log_p * targets * self.weight).sum(1)
+        return (-(distance**settings.gamma) * log_p * targets * self.weight).sum(1)
 
 
 # --- several labels per image -----------------------------------------------------------------------------------------------------
@@ -115,12 +115,15 @@ class BinaryCrossEntropy(SigmoidLoss):
 
 
 class SigmoidFocalLoss(BinaryCrossEntropy):
-    """Focal loss on binary cross-entropy (Lin et al. 2017)."""
+    """Focal loss on binary cross-entropy (Lin et al. 2017).
+
+    The paper's alpha, a weight of positives against negatives, is objective.class_weights here.
+    """
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         positive, negative = super().losses(logits)
-        p, alpha, gamma = logits.sigmoid(), self.settings.alpha, self.settings.gamma
-        return alpha * (1 - p).clamp(min=EPSILON) ** gamma * positive, alpha * p.clamp(min=EPSILON) ** gamma * negative
+        p, gamma = logits.sigmoid(), self.settings.gamma
+        return (1 - p).clamp(min=EPSILON) ** gamma * positive, p.clamp(min=EPSILON) ** gamma * negative
 
 
 class AsymmetricLoss(SigmoidLoss):
