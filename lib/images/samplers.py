@@ -92,6 +92,17 @@ def sampling_weights(targets: np.ndarray, power: float, factors: np.ndarray | No
     return np.where(targets.any(1), np.where(targets > 0, weights, 0.0).max(1), len(targets) ** -power)
 
 
+def share_with_partner(targets: np.ndarray, batch_size: int) -> float:
+    """Return the share of an epoch's images that share their batch with another image of their class.
+
+    `targets` (n,) int64 are those of the epoch's rows in their order; rows below 0 (unlabeled) don't count.
+    """
+    labeled = targets >= 0
+    batch = np.arange(len(targets)) // batch_size
+    _, group, sizes = np.unique(batch[labeled] * (targets.max() + 1) + targets[labeled], return_inverse=True, return_counts=True)
+    return float((sizes[group] > 1).mean()) if labeled.any() else 0.0
+
+
 def count_repeats(rows: np.ndarray) -> np.ndarray:
     """Return how often each of `rows` (n,) occurs before its place, (n,) int64: 0 at the first occurrence."""
     order = np.argsort(rows, kind="stable")

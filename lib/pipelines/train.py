@@ -75,10 +75,12 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
 def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:
     """Return the sample submission to fill, None without one; what is wrong with the inputs is found before any training.
 
-    Raises FlukeError for a batch size that the processes can't share, for labels that only the test table has, and for a sample
-    submission that the predictions won't fit.
+    Raises FlukeError for a batch size that the processes can't share, for a loss over pairs without any, for labels that only the
+    test table has, and for a sample submission that the predictions won't fit.
     """
     check_batch_size(recipe.train, task.make_order().n, run.accelerator.num_processes)
+    if (note := task.note_on_order()) is not None:
+        run.log(note)
     if task.target.outputs == "embeddings" or recipe.data.only_classes:
         return None
     if test is not None and test.labels is not None:

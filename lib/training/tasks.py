@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from lib.config.recipe import Recipe
+from lib.config.traits import LOSSES
 from lib.errors import FlukeError, did_you_mean
-from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights
+from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights, share_with_partner
 from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval, mean_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
@@ -21,6 +22,9 @@ from lib.retrieval.class_centres import ClassCentres, make_class_centres
 from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, Target
+
+LEAST_PAIRED = 0.5
+"""Share of the images with another one of their individual in their batch, below which losses over pairs learn little."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Task(Protocol):
     def make_order(self) -> RandomOrder | ClassGroupOrder:
         """Return the order of the rows in each epoch, positions in `targets`."""
 
+    def note_on_order(self) -> str | None:
+        """Return a note on an order from which the loss learns little, else None. Raises FlukeError if it learns nothing."""
+
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
         """Evaluate the network's outputs for `val`; `loss` is the network's own. Raises FlukeError when `metric` is undefined."""
 
@@ -99,6 +106,9 @@ class ClassificationTask(Task):
             raise FlukeError(f"train.sampler_factors names {unknown[0]!r}, no class{did_you_mean(unknown[0], self.classes)}")
         factors = np.array([t.sampler_factors.get(name, 1.0) for name in self.classes])
         return RandomOrder(len(self.train), derive_seed(t.seed, 0), sampling_weights(self.targets, t.sampler_power, factors))
+
+    def note_on_order(self) -> str | None:
+        return None
 
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
         metrics = registry.compute_metrics(self.target, outputs, self.val_targets)
@@ -151,6 +161,24 @@ class EmbeddingTask(Task):
         labelled = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
         return RandomOrder(
             len(self.targets), seed, sampling_weights(labelled, t.sampler_power) if t.sampler == "weighted" else None
+        )
+
+    def note_on_order(self) -> str | None:
+        o, t = self.recipe.objective, self.recipe.train
+        over_pairs = [name for name in (o.name, *o.also) if LOSSES[name].compares_pairs]
+        if not over_pairs:
+            return None
+        share = share_with_partner(self.targets[self.make_order()(0)], t.batch_size)
+        if share == 0 and len(over_pairs) == 1 + len(o.also) and np.bincount(self.targets[self.targets >= 0]).max() == 1:
+            raise FlukeError(
+                f"objective {over_pairs[0]}: compares images of one individual, and none has two training images; use a loss with "
+                "class centres (arcface), or train.sampler pk with train.singles repeat."
+            )
+        if share >= LEAST_PAIRED or t.sampler == "pk":
+            return None
+        return (
+            f"note: objective {over_pairs[0]} compares images of one individual, but {share:.0%} of the images share a batch of "
+            f"{t.batch_size} with another one of theirs; train.sampler pk makes batches of such pairs"
         )
 
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:

@@ -19,6 +19,7 @@ from lib.images.samplers import (
     count_repeats,
     derive_seed,
     sampling_weights,
+    share_with_partner,
 )
 
 
@@ -99,6 +100,14 @@ def test_weighted_rows_are_drawn_in_proportion_to_their_weights() -> None:
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_repeats_are_counted(drawn: list[int]) -> None:
     assert count_repeats(np.array(drawn, int)).tolist() == [drawn[:i].count(row) for i, row in enumerate(drawn)]
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=40), st.integers(1, 9))
+def test_share_of_images_with_a_partner_in_their_batch(targets: list[int], size: int) -> None:
+    batches = [targets[i : i + size] for i in range(0, len(targets), size)]
+    labeled = [(target, batch) for batch in batches for target in batch if target >= 0]
+    expected = sum(batch.count(target) > 1 for target, batch in labeled) / max(len(labeled), 1)
+    assert share_with_partner(np.array(targets), size) == pytest.approx(expected)
 
 
 def test_row_with_several_labels_has_the_weight_of_the_rarest() -> None:

@@ -116,6 +116,23 @@ def test_no_class_with_two_images_is_said() -> None:
 # --- mirrored individuals, strangers ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("also", ["{}", "{supcon: 0.5}"])
+def test_loss_over_pairs_says_when_batches_hold_none(also: str) -> None:
+    pairs, singles = made([c for c in "abcdefghijkl" for _ in range(2)]), made(list("abcdefghijkl"))
+    settings = {"objective_name": "triplet", "objective_also": also, "train_batch_size": 6}
+    note = EmbeddingTask(recipe(**settings), pairs, pairs).note_on_order()
+    assert note is not None
+    assert "of the images share a batch of 6 with another one of theirs; train.sampler pk" in note
+    for silent in ({"train_sampler": "pk", "train_images_per_class": 2}, {"train_batch_size": 24}, {"objective_name": "arcface"}):
+        if also == "{}" or "objective_name" not in silent:
+            assert EmbeddingTask(recipe(**{**settings, **silent}), pairs, pairs).note_on_order() is None
+    for sampler in ("shuffle", "pk"):
+        with pytest.raises(FlukeError, match=r"objective triplet: .* none has two training images; use a loss with class centres"):
+            EmbeddingTask(recipe(**settings, train_sampler=sampler), singles, singles).note_on_order()
+    repeated = {"train_sampler": "pk", "train_singles": "repeat"}
+    assert EmbeddingTask(recipe(**settings, **repeated), singles, singles).note_on_order() is None
+
+
 def test_mirrored_individuals_are_others_unflipped_at_retrieval(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
