@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import timm
-from timm.models import get_model_traits, parse_model_name, resolve_model_input_args
+import torch
+from timm.models import parse_model_name, resolve_model_input_args
 from torch import nn
 
 from lib.config.recipe import Model
@@ -38,12 +39,12 @@ def resolve_model(m: Model, sizes: tuple[int, ...]) -> Model:
 
 def _fit_to_sizes(m: Model, sizes: tuple[int, ...]) -> Model:
     """Return the section with the argument that fits a backbone of fixed input size to images of `sizes` px. Raises FlukeError."""
-    backbone = make_backbone(m, pretrained=False)
-    traits = get_model_traits(backbone)
-    if not traits["fixed_input_size"] or {(size, size) for size in sizes} == {traits["img_size"]}:
+    backbone = make_backbone(m, pretrained=False).eval()
+    if all(_takes(backbone, size) for size in sizes):  # as some do, whatever their configuration says
         return m
     if len(set(sizes)) == 1:
-        (patch, *_) = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1,))
+        patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
+        patch = patch[0] if isinstance(patch, (tuple, list)) else patch
         if sizes[0] % patch:  # timm would leave out the last pixels
             raise FlukeError(f"model.name {m.name}: takes images of a multiple of {patch} px ({sizes[0]}); set another data.size.")
         return replace(m, kwargs={**m.kwargs, "img_size": sizes[0]})
@@ -53,6 +54,15 @@ def _fit_to_sizes(m: Model, sizes: tuple[int, ...]) -> Model:
     except FlukeError:
         raise FlukeError(f"data.eval_size {sizes[-1]}: {m.name} takes images of one size; set it to null.") from None
     return m
+
+
+@torch.no_grad()
+def _takes(backbone: nn.Module, size: int) -> bool:
+    try:
+        backbone(torch.zeros(1, 3, size, size))
+    except Exception:  # whatever an architecture raises for a size that it can't take
+        return False
+    return True
 
 
 def make_backbone(m: Model, pretrained: bool) -> nn.Module:

@@ -35,6 +35,12 @@ def test_backbones_of_fixed_input_size_are_built_for_the_images() -> None:
         assert all(network(random_images(2, size))["output"].shape == (2, 3) for size in sizes)
 
 
+def test_size_that_leaves_out_pixels_of_a_patch_is_refused() -> None:
+    with pytest.raises(FlukeError, match=r"takes images of a multiple of 16 px \(40\); set another data.size"):
+        resolve("vit_tiny_patch16_224", 40, 40)
+    assert resolve("xcit_nano_12_p16_224", 72, 72).kwargs == {}  # of fixed size by its configuration, but it takes any
+
+
 def test_second_size_is_refused_where_a_backbone_takes_one() -> None:
     with pytest.raises(FlukeError, match=r"data.eval_size 128: pit_ti_224 takes images of one size; set it to null"):
         resolve("pit_ti_224", 96, 128)
