@@ -114,17 +114,23 @@ def _readings(place: str, tensors: dict[str, Tensor], backbone: nn.Module) -> It
     yield match
     if len(match.tensors) == len(expected):
         return
-    # timm keeps an architecture's filters beside its class; it applies them only to weights that it loads itself.
-    module = vars(sys.modules[type(backbone).__module__])
-    for name, convert in module.items():
-        if "filter" in name and callable(convert):
-            for source, more in ((state, others), (tensors, [])):
-                try:
-                    converted = convert(dict(source), backbone)
-                    yield _fitting(converted, expected, backbone, [*notes, "names and sizes converted by timm"], more)
-                except Exception:  # a filter raises whatever it likes for weights that aren't its own
-                    continue
+    for source, more in ((state, others), (tensors, [])):
+        for converted in _filtered(source, backbone):
+            yield _fitting(converted, expected, backbone, [*notes, "names and sizes converted by timm"], more)
     yield _in_order(state, expected, notes)
+
+
+def _filtered(state: dict[str, Tensor], backbone: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a state as timm's filters convert it, which stand beside the class of an architecture.
+
+    timm applies them only to weights that it loads itself. Some take the model too.
+    """
+    for name, convert in vars(sys.modules[type(backbone).__module__]).items():
+        for arguments in ((backbone,), ()) if "filter" in name and callable(convert) else ():
+            try:
+                yield dict(convert(dict(state), *arguments))
+            except Exception:  # a filter raises whatever it likes for weights that aren't its own
+                continue
 
 
 def _prefix(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> str:

@@ -113,7 +113,10 @@ class Network(nn.Module):
             x = self.backbone.eval()(torch.zeros(1, 3, size, size))
         except Exception as error:  # whatever a backbone raises for a size that it can't take
             reason = one_line(error, 200)
-            raise FlukeError(f"model.name {m.name}: can't take images of {size} px ({reason}); set another size.") from None
+            own = timm.data.resolve_data_config({}, model=self.backbone)["input_size"][-1]
+            raise FlukeError(
+                f"model.name {m.name}: can't take images of {size} px ({reason}); set another size, such as its own {own} px."
+            ) from None
         finally:
             self.backbone.train()
         if m.pool == "gem" and not (_is_features(x, 4) and x.shape[1] == self.backbone.head_hidden_size):

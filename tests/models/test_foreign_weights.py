@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from lib.errors import FlukeError
@@ -108,6 +110,30 @@ def test_stem_of_four_channels_is_refused_with_both_shapes(tmp_path: Path) -> No
         load_into_new(tmp_path / "w.pth")
 
 
+def test_weights_of_torchvision_under_its_own_names_give_its_features(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = torchvision.models.mobilenet_v2().eval()
+    for name, value in theirs.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:  # all of BatchNorm, which starts as ones and zeros
+            value.copy_(torch.rand(value.shape) + 0.5 * ("var" in name or "weight" in name))
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    network, message = load_into_new(tmp_path / "w.pth", name="mobilenetv2_100")
+    assert "names differ, taken in the file's order" in message
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.backbone.eval()(x), theirs.features(x).mean((2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_older_names_are_converted_by_timms_filter(tmp_path: Path) -> None:
+    state = timm.create_model("densenet121", num_classes=0).state_dict()
+    older = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+    assert older.keys() != state.keys()
+    torch.save(older, tmp_path / "w.pth")
+    network, message = load_into_new(tmp_path / "w.pth", name="densenet121")
+    assert "names and sizes converted by timm" in message
+    assert all(torch.equal(value, state[key]) for key, value in network.backbone.state_dict().items())
+
+
 def test_same_tensors_under_other_names_are_taken_in_order(state: State, tmp_path: Path) -> None:
     kinds = {key: f"features.{i}.{key.rpartition('.')[2]}" for i, key in enumerate(state)}
     torch.save({kinds[key]: value for key, value in state.items()}, tmp_path / "w.pth")
@@ -141,6 +167,7 @@ def test_own_weights_of_another_size_keep_their_head(tmp_path: Path) -> None:
     save_network(tmp_path / "best.safetensors", first)
     second, message = load_into_new(tmp_path / "best.safetensors", name="test_vit", size=96, kwargs={"img_size": 96})
     assert "new head" not in message
+    assert "under backbone." not in message
     assert torch.equal(second.head[-1].weight, first.head[-1].weight)
     assert torch.equal(second.backbone.blocks[0].attn.qkv.weight, first.backbone.blocks[0].attn.qkv.weight)
     assert second(random_images(2, 96))["output"].shape == (2, 3)
