@@ -62,7 +62,7 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
     tables = load_splits(recipe, run, target, fold)
     task = make_task(recipe, target, tables.train, tables.val)
     sample = check_inputs(recipe, run, task, tables.test, fold)
-    network = build_network(recipe, run, task)
+    network = build_network(recipe, run, task, new=plan.checkpoint is None)
     write_start(recipe, run, task, network, plan)
     trainer = make_trainer(recipe, run, task, network, tables, fold)
     if plan.checkpoint is not None:
@@ -94,8 +94,11 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
 # --- network and datasets ---------------------------------------------------------------------------------------------------------
 
 
-def build_network(recipe: Recipe, run: Run, task: Task) -> Network:
-    """Return the network with its objective and its first weights. Raises FlukeError when the backbone doesn't fit the recipe."""
+def build_network(recipe: Recipe, run: Run, task: Task, new: bool) -> Network:
+    """Return the network with its objective and, for a `new` one, its first weights; a checkpoint replaces those of others.
+
+    Raises FlukeError when the backbone doesn't fit the recipe.
+    """
     d = recipe.data
     model = resolve_model(recipe.model, (d.size, d.eval_size or d.size))
     if added := {key: value for key, value in model.kwargs.items() if key.endswith("img_size") and key not in recipe.model.kwargs}:
@@ -105,6 +108,8 @@ def build_network(recipe: Recipe, run: Run, task: Task) -> Network:
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.make_loss(network.width)
+    if not new:
+        return network
     run.log(load_initial_weights(network, recipe.model))
     if trained := count_leaked_rows(recipe.model.weights, task):
         run.log(

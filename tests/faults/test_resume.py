@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
+import torch
 
 from lib import files, process
 from lib.errors import FlukeError, Interrupted
@@ -108,6 +110,20 @@ def test_cut_and_resumed_is_identical(
         train_classifier.main(argv)
     train_classifier.main([*argv, "--resume"])
     assert finals(tmp_path / "run") == whole
+
+
+def test_resuming_needs_no_initial_weights(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "w.pth"
+    torch.manual_seed(5)
+    torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), weights)
+    settings = {"train_epochs": 2, "model_name": "test_resnet", "model_weights": weights, "model_dropout": 0.3}
+    train_classifier.main(arguments(tmp_path / "whole" / "run", **settings))
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        cut(patched, loop, "schedule_factor", 4)
+        train_classifier.main(arguments(tmp_path / "run", **settings, train_save_minutes=1e-9))
+    weights.unlink()
+    train_classifier.main([*arguments(tmp_path / "run", **settings, train_save_minutes=1e-9), "--resume"])
+    assert finals(tmp_path / "run") == finals(tmp_path / "whole" / "run")
 
 
 def test_torn_state_is_recognised_and_the_one_before_taken(
