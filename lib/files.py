@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
+import platform
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path, PureWindowsPath
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from lib.errors import FlukeError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -83,19 +91,24 @@ def read_json(path: Path) -> Any:
         raise FlukeError(f"{path}: not readable as JSON ({error}).") from None
 
 
-def safe_join(folder: Path, name: str) -> Path:
+def safe_join(folder: Path, name: str, trusted: Sequence[Path] = ()) -> Path:
     """Return `folder / name`, which need not exist.
 
-    Raises FlukeError for a name that leads out of `folder`: absolute names, `..`, and links to files elsewhere.
+    Raises FlukeError for a name that leads out of `folder`: absolute names, also those of Windows, `..`, and links to files
+    elsewhere, unless these lie below one of the folders `trusted`.
     """
-    if not name or "\0" in name or name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts:
+    windows = PureWindowsPath(name)
+    is_absolute = name.startswith(("/", "\\")) or windows.is_absolute() or (os.name == "nt" and windows.drive != "")
+    if not name or "\0" in name or is_absolute or ".." in Path(name.replace("\\", "/")).parts:
         raise FlukeError(f"image name {name!r}: leads out of its folder ({folder}); use a relative name without '..'.")
     path = folder / name
     # Links are resolved only where there is one: realpath of 100,000 plain files costs seconds.
     if any(os.path.islink(folder / part) for part in (Path(name), *Path(name).parents) if str(part) != "."):
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(os.path.realpath(root)) for root in (folder, *trusted)):
             raise FlukeError(
-                f"image name {name!r}: is a link that leads out of its folder ({folder}); copy the file into the folder."
+                f"image name {name!r}: is a link that leads out of its folder ({folder}) to {target}; copy the file into the "
+                "folder, or name a folder that holds it in data.trusted_roots."
             )
     return path
 
@@ -124,14 +137,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
         handle = open(folder / ".lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise FlukeError(f"{folder}: can't be written ({error.strerror}); name another folder with --out.") from None
-    with handle:
+    with handle, contextlib.ExitStack() as held:
         try:
-            # lockf, not flock: DataLoader workers would inherit a flock, and they outlive a killed run by seconds.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(_lock(handle))
             handle.truncate(0)
-            handle.write(f"pid {os.getpid()} on {os.uname().nodename}")
+            handle.write(f"pid {os.getpid()} on {platform.node()}")
             handle.flush()
-        except (BlockingIOError, PermissionError):
+        except (BlockingIOError, PermissionError, Timeout):
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
             raise FlukeError(f"{folder}: another process writes this run ({owner}); wait for it or end it.") from None
@@ -139,4 +151,28 @@ def lock_folder(folder: Path) -> Iterator[None]:
             raise FlukeError(f"{folder}: can't be locked ({error.strerror}); name another folder with --out.") from None
         for temporary in (*folder.glob(".*.tmp"), *folder.glob("best/.*.tmp"), *folder.glob("last/.*.tmp")):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+        yield
+
+
+def _lock(handle: TextIO) -> AbstractContextManager[Any]:
+    """Lock an open file for this process, while the context lasts or, at most, until `handle` is closed.
+
+    Raises BlockingIOError, PermissionError or filelock's Timeout when another process has the lock.
+    """
+    if fcntl is None:
+        return FileLock(f"{handle.name}.windows").acquire(timeout=0)
+    # lockf, not the flock of filelock: DataLoader workers would inherit a flock, and they outlive a killed run by seconds.
+    fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, once no other process does; without it on a file system that has no locks.
+
+    Whatever is written meanwhile has to be written atomically: without locks two processes may do the same work.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, NotImplementedError):
+            held.enter_context(FileLock(path).acquire())
         yield

@@ -136,6 +136,35 @@ def test_names_outside_the_folder_are_refused(name: str, tree: Path) -> None:
         safe_join(tree / "images", name)
 
 
+def test_locks_without_fcntl_and_without_file_system_locks(tmp_path: Path) -> None:
+    """As on Windows, and on a network disk without a lock daemon."""
+    code = f"""
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+import filelock
+import lib.files
+from lib.files import lock_folder, wait_for_lock
+lib.files.FileLock = filelock.SoftFileLock  # the one of Windows isn't here
+folder = Path({str(tmp_path)!r})
+with lock_folder(folder):
+    try:
+        with lock_folder(folder):
+            print("twice")
+    except Exception as error:
+        print(error)
+class Broken(filelock.SoftFileLock):
+    def acquire(self): raise OSError(37, "No locks available")
+lib.files.FileLock = Broken
+with wait_for_lock(folder / "cache.lock"):
+    print("built")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert found.returncode == 0, found.stderr
+    assert "another process writes this run (pid" in found.stdout
+    assert found.stdout.endswith("built\n")
+
+
 @given(
     st.lists(
         st.sampled_from(["..", ".", "sub", "good", "bad", "out", "loop", "abs", "secret.txt", "", "a.png", "x\\..\\y"]), max_size=5

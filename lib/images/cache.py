@@ -7,11 +7,10 @@ holds the key and the height and width of each image. Neither file is unpickled 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from lib.errors import FlukeError
-from lib.files import atomic_write, require_free
+from lib.files import atomic_write, require_free, wait_for_lock
 from lib.images.decoding import decode
+from lib.images.loader import ImageLoader
 from lib.process import is_main_process
 
 HEADER = 128  # bytes before the first image
@@ -71,26 +70,28 @@ class ImageCache:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def open_cache(cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int) -> ImageCache:
+def open_cache(
+    cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int | None, stop: Callable[[], None] = lambda: None
+) -> ImageCache:
     """Open the cache of the images `paths`, in that order, with short sides of at most `short_side` pixels (never enlarged).
 
-    `workers` processes build it if it is missing or damaged, or if an image, `short_side` or the decoder has changed. Of several
-    processes that open it at once, one builds it and the others wait. Raises FlukeError for unreadable images (with their number
-    and the first of them), a folder that can't be written, and a disk that is too small.
+    `workers` processes build it if it is missing or damaged, or if an image, `short_side` or the decoder has changed; meanwhile
+    `stop` is called once per batch and may raise. Of several processes that open it at once, one builds it and the others wait.
+    Raises FlukeError for unreadable images (with their number and the first of them), a folder that can't be written, and a disk
+    that is too small.
     """
     key, name = _cache_key(paths, short_side)
     path = cache_dir / name / "pictures.bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
+        path.with_suffix(".lock").touch()
     except OSError as error:
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process ends, however it ends
+    with wait_for_lock(path.with_suffix(".lock")):
         # Missing, stale, truncated or another program's file: np.load may raise anything for the last.
         with contextlib.suppress(Exception):
             return ImageCache(path, key)
-        _build(path, key, paths, short_side, workers)
+        _build(path, key, paths, short_side, workers, stop)
         return ImageCache(path, key)
 
 
@@ -121,23 +122,18 @@ def _header(key: str) -> bytes:
     return f"fluke-cache {key}\n".encode().ljust(HEADER, b"\0")
 
 
-def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers: int) -> None:
+def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers: int | None, stop: Callable[[], None]) -> None:
     for old in (*path.parent.glob(".*.tmp"), path):  # left by a killed build, and the cache to be replaced: frees their space
         old.unlink(missing_ok=True)
     require_free(path.parent, len(paths) * 3 * short_side**2 * 4 / 3 / 1e6)  # as if all were 4:3
-    loader: DataLoader[Any] = DataLoader(
-        paths,  # type: ignore[arg-type]
-        batch_size=8,
-        num_workers=workers,
-        collate_fn=partial(_decode_batch, short_side=short_side),
-        generator=torch.Generator(),  # a DataLoader draws a seed, which must not advance the run's random numbers
-    )
+    loader = ImageLoader(paths, workers, batch_size=8, collate_fn=partial(_decode_batch, short_side=short_side))
     sizes: list[tuple[int, int]] = []
     faults: list[str] = []
     bar = tqdm(total=len(paths), desc=f"caching images at {short_side} px", unit="", leave=False, disable=not is_main_process())
     with atomic_write(path) as temporary, temporary.open("wb") as file, bar:
         file.write(_header(key))
         for pixels, batch_sizes, batch_faults in loader:
+            stop()
             file.write(pixels.numpy().data)
             sizes += batch_sizes
             faults += batch_faults

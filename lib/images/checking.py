@@ -10,27 +10,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lib.errors import FlukeError
-from lib.images.decoding import decode, open_image
+from lib.images.decoding import decode
+from lib.images.loader import ImageLoader, count_workers
+from lib.images.opening import open_image
 from lib.process import is_main_process
 
+WORTH_A_WORKER = 128
+"""Images for which starting a process, which imports torch where it isn't forked, pays."""
 
-def find_unreadable(paths: Sequence[Path], workers: int, check: Literal["decode", "header"]) -> dict[int, str]:
+
+def find_unreadable(
+    paths: Sequence[Path], workers: int | None, check: Literal["decode", "header"], stop: Callable[[], None] = lambda: None
+) -> dict[int, str]:
     """Return {position in `paths`: reason} of every file that can't be read, in order.
 
-    `workers` processes check (0: this one). `decode` decodes each file: a JPEG at 1/8 of its size, which reads all of its data in a
-    third of the time. `header` only opens it, about ten times as fast, and misses truncated files.
+    `workers` processes check (0: this one; None: one per core). `stop` is called once per batch and may raise. `decode` decodes
+    each file: a JPEG at 1/8 of its size, which reads all of its data in a third of the time. `header` only opens it, ten times
+    as fast, and misses truncated files.
     """
-    # Its own generator: a DataLoader draws a seed, which must not advance the run's random numbers.
     collate = partial(_find_reasons, check=CHECKS[check])
-    loader: DataLoader[Any] = DataLoader(paths, batch_size=32, num_workers=workers, collate_fn=collate, generator=torch.Generator())  # type: ignore[arg-type]
+    workers = min(count_workers(workers), len(paths) // WORTH_A_WORKER)
     reasons: list[str | None] = []
     with tqdm(total=len(paths), desc="checking images", unit="", delay=2, leave=False, disable=not is_main_process()) as bar:
-        for batch in loader:
+        for batch in ImageLoader(paths, workers, batch_size=32, collate_fn=collate):
+            stop()
             reasons += batch
             bar.update(len(batch))
     return {position: reason for position, reason in enumerate(reasons) if reason is not None}

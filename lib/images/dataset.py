@@ -3,9 +3,6 @@ workers or processes, nor on interruptions."""
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lib.images.augmentation import Transform, decode_side
 from lib.images.cache import ImageCache
 from lib.images.decoding import decode
+from lib.images.loader import ImageLoader, count_workers
 from lib.images.samplers import ShardedBatches, derive_seed
 
 
@@ -65,42 +63,17 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
             torch.set_rng_state(state)
 
 
-def ignore_signals(worker: int) -> None:
-    """Make a DataLoader worker ignore SIGTERM and SIGINT, which schedulers and Ctrl-C send to a whole process group.
-
-    The main process handles the signal and needs its workers until its state is saved; it then ends them.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@atexit.register
-def kill_workers() -> None:
-    """Kill workers that are still running at exit, as after an error.
-
-    multiprocessing would send them a SIGTERM, which they ignore (see `ignore_signals`), and then wait for ever.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the kill as a fault
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
-def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: int) -> DataLoader[Any]:
+def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: int | None) -> ImageLoader:
     """Return a loader of one process's batches (uint8 images (B, 3, H, W), targets, positions).
 
     The order is that of `batches`: set its `epoch` and `start` before iterating.
     """
-    return DataLoader(
-        images,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_signals,
-    )
+    return ImageLoader(images, workers, batch_sampler=batches, persistent_workers=count_workers(workers) > 0)
 
 
-def make_eval_loader(images: ImageDataset, batch_size: int, workers: int, rank: int = 0, num_processes: int = 1) -> DataLoader[Any]:
+def make_eval_loader(
+    images: ImageDataset, batch_size: int, workers: int | None, rank: int = 0, num_processes: int = 1
+) -> ImageLoader:
     """Return a loader of one process's share of all positions, dealt out in order, in batches of equal size on all processes.
 
     Where their number is no multiple of `num_processes`, the last position is repeated, because a gather needs equally many rows
@@ -110,6 +83,5 @@ def make_eval_loader(images: ImageDataset, batch_size: int, workers: int, rank: 
     padded = list(range(n)) + [n - 1] * (-n % num_processes)
     positions = padded[rank::num_processes]
     batches = [[(0, position, 0) for position in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
-    return DataLoader(
-        images, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), worker_init_fn=ignore_signals
-    )
+    workers = min(count_workers(workers), len(batches))
+    return ImageLoader(images, workers, batch_sampler=batches, persistent_workers=workers > 0)

@@ -8,10 +8,11 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # never EPS or the like, which start other programs
+from lib.images.opening import to_rgb
+from lib.tables.folders import IMAGE_FORMATS
+
 MAX_PIXELS = 50_000_000  # an image with more, after a JPEG's scaled decoding, gets no thumbnail
 
 
@@ -20,15 +21,13 @@ def thumbnail(path: Path, side: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large photographs or odd metadata: neither matters at this size
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
                 image.draft("RGB", (2 * side, 2 * side))
                 if image.width * image.height > MAX_PIXELS:
                     return _placeholder()
                 image.load()
                 small = ImageOps.exif_transpose(image)
-                if small.mode.startswith("I"):  # 16 bits per pixel: PIL's own conversion clips to white
-                    small = Image.fromarray((np.asarray(small) // 257).astype(np.uint8))
-                small = small.convert("RGB")
+                small = to_rgb(small)
                 small.thumbnail((side, side))
     except Exception:  # whatever a plugin raises for a damaged file: a page is written all the same
         return _placeholder()

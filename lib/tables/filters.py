@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,18 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     if notes:
         table = _take_first(table, Counter({label: len(table) for label in [*left, *others]}) + Counter(data.take))
     return replace(table, classes=classes, notes=(*table.notes, *notes))
+
+
+def note_similar_labels(table: Table) -> Table:
+    """Return the table with a note on classes whose names differ only in case, blanks or Unicode form."""
+    same: dict[str, list[str]] = {}
+    for name in table.classes:
+        same.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    if not (similar := [names for names in same.values() if len(names) > 1]):
+        return table
+    found = first_few((" and ".join(map(repr, names)) for names in similar), 3)
+    note = f"different classes whose names differ only in case, blanks or Unicode form: {found}; correct the labels if they are one"
+    return replace(table, notes=(*table.notes, note))
 
 
 def _take_first(table: Table, limits: Counter[str]) -> Table:

@@ -6,15 +6,22 @@ Each folder is listed once, because a disk access per row costs seconds for 100,
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from PIL import Image
+
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+# Raster formats only: Pillow's others include EPS, which starts Ghostscript, and containers that hide a second format.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats of images, under Pillow's names."""
+IMAGE_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in IMAGE_FORMATS}
+"""Their file suffixes, in lower case."""
 
 
 def list_images(folder: Path) -> tuple[list[str], list[str], list[str]]:
@@ -25,31 +32,33 @@ def list_images(folder: Path) -> tuple[list[str], list[str], list[str]]:
     return images, sorted(f for f in folders if not f.startswith(".")), sorted(set(visible) - set(images))
 
 
-def find_images(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[int, str]]:
+def find_images(folder: Path, names: Sequence[str], trusted: Sequence[Path] = ()) -> tuple[list[Path], dict[int, str]]:
     """Return the paths (n) of the images that a table names, and {position: reason} for missing ones.
 
-    A name is a path relative to `folder`. Without such a file, it stands for the image in the same folder whose name differs only
-    in its extension. Raises FlukeError when `folder` is missing, a name leads out of it, or several images match a name.
+    A name is a path relative to `folder`, also with Windows's backslashes. Without such a file, it stands for the image in the same
+    folder whose name differs only in its extension or in its Unicode form (macOS decomposes accents). Links may lead into the
+    folders `trusted`. Raises FlukeError when `folder` is missing, a name leads out of it, or several images match a name.
     """
     listings = {"": _Listing(_scan(folder)[0])}
     paths: list[Path] = []
     missing: dict[int, str] = {}
     ambiguous: list[str] = []
-    for i, name in enumerate(names):
+    for i, written in enumerate(names):
+        name = written if "\\" not in written or (folder / written).exists() else written.replace("\\", "/")
         cut = name.rfind("/") + 1
         parent, file = name[:cut], name[cut:]
         if parent not in listings:
-            sub_folder = safe_join(folder, parent)
+            sub_folder = safe_join(folder, parent, trusted)
             listings[parent] = _Listing(_scan(sub_folder)[0] if sub_folder.is_dir() else {})
         matches = listings[parent].find(file)
         if len(matches) > 1:
             ambiguous.append(f"{name!r} ({', '.join(sorted(matches))})")
         elif not matches:
-            safe_join(folder, name)  # "leads out of the folder" is a better message than "no such file"
+            safe_join(folder, written, trusted)  # "leads out of the folder" is a better message than "no such file"
             missing[i] = "no such file"
         found = matches[0] if len(matches) == 1 else file
         is_link = listings[parent].files.get(found, False)
-        paths.append(safe_join(folder, parent + found) if is_link else folder / (parent + found))
+        paths.append(safe_join(folder, parent + found, trusted) if is_link else folder / (parent + found))
     if ambiguous:
         raise FlukeError(
             f"{folder}: {len(ambiguous):,} image names match several files: {first_few(ambiguous)}; add the extension to each name."
@@ -71,14 +80,24 @@ class _Listing:
         self.files = files
 
     def find(self, file: str) -> list[str]:
-        """Return the file of that name, else those whose names differ only in the extension."""
-        return [file] if file in self.files else self._by_stem.get(image_stem(file), [])
+        """Return the file of that name, else those whose names differ only in Unicode form, else also in the extension."""
+        if file in self.files:
+            return [file]
+        form = unicodedata.normalize("NFC", file)
+        return self._by_form.get(form) or self._by_stem.get(image_stem(form), [])
+
+    @cached_property
+    def _by_form(self) -> dict[str, list[str]]:
+        by_form = defaultdict(list)
+        for file in self.files:
+            by_form[unicodedata.normalize("NFC", file)].append(file)
+        return by_form
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
         by_stem = defaultdict(list)
         for file in self.files:
-            by_stem[image_stem(file)].append(file)
+            by_stem[image_stem(unicodedata.normalize("NFC", file))].append(file)
         return by_stem
 
 

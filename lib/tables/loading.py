@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
-from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, refuse_repeats
+from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
 from lib.tables.folders import find_images, list_images
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.table import Table
@@ -26,11 +27,11 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     Raises FlukeError that names all rows with one kind of fault.
     """
     root = Path(data.root)
-    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_class_folders(root / data.train_dir)
+    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_class_folders(root / data.train_dir, data)
     table, missing = drop_images(table, missing, data.drop_images)
     table = drop_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
-    table = filter_by_class(table, data, keep_others)
+    table = note_similar_labels(filter_by_class(table, data, keep_others))
     if folds.group_csv is not None:
         table = replace(table, groups=np.array(read_mapping(root / folds.group_csv, table.names)))
     if folds.csv is not None:
@@ -50,14 +51,27 @@ def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | N
     """
     root = Path(data.root)
     folder = root / (data.test_dir or data.image_dir)
-    if data.test_csv is not None and data.test_csv != data.sample_submission:
-        return load_images(root / data.test_csv, folder, data, classes, target)
+    names_sample = data.test_csv is not None and _same_file(root / data.test_csv, root / (data.sample_submission or ""))
+    if data.test_csv is not None and not names_sample:
+        return _without_placeholders(load_images(root / data.test_csv, folder, data, classes, target))
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
         if header and data.image_column not in header:  # samples may call it "id" and have it first
             data = replace(data, image_column=header[0])
         return load_images(root / sample, folder, data, classes, target, with_labels=False)
     return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _without_placeholders(table: Table) -> Table:
+    """Return the table without labels where all rows have the same one, as in a sample submission; a note says so."""
+    if table.labels is None or len(table) < 2 or len(set(table.labels)) > 1:
+        return table
+    note = f"every row has the label {' '.join(table.labels[0])!r}, taken for a placeholder: the images count as unlabelled"
+    return replace(table, labels=None, notes=(*table.notes, note))
 
 
 def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], target: Target, with_labels: bool = True) -> Table:
@@ -71,14 +85,14 @@ def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], 
         if not names:
             found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
             raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
-        table, missing = _find_rows(path, path, names)
+        table, missing = _find_rows(path, path, names, data)
         table = replace(table, notes=_ignored_entries(path, folders, others))
     else:
         wanted = {"data.image_column": data.image_column}
         if with_labels and data.label_column in read_header(path):
             wanted["data.label_column"] = data.label_column
         columns, lines = read_columns(path, wanted)
-        table, missing = _find_rows(path, folder, columns["data.image_column"], lines)
+        table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines)
         cells = columns.get("data.label_column", [])
         if any(cell.strip() for cell in cells):
             table = _add_labels(table, cells, data.label_separator if target.several else None)
@@ -94,7 +108,7 @@ def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
     if folds.group_column is not None:
         wanted["folds.group_column"] = folds.group_column
     columns, lines = read_columns(source, wanted)
-    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], lines)
+    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines)
     table = _add_labels(table, columns["data.label_column"], data.label_separator)
     if folds.group_column is not None:
         refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
@@ -102,12 +116,12 @@ def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
     return table, missing
 
 
-def _read_class_folders(folder: Path) -> tuple[Table, dict[int, str]]:
+def _read_class_folders(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
     """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images."""
     loose, classes, others = list_images(folder)
     names, empty, notes = [], [], _ignored_entries(folder, [], loose + others)
     for label in classes:
-        images, folders, others = list_images(safe_join(folder, label))
+        images, folders, others = list_images(safe_join(folder, label, [Path(root) for root in data.trusted_roots]))
         names += [f"{label}/{image}" for image in images]
         notes += _ignored_entries(folder / label, folders, others)
         if not images:
@@ -115,15 +129,17 @@ def _read_class_folders(folder: Path) -> tuple[Table, dict[int, str]]:
     if empty or not classes:
         found = f"without images: {first_few(empty)}" if empty else "no folders at all"
         raise FlukeError(f"{folder}: is not a folder of class folders ({found}); put each class's images in a folder of its name.")
-    table, missing = _find_rows(folder, folder, names)
+    table, missing = _find_rows(folder, folder, names, data)
     return replace(_add_labels(table, [name.split("/")[0] for name in names], None), notes=notes), missing
 
 
-def _find_rows(source: Path, folder: Path, names: list[str], lines: np.ndarray | None = None) -> tuple[Table, dict[int, str]]:
+def _find_rows(
+    source: Path, folder: Path, names: list[str], data: Data, lines: np.ndarray | None = None
+) -> tuple[Table, dict[int, str]]:
     """Return a table, without labels and classes, of the images `names` below `folder`, and {position: reason} of missing ones."""
     if lines is not None:
         refuse_blanks(source, "image name", names, lines)
-    paths, missing = find_images(folder, names)
+    paths, missing = find_images(folder, names, [Path(root) for root in data.trusted_roots])
     rows = np.arange(len(names), dtype=np.int64)
     return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines), missing
 

@@ -13,6 +13,7 @@ import numpy as np
 from lib.config.recipe import Folds
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
+from lib.tables.readers import read_columns
 from lib.tables.stratification import SplitUnits, choose_folds, choose_holdout
 from lib.tables.table import Table
 
@@ -105,6 +106,26 @@ def write_folds(path: Path, table: Table, fold: np.ndarray) -> None:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["image", "fold"])
         writer.writerows(zip(table.names, fold.tolist()))
+
+
+def keep_split(path: Path, train: Table, held_out: Table, begun: bool) -> None:
+    """Write the table (image, side) of a run that starts; compare it with the one of a run that has `begun`, if it wrote one.
+
+    Raises FlukeError where an image has another side than before: an edited table, or an image that became unreadable, may have
+    changed the whole split, and held-out images would be among those already trained on.
+    """
+    sides = {**dict.fromkeys(train.names, "train"), **dict.fromkeys(held_out.names, "held out")}
+    if not begun:
+        with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
+            csv.writer(handle, lineterminator="\n").writerows([("image", "side"), *sides.items()])
+    elif path.exists():
+        columns, _ = read_columns(path, {"image": "image", "side": "side"})
+        before = dict(zip(columns["image"], columns["side"]))
+        if changed := [name for name in {**before, **sides} if before.get(name) != sides.get(name)]:
+            raise FlukeError(
+                f"{path}: {len(changed):,} images were on another side of the split, or missing, when this run began "
+                f"({first_few(changed)}); restore the table and its images, or start another run."
+            )
 
 
 def describe_split(table: Table, train: np.ndarray, held_out: np.ndarray) -> str:

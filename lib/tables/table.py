@@ -93,7 +93,8 @@ class Table:
 
     def in_classes(self) -> np.ndarray:
         """Return (n,) bool: whether all labels of the row are among the classes."""
-        return np.array([set(labels) <= set(self.classes) for labels in self.labels or [()] * len(self)], dtype=bool)
+        classes = set(self.classes)
+        return np.array([classes.issuperset(labels) for labels in self.labels or [()] * len(self)], dtype=bool)
 
     def counts(self) -> Counter[str]:
         """Return the number of images of each label that occurs."""

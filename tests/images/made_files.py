@@ -60,7 +60,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
     (folder / "bomb.bmp").write_bytes(
         b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 12_000, 12_000, 1, 24, 0, 0, 0, 0, 0, 0)
     )
-    save(folder / "float.tif", np.zeros((4, 4), dtype=np.float32))
+    save(folder / "float.tif", np.full((4, 4), -0.5, dtype=np.float32))
     save(folder / "deep.tif", np.full((4, 4), 70_000, dtype=np.int32))
     return {
         "cut.jpg": "truncated",
@@ -74,8 +74,8 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "pipe.jpg": "not a regular file",
         "none.jpg": "no such file",
         f"{'long' * 100}.jpg": "no such file",
-        "bomb.png": "50000 x 50000 pixels",
+        "bomb.png": "too large (Image size (2500000000 pixels)",
         "bomb.bmp": "12000 x 12000 pixels",
-        "float.tif": "floating-point",
-        "deep.tif": "32-bit",
+        "float.tif": "pixels from -0.5 to -0.5 have no known range",
+        "deep.tif": "pixels from 70000 to 70000 have no known range",
     }

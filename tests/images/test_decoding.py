@@ -1,5 +1,6 @@
 """Decoding of image files with known pixels."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 from lib.errors import FlukeError
-from lib.images import decoding
-from lib.images.decoding import MAX_PIXELS, decode
+from lib.images import opening
+from lib.images.decoding import decode
+from lib.images.opening import MAX_PIXELS
 from tests.images.made_files import noise, pixels, save, smooth, write_bad_files
 
 
@@ -127,7 +129,7 @@ def test_bad_files_are_refused_in_one_line_that_names_the_file(tmp_path: Path) -
 
 def test_limit_on_pixels_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PIXELS == 100_000_000
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 63 * 64)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 63 * 64)
     decode(save(tmp_path / "a.png", smooth(63, 63)))
     with pytest.raises(FlukeError, match="64 x 63 pixels"):
         decode(save(tmp_path / "b.png", smooth(63, 64)))
@@ -136,3 +138,35 @@ def test_limit_on_pixels_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_image_with_broken_exif_is_readable(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", smooth(16, 16), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12")
     assert decode(path).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(("dtype", "suffix", "top"), [
+    (np.uint16, "png", 255), (np.uint16, "png", 4095), (np.uint16, "tif", 65535), (np.int32, "tif", 255), (np.int32, "tif", 65535),
+])  # fmt: skip
+def test_values_in_more_bits_than_they_need(dtype: type, suffix: str, top: int, tmp_path: Path) -> None:
+    """12-bit cameras and 8-bit values in 32-bit files must not become black."""
+    share = np.linspace(0, 1, 64).reshape(8, 8)
+    read = pixels(decode(save(tmp_path / f"a.{suffix}", np.rint(share * top).astype(dtype))))[..., 0]
+    assert np.abs(read - share * 255).max() <= 1
+    assert (read.min(), read.max()) == (0, 255)
+
+
+def test_floats_between_0_and_1(tmp_path: Path) -> None:
+    share = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    assert np.abs(pixels(decode(save(tmp_path / "a.tif", share)))[..., 0] - share * 255).max() <= 0.5
+    with pytest.raises(FlukeError, match=r"pixels from -1 to 1 have no known range"):
+        decode(save(tmp_path / "b.tif", 2 * share - 1))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiff_whose_zero_is_white(bits: int, tmp_path: Path) -> None:
+    values = np.tile(np.arange(0, 256, 8), (8, 1))
+    stored = (values * (1 if bits == 8 else 257)).astype(f"<u{bits // 8}")
+    info = {256: 32, 257: 8, 258: bits, 259: 1, 262: 0, 273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: 8, 279: stored.nbytes}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in info.items())
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, len(info)) + entries + bytes(4) + stored.tobytes())
+    np.testing.assert_array_equal(pixels(decode(tmp_path / "a.tif"))[..., 0], 255 - values)
+
+
+def test_pillows_own_limit_is_left_alone() -> None:
+    assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3  # Pillow's documented default

@@ -461,3 +461,72 @@ def test_read_columns_agrees_with_pandas(tmp_path: Path) -> None:
     assert lines.tolist() == [2, 3, 4, 6]
     (tmp_path / "train.csv").write_text('"i\nj",k\na,b\n')
     assert read_columns(tmp_path / "train.csv", {"k": "k"})[1].tolist() == [3]
+
+
+# --- what other systems write -----------------------------------------------------------------------------------------------------
+
+
+def test_names_of_windows_and_of_macos(tmp_path: Path) -> None:
+    """Backslashes between folders; accents that a table composes and a file name decomposes."""
+    rows = [("sub\\a.jpg", "x"), ("sub\\b", "x"), ("caf\u00e9.jpg", "y"), ("m\u00fcll", "y")]
+    write_contest(tmp_path, rows, files=["sub/a.jpg", "sub/b.png", "cafe\u0301.jpg", "mu\u0308ll.png"])
+    table = train(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in table.paths] == [
+        "sub/a.jpg", "sub/b.png", "cafe\u0301.jpg", "mu\u0308ll.png"
+    ]  # fmt: skip
+    assert table.names == [name for name, _ in rows]
+
+
+@pytest.mark.parametrize("name", ["C:\\pictures\\a.jpg", "C:/pictures/a.jpg", "\\\\server\\share\\a.jpg", "sub\\..\\..\\a.jpg"])
+def test_absolute_names_of_windows_are_refused(name: str, tmp_path: Path) -> None:
+    write_contest(tmp_path, [*ROWS, (name, "y")], files=[row[0] for row in ROWS])
+    assert "leads out of its folder" in load_error(tmp_path)
+
+
+def test_links_into_a_trusted_folder(tmp_path: Path) -> None:
+    """As in the caches of Hugging Face, DVC and git-annex."""
+    store, root = tmp_path / "store", tmp_path / "contest"
+    store.mkdir()
+    root.mkdir()
+    for name, _ in ROWS:
+        (store / f"blob-{name}").touch()
+        os.symlink(store / f"blob-{name}", root / name)
+    write_contest(root, ROWS, files=[])
+    assert "name a folder that holds it in data.trusted_roots" in load_error(root)
+    assert "data.trusted_roots" in load_error(root, trusted_roots=[str(tmp_path / "other")])
+    assert len(train(root, trusted_roots=[str(store)])) == 4
+
+
+def test_classes_that_look_alike_are_named(tmp_path: Path) -> None:
+    labels = ["Crane", "crane", "Crane ", "cafe\u0301", "caf\u00e9", "owl"]
+    write_contest(tmp_path, [(f"{i}.jpg", label) for i, label in enumerate(labels)])
+    (note,) = [note for note in train(tmp_path).notes if "differ only in case" in note]
+    assert all(repr(label) in note for label in labels[:5])
+    assert "owl" not in note
+
+
+@pytest.mark.parametrize("test_csv", ["./sample.csv", "sub/../sample.csv"])
+def test_the_samples_labels_are_no_labels(test_csv: str, tmp_path: Path) -> None:
+    write_contest(tmp_path, ROWS)
+    (tmp_path / "sub").mkdir()
+    pd.DataFrame({"image": ["a.jpg", "b.jpg"], "label": ["x", "no class"]}).to_csv(tmp_path / "sample.csv", index=False)
+    table = load_test(Data(root=str(tmp_path), test_csv=test_csv, sample_submission="sample.csv"), ("x", "y"), ONE_LABEL)
+    assert table is not None
+    assert table.labels is None
+
+
+def test_one_label_in_every_test_row_is_a_placeholder(tmp_path: Path) -> None:
+    write_contest(tmp_path, ROWS)
+    pd.DataFrame({"image": ["a.jpg", "b.jpg"], "label": ["x", "x"]}).to_csv(tmp_path / "sample.csv", index=False)
+    table = load_test(Data(root=str(tmp_path), test_csv="sample.csv"), ("x", "y"), ONE_LABEL)
+    assert table is not None
+    assert table.labels is None
+    assert "'x', taken for a placeholder" in table.notes[-1]
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2", ".ppm", ".JPG", ".webp"])
+def test_folders_list_every_format_that_is_decoded(suffix: str, tmp_path: Path) -> None:
+    for label in ("x", "y"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / f"a{suffix}").touch()
+    assert len(train(tmp_path, train_csv=None, train_dir="train")) == 2

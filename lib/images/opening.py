@@ -1,0 +1,93 @@
+"""Open image files by Pillow: formats, size limit, and what its pixels mean as RGB.
+
+Nothing here imports torch, because pages are written without it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from lib.errors import FlukeError, one_line
+from lib.tables.folders import IMAGE_FORMATS
+
+MAX_PIXELS = 100_000_000
+"""An image of this many pixels or more is refused before it is decoded."""
+
+BITS = (8, 12, 16)
+"""Ranges of the values in a file of more than 8 bits per pixel."""
+
+ORIENTATIONS = {  # EXIF orientation: transposition that sets the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file, read its header and check its size; pixels are not decoded yet. Raises FlukeError."""
+    if not os.path.isfile(path):  # a named pipe would block for ever
+        raise FlukeError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}.")
+    try:
+        source = Image.open(path, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own limit, of about twice MAX_PIXELS
+        raise FlukeError(f"{path}: too large ({one_line(error)}); images must be below {MAX_PIXELS // 10**6} megapixels.") from None
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            start = file.read(16)
+        found = f"it begins with {start!r}" if start else "it is empty"
+        raise FlukeError(
+            f"{path}: not an image in a supported format ({found}); supported are {', '.join(IMAGE_FORMATS)}."
+        ) from None
+    except Exception as error:
+        raise FlukeError(f"{path}: can't be opened ({one_line(error)}).") from None
+    width, height = source.size
+    if width * height >= MAX_PIXELS:
+        source.close()
+        raise FlukeError(f"{path}: too large ({width} x {height} pixels); images must be below {MAX_PIXELS // 10**6} megapixels.")
+    return source
+
+
+def exif_transpose(source: Image.Image) -> Image.Transpose | None:
+    """Return the transposition that sets an image upright by its EXIF orientation, None if it is."""
+    try:
+        return ORIENTATIONS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF doesn't affect the pixels
+        return None
+
+
+def to_rgb(source: Image.Image) -> Image.Image:
+    """Return an opened image as RGB, as `decode` does. Raises ValueError for pixels without a known range."""
+    if source.mode.startswith("I") or source.mode == "F":  # convert("RGB") would clip 256...65535 to 255
+        source = Image.fromarray(_to_8_bits(np.asarray(source), white_is_zero=_is_white_zero(source)))
+    if source.has_transparency_data:  # convert("RGB") would show the colors stored under transparent pixels
+        rgba = source.convert("RGBA")
+        source = Image.new("RGBA", rgba.size, "white")
+        source.alpha_composite(rgba)
+    return source if source.mode == "RGB" else source.convert("RGB")
+
+
+def _is_white_zero(source: Image.Image) -> bool:
+    """Return whether a TIFF's zero is white, which Pillow turns only for 8 bits and fewer."""
+    return getattr(source, "tag_v2", {}).get(262, 1) == 0
+
+
+def _to_8_bits(values: np.ndarray, white_is_zero: bool) -> np.ndarray:
+    """Return grayscale `values` (H, W) integer or float as uint8. Raises ValueError for values without a known range."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and 0 <= low <= high <= 1:
+        scaled = np.rint(values * 255).astype(np.uint8)
+    elif low >= 0 and high < 2 ** BITS[-1]:
+        top = next(2**bits - 1 for bits in BITS if high < 2**bits)
+        table = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
+        scaled = table[values.astype(np.uint16, copy=False)]
+    else:
+        raise ValueError(f"pixels from {low:g} to {high:g} have no known range; save it with 8 or 16 bits")
+    return 255 - scaled if white_is_zero else scaled
