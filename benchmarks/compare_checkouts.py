@@ -139,7 +139,7 @@ def numbers(path: Path) -> dict[str, Any]:
 def without_paths(value: Any) -> Any:
     """JSON without what has to differ: run folders, seconds, and the fingerprint of code."""
     if isinstance(value, dict):
-        left_out = ("seconds", "run", "runs", "best_member", "inner_folds")
+        left_out = ("seconds", "images_per_second", "waiting", "run", "runs", "best_member", "inner_folds")
         return {key: without_paths(each) for key, each in value.items() if key not in left_out}
     return [without_paths(each) for each in value] if isinstance(value, list) else value
 

@@ -6,6 +6,7 @@ Nothing here reads a recipe, scores or weights: `load_recipe`, `load_scores` and
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ class RunFolder(_Folder):
     environment = _Entry("environment.json")
     """Command line, versions, device."""
     classes = _Entry("classes.json")
+    split = _Entry("split.csv")
+    """The images to train on and the held-out ones."""
     log = _Entry("log.txt")
     weights = _Entry("best/model.safetensors")
     """Weights of the best epoch, with the network's description."""
@@ -97,7 +100,8 @@ class RunFolder(_Folder):
 
     def begun_folds(self) -> list[RunFolder]:
         """Return the folders of the folds that have begun."""
-        return [RunFolder(path) for path in sorted(self.path.glob("fold[0-9]*")) if path.is_dir()]
+        names = [path.name for path in self.path.glob("fold*") if re.fullmatch(r"fold\d+", path.name) and path.is_dir()]
+        return [self.fold(number) for number in sorted(int(name.removeprefix("fold")) for name in names)]
 
     @property
     def retrieval(self) -> RetrievalFolder:

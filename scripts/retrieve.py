@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import command_line
-from lib.config.recipe import Train
 from lib.errors import FlukeError
 from lib.process import run_script
 from lib.run_folder import RetrievalFolder
@@ -57,14 +56,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from lib.pipelines import change_gallery, embed, retrieve  # torch is imported only from here on
     from lib.pipelines.retrieval_session import RetrievalSession
-    from lib.training.accelerator import keep_memory, make_accelerator
+    from lib.training.accelerator import keep_memory, make_inference_accelerator
 
     runs = embed.find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]
     keep_memory()
     folder = RetrievalFolder(args.out) if args.out else runs[0].retrieval
-    accelerator = make_accelerator(Train(log_with=[]), folder.path)
+    accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
     accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:

@@ -38,6 +38,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 WholeNumber = Annotated[float, Field(ge=1, multiple_of=1)]
 Loss = Annotated[str, OneOf(LOSSES)]
+Precision = Literal["fp32", "bf16", "fp16"]
 Transform = str | dict[str, dict[str, Any]]
 
 # Strict: "3", 3.7 and true are no integers; an integer is a float. No field has a use for .inf or .nan.
@@ -55,7 +56,9 @@ class Data:
     train_dir: str | None = None
     """Instead of a table: a folder with one sub-folder of images per class."""
     image_dir: str = "."
-    """Folder that the image names of the tables are relative to; nothing outside it is ever read."""
+    """Folder that the image names of the tables are relative to; nothing outside it and `trusted_roots` is ever read."""
+    trusted_roots: list[str] = field(default_factory=list)
+    """Folders outside `image_dir` into which links may lead: a Hugging Face, DVC or git-annex cache."""
     test_csv: str | None = None
     """Table of test images, or the sample submission; null: the sample submission, else every image of `test_dir`."""
     test_dir: str | None = None
@@ -105,8 +108,9 @@ class Data:
     """torchvision.transforms.v2 transforms for training, in order, by name: `- RandomRotation: {degrees: 10}`; within RandomApply,
     RandomChoice and RandomOrder `transforms: [...]` in the same way. Unless one of them sets the size (RandomResizedCrop, Resize,
     RandomShortestSize, ...), the image is first brought to `size` as `fit` says. A transform's missing `size` is `data.size`."""
-    workers: Natural = 2
-    """Processes that decode and augment; 0: the main process does it. The numbers are the same for any value."""
+    workers: Natural | None = None
+    """Worker processes of each training process that decode and augment; 0: the training process does it; null: the machine's cores
+    divided among its training processes. The numbers are the same for any value."""
     cache_dir: str | None = None
     """Folder for a packed cache of decoded images, scaled down to `cache_size`, which saves time with large photographs; null: no
     cache."""
@@ -150,7 +154,7 @@ class Objective:
     label_smoothing: ShareBelowOne = 0.0
     """Share of the target spread over all classes (train_classifier: cross_entropy, focal on softmax)."""
     gamma: NonNegative = 2.0
-    """focal: focusing exponent; 0 makes it cross-entropy (or BCE)."""
+    """focal: focusing exponent; 0 makes it cross-entropy (or BCE). The paper's class balance alpha is `class_weights`."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: the loss of a class has weight n / (classes * images of the class), from the training rows alone (scikit-learn's
     formula). With several labels, the positives of a label have weight negatives / positives."""
@@ -195,6 +199,8 @@ class Optim:
     """Weight decay, which biases and one-dimensional parameters don't have."""
     momentum: NonNegative = 0.9
     """Momentum of the optimizers that have one (sgd, momentum, rmsprop, ...)."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Other arguments of the optimizer, such as {betas: [0.9, 0.98], eps: 1.0e-6}."""
     head_lr: Positive = 1.0
     """Factor on `lr` for head and loss (all that is not the backbone): 10 in report 5, 100 in report 3."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -232,8 +238,8 @@ class Train:
     accumulate: Count = 1
     """Batches summed into one optimizer step (for batches that exceed the GPU's memory)."""
     sampler: Literal["shuffle", "weighted", "pk"] = "shuffle"
-    """shuffle: every row once per epoch. weighted: rows drawn with replacement, rare classes more often. pk: batches of classes
-    with `images_per_class` images each, every class in every epoch (train_embedding)."""
+    """shuffle: every row once per epoch, except for those of a last, smaller batch. weighted: rows drawn with replacement, rare
+    classes more often. pk: batches of classes with `images_per_class` images each, every class in every epoch (train_embedding)."""
     images_per_class: Count = 4
     """pk: K, the images of a class in a batch; a class with fewer images gives all of them."""
     singles: Literal["once", "repeat", "drop"] = "once"
@@ -266,9 +272,20 @@ class Train:
     save_minutes: Positive | None = 10.0
     """Minutes between saves of resumable state within an epoch (for machines that can be reclaimed at any time); null: save only at
     the end of epochs."""
+    precision: Precision | Literal["auto"] = "auto"
+    """Arithmetic of the forward pass, in training and inference (autocast; weights stay float32). auto: bf16 on a GPU that computes
+    in it (Ampere and later), fp16 with a loss scale on other CUDA GPUs, fp32 elsewhere; recipe.yaml holds what was chosen, and
+    --resume keeps it where the device can. Accelerate's mixed_precision overrides it, unless that is "no"."""
+    validate_every: Count = 1
+    """Epochs from one validation to the next; the last epoch is always validated. `patience` and plateau see validated epochs."""
+    sync_batchnorm: bool | None = None
+    """Normalize over the images of all processes in BatchNorm (SyncBatchNorm); null: on GPUs. With false, and on CPUs, each process
+    normalizes its own share, so that several processes train differently from one with models that have BatchNorm."""
+    grad_checkpointing: bool = False
+    """Compute the backbone's activations twice instead of keeping them: for models and sizes that exceed the GPU's memory."""
     compile: bool = False
-    """torch.compile the network, for long runs on a GPU: it takes a minute or more at the start, and on a CPU gains nothing and
-    needs a C++ compiler."""
+    """torch.compile the backbone for training, for long runs on a GPU: it takes a minute or more at the start, and on a CPU gains
+    nothing and needs a C++ compiler."""
     log_with: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers of Accelerate (tensorboard, wandb, mlflow, ...), each of which has to be installed; []: none."""
 
@@ -314,7 +331,7 @@ class Predict:
     """Labels per row for `submission: topk`, and names per query in retrieval."""
     allow_empty: bool = False
     """labels: allow rows without any label, in contests that count them; otherwise such a row gets its most probable label."""
-    separator: str = " "
+    separator: Annotated[str, Field(min_length=1)] = " "
     """Separator between several labels in a submission, where the contest doesn't use a blank."""
 
 

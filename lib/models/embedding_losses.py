@@ -71,10 +71,15 @@ class EmbeddingLoss(nn.Module):
 class ClassLoss(EmbeddingLoss, ABC):
     """Loss of each image against weight vectors of the classes. Unlabeled images are left out."""
 
+    all_labeled = False
+    """Whether no training image is unlabeled: then a step neither asks other processes nor waits for the device to know."""
+
     def process_weight(self, targets: Tensor) -> Tensor | float:
-        return relative_count(targets >= 0)
+        return 1.0 if self.all_labeled else relative_count(targets >= 0)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        if self.all_labeled:
+            return self.mean_loss(embeddings, targets)
         labeled = targets >= 0
         if not labeled.any():
             return embeddings.new_zeros(())
@@ -274,4 +279,8 @@ def make_embedding_loss(o: Objective, targets: np.ndarray, classes: int, width: 
     counts = np.bincount(targets[targets >= 0], minlength=classes)
     # objective.margin has the unit of objective.name: the losses of objective.also keep their default margins.
     settings = {name: o if name == o.name else replace(o, margin=None) for name in weights}
-    return WeightedSum({name: EMBEDDING_LOSSES[name](settings[name], counts, width) for name in weights}, weights)
+    parts = {name: EMBEDDING_LOSSES[name](settings[name], counts, width) for name in weights}
+    for part in parts.values():
+        if isinstance(part, ClassLoss):
+            part.all_labeled = bool((targets >= 0).all())
+    return WeightedSum(parts, weights)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -90,14 +92,18 @@ class Network(nn.Module):
         self.mix = make_mixup(objective, len(spec.classes)) if objective is not None else None
         self.frozen: tuple[str, ...] = ()
         """Prefixes of the names of frozen backbone parts; "" freezes all of it."""
+        self.compiled: Callable[[Tensor], Tensor] | None = None
+        """The backbone's forward pass in training after `compile_training`."""
 
     def _pooled_features(self, x: Tensor) -> Tensor:
-        if "" in self.frozen:
-            with torch.no_grad():
-                x = self.backbone(x)
-        else:
-            x = self.backbone(x)
+        backbone = self.compiled if self.training and self.compiled is not None else self.backbone
+        with torch.no_grad() if "" in self.frozen else nullcontext():
+            x = backbone(x)
         return self.pool(x)
+
+    def compile_training(self) -> None:
+        """Compile the backbone for training alone, because it would compile anew for inference, whose batches have other sizes."""
+        self.compiled = torch.compile(self.backbone.forward)
 
     @torch.no_grad()
     def pooled_width(self, size: int) -> int:

@@ -82,7 +82,8 @@ def embed_table(
     mark = fingerprint(run, recipe)
     stats = [path.stat() if path.exists() else None for path in table.paths]
     images = [[str(path.absolute()), stat and [stat.st_size, stat.st_mtime_ns]] for path, stat in zip(table.paths, stats)]
-    key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images]).encode()).hexdigest()
+    lenient = what == "train" and d.on_unreadable == "drop"  # only then may rows be missing
+    key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images, lenient]).encode()).hexdigest()
     path = run.embeddings / f"{key[:20]}.npz"
 
     def load_cached() -> Scores | None:
@@ -100,7 +101,14 @@ def embed_table(
     options = InferenceOptions(recipe.predict.batch_size or 64, d.workers, tuple(sorted(set(recipe.predict.tta))))
     vectors = predict([network], pictures, accelerator, options, title=f"embed {table.source.name}")[0]
     entry = Scores(table.rows, table.names, (), vectors, target=IDENTITY, source={"run": run.name, "model": mark})
-    run_on_main(accelerator, lambda: score_file.save_scores(path, entry))
+
+    def keep() -> None:
+        try:
+            score_file.save_scores(path, entry)
+        except FlukeError as error:  # a read-only or full disk; the embeddings are there all the same
+            print(f"note: the embeddings aren't kept for the next time: {error}")
+
+    run_on_main(accelerator, keep)
     return table, vectors
 
 

@@ -47,7 +47,7 @@ def cross_validate(
     when a signal came and the state is saved.
     """
     target = recipe_target(recipe.data.label_separator, embedding)
-    with open_run(arguments, recipe, kfold=True) as run:
+    with open_run(arguments, recipe, kfold=True) as (run, recipe):
         if broadcast_from_main(run.accelerator, run.folder.cv.exists):
             run.log(f"{run.folder}: finished already")
             return read_json(run.folder.cv)
@@ -130,7 +130,7 @@ def _train_fold(recipe: Recipe, run: Run, target: Target, fold: Fold, folds_left
     try:
         run.stop.check()
         # Each fold has an Accelerator: trackers, their folder and the loss scale belong to it. The process group is shared.
-        accelerator = make_accelerator(recipe.train, folder.path)
+        accelerator = make_accelerator(recipe.train.precision, folder.path, recipe.train.log_with)
         with lock_run(accelerator, folder, run.stop, deadline, kfold=run.folder) as fold_run:
             return train_run(recipe, fold_run, target, fold)
     except Interrupted:
@@ -160,10 +160,10 @@ def _compare_folds(folder: RunFolder, tables: FoldTables) -> None:
 
 
 def _compare_recipes(fold: RunFolder, recipe: Recipe) -> None:
-    """Raise FlukeError when a finished fold's model was trained or predicted in another way than the others would be."""
+    """Raise FlukeError when a finished fold's model was trained in another way than the others would be."""
     if (theirs := load_recipe(fold.recipe)) is None:
         return
-    for section, name in (("train", "epochs"), ("train", "patience"), ("predict", "tta")):
+    for section, name in (("train", "epochs"), ("train", "patience")):
         before, now = (getattr(getattr(r, section), name) for r in (theirs, recipe))
         if before != now:
             raise FlukeError(f"{fold}: finished with {section}.{name} {before}, not {now}; all folds are treated alike.")

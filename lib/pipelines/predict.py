@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from scipy.special import logit
 
 from lib.config.command_line import load_recipe
-from lib.config.recipe import Data, Recipe, Train
+from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, first_few
 from lib.files import read_json, write_json
 from lib.images.augmentation import ResizeToSquare
@@ -31,7 +32,7 @@ from lib.submission.writing import submit
 from lib.tables import filters, loading
 from lib.tables.sample import Sample, load_sample, read_sample, without_extension
 from lib.tables.table import Table
-from lib.training.accelerator import make_accelerator
+from lib.training.accelerator import make_inference_accelerator
 from lib.training.distributed import broadcast_from_main
 from lib.training.inference import InferenceOptions, predict
 
@@ -64,7 +65,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     sample = find_sample(arguments, recipe, spec, table)
     thresholds = read_thresholds(Path(arguments.run), spec.classes) if spec.target.several else None
 
-    accelerator = make_accelerator(Train(log_with=[]), folder.path)
+    accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
     d = recipe.data
     bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
@@ -148,7 +149,7 @@ def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: Network
     else:
         path = Path(arguments.table)
         folder = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
-        has_labels = arguments.table != arguments.sample
+        has_labels = arguments.sample is None or os.path.realpath(path) != os.path.realpath(arguments.sample)
         table = loading.load_images(path, Path(arguments.image_dir or folder), data, spec.classes, spec.target, has_labels)
     return table, replace(recipe or Recipe(), data=data)
 
@@ -158,7 +159,9 @@ def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, 
     sample = None
     if arguments.sample:
         sample = read_sample(Path(arguments.sample), recipe.data.image_column)
-    elif spec.target.outputs == "logits" and (sample := load_sample(recipe)) is not None and arguments.table is not None:
+    elif spec.target.outputs == "logits":
+        sample = _recipe_sample(arguments, recipe)
+    if sample is not None and not arguments.sample and arguments.table is not None:
         if not set(map(without_extension, sample.ids)) <= set(map(without_extension, table.names)):
             if is_main_process():
                 print(f"no submission: {sample.path} lists images that {arguments.table} doesn't; --sample names another one")
@@ -166,6 +169,18 @@ def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, 
     if sample is not None:  # its faults are found now, not after the prediction
         check_sample(sample, recipe.predict, table.names, spec.classes, spec.target)
     return sample
+
+
+def _recipe_sample(arguments: PredictArguments, recipe: Recipe) -> Sample | None:
+    """Return the recipe's sample submission; None where other images are predicted and it can't be read any more."""
+    try:
+        return load_sample(recipe)
+    except FlukeError as error:
+        if arguments.table is None:
+            raise
+        if is_main_process():
+            print(f"no submission: {error}")
+        return None
 
 
 def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
@@ -199,7 +214,7 @@ def predict_average(
         if replace(network.spec, model=spec.model) != spec:
             raise FlukeError(f"{path}: its classes or image size are not those of {files[0]}; they can't be averaged.")
     data = make_dataset(recipe, table, ResizeToSquare(spec.size, spec.fit))
-    options = InferenceOptions.of(recipe, accelerator.num_processes)
+    options = InferenceOptions.from_recipe(recipe, accelerator.num_processes)
     outputs = predict(networks, data, accelerator, options, check=check, title="predict test")
     total = np.zeros(outputs[0].shape)  # not np.mean, which copies all networks' outputs into one array first
     for output in outputs:
@@ -213,7 +228,8 @@ def evaluate_predictions(table: Table, logits: np.ndarray, thresholds: dict[str,
     Labels that the network does not know are counted and left out, with their image if it has no other; {} if nothing is left.
     `thresholds` are the probabilities from which each label is given, for metrics that depend on them; None: 0.5.
     """
-    unknown = {label: count for label, count in table.counts().most_common() if label not in set(table.classes)}
+    classes = set(table.classes)
+    unknown = {label: count for label, count in table.counts().most_common() if label not in classes}
     if unknown:
         named = first_few(f"{label!r} ({count:,} images)" for label, count in unknown.items())
         print(f"left out of the metrics: {len(unknown):,} labels that the network doesn't know: {named}")
@@ -228,7 +244,7 @@ def evaluate_predictions(table: Table, logits: np.ndarray, thresholds: dict[str,
         shifted = logits - logit(np.clip([thresholds[label] for label in table.classes], 1e-9, 1 - 1e-9))
         at_thresholds = registry.compute_metrics(table.target, shifted, targets)
         metrics |= {name: value for name, value in at_thresholds.items() if registry.uses_thresholds(name)}
-    low, high = bootstrap_interval((metric, logits, targets))
+    low, high = bootstrap_interval((metric, logits, targets), groups=table.groups)
     print(f"{len(table):,} labelled images: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     print(f"{metric}: 95% interval {low:.4f} to {high:.4f}")
     return {"rows": len(table), "metric": metric, **metrics, "interval": [low, high], "unknown_labels": unknown}

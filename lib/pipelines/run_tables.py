@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +60,8 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table 
     test = loading.load_test(d, train_table.classes, train_table.target)
 
     def unreadable() -> list[dict[int, str]]:
-        return [find_unreadable(t.paths, d.workers, d.check) if t is not None else {} for t in (train_table, test)]
+        check = partial(run.check_signal, "checking images")
+        return [find_unreadable(t.paths, d.workers, d.check, check) if t is not None else {} for t in (train_table, test)]
 
     bad_train, bad_test = broadcast_from_main(run.accelerator, unreadable)
     train_table = filters.drop_unreadable(train_table, bad_train, d.on_unreadable)
@@ -111,12 +114,17 @@ def group_list(table: Table) -> list[str] | None:
 
 
 def make_dataset(
-    recipe: Recipe, table: Table, transform: Transform, targets: np.ndarray | None = None, cached: Table | None = None
+    recipe: Recipe,
+    table: Table,
+    transform: Transform,
+    targets: np.ndarray | None = None,
+    cached: Table | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> ImageDataset:
     """Return the images of a table, read through the cache if the recipe has one.
 
     The cache is that of the images of `cached`, of which the table is a part (None: of the table). `targets` longer than the table
-    say that its mirrored images follow.
+    say that its mirrored images follow. `stop` is called while a cache is built and may raise.
     """
     d = recipe.data
     cache = None
@@ -124,7 +132,7 @@ def make_dataset(
         short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
         paths = table.paths if cached is None else cached.paths
         position = {path: i for i, path in enumerate(paths)}
-        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers).take([position[path] for path in table.paths])
+        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers, stop).take([position[path] for path in table.paths])
     mirrored = targets is not None and len(targets) > len(table)
     return ImageDataset(table.paths, transform, targets, recipe.train.seed, cache, mirrored)
 

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from lib.config import command_line
+from lib.config.command_line import load_recipe
 from lib.config.recipe import ADDED, Recipe
 from lib.errors import FlukeError
 from lib.files import lock_folder, require_free, write_json, write_text
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, newest_run
 from lib.training import checkpoint
-from lib.training.accelerator import describe_numerics, keep_memory, make_accelerator
-from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main
+from lib.training.accelerator import PRECISION_NAMES, choose_precision, describe_numerics, keep_memory, make_accelerator
+from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main, start_processes
 from lib.training.run import Run
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
 
 # What may differ between a run and its resumption; everything else would make it another run.
-MAY_CHANGE = tuple(f"train.{name}" for name in ("epochs", "patience", "max_minutes", "save_minutes", "log_with"))
-MAY_CHANGE += ("data.workers", "data.check", "data.cache_dir", "predict.", "retrieval.")
+MAY_CHANGE = {f"train.{name}" for name in ("epochs", "patience", "max_minutes", "save_minutes", "log_with", "precision")}
+MAY_CHANGE |= {"data.workers", "data.check"}  # a split that another check changes is refused by `check_split`
+MAY_CHANGE |= {f"predict.{name}" for name in ("batch_size", "submission", "allow_empty", "separator")}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def choose_folder(arguments: RunArguments, recipe: Recipe, kfold: bool = False) 
 
 def _newest_unfinished(stem: str, kfold: bool) -> RunFolder:
     def accepts(folder: RunFolder) -> bool:
-        return folder.name.startswith(stem + "-") and folder.is_kfold == kfold and not folder.is_finished
+        is_of_recipe = re.fullmatch(re.escape(stem) + r"-\d{8}-\d{6}", folder.name) is not None
+        return is_of_recipe and folder.is_kfold == kfold and not folder.is_finished
 
     found = newest_run(Path("runs"), accepts)
     if found is None:
@@ -98,24 +101,36 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key, value in values.items():
             name = f"{section}.{key}"
             was = old.get(section, {}).get(key, ADDED.get(name, defaults[section][key]))
-            if was != value and not name.startswith(MAY_CHANGE):
+            moved = name == "data.cache_dir" and None not in (was, value)  # other pixels only where there was no cache, or is none
+            if was != value and name not in MAY_CHANGE and not moved:
                 found.append(f"{name} (now {value!r}, was {was!r})")
     return found
 
 
 @contextmanager
-def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> Iterator[Run]:
-    """Yield the run that a script was asked for: its folder chosen and locked, signals caught, its deadline counting from now.
+def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> Iterator[tuple[Run, Recipe]]:
+    """Yield the run that a script was asked for: its folder chosen and locked, signals caught, its deadline counting from now;
+    and its recipe, with train.precision resolved.
 
-    Raises FlukeError as `choose_folder` does, and when the folder can't be written or another process writes to it.
+    Raises FlukeError as `choose_folder` and `choose_precision` do, and when the folder can't be written or another process writes
+    to it.
     """
-    minutes = recipe.train.max_minutes
-    deadline = time.monotonic() + 60 * minutes if minutes else None
+    t = recipe.train
+    deadline = time.monotonic() + 60 * t.max_minutes if t.max_minutes else None
     keep_memory()
-    accelerator = make_accelerator(recipe.train, Path("runs"))
-    folder = broadcast_from_main(accelerator, lambda: choose_folder(arguments, recipe, kfold))
+    processes = start_processes()
+    folder = broadcast_from_main(processes, lambda: choose_folder(arguments, recipe, kfold))
+    precision, note = broadcast_from_main(processes, lambda: choose_precision(t.precision, processes.device, _begun_in(folder)))
+    accelerator = make_accelerator(precision, Path("runs"), t.log_with)
     with StopSignal(accelerator) as stop, lock_run(accelerator, folder, stop, deadline) as run:
-        yield run
+        if note:
+            run.log(note)
+        yield run, replace(recipe, train=replace(t, precision=precision))
+
+
+def _begun_in(folder: RunFolder) -> str | None:
+    """Return the precision that a run's recipe names, None for a new run and for one whose recipe doesn't name it."""
+    return command_line.read_tree(str(folder.recipe)).get("train", {}).get("precision") if folder.recipe.exists() else None
 
 
 @contextmanager
@@ -161,28 +176,28 @@ class Plan:
 
 
 def plan_run(run: Run, recipe: Recipe) -> Plan:
-    """Look into a run's folder, on the main process, and return the plan to all processes.
-
-    Raises FlukeError when the run was begun on another number of processes.
-    """
+    """Look into a run's folder, on the main process, and return the plan to all processes."""
     return broadcast_from_main(run.accelerator, lambda: _look(run, recipe))
 
 
 def _look(run: Run, recipe: Recipe) -> Plan:
     if run.folder.metrics.exists():
+        begun = load_recipe(run.folder.recipe)
+        if begun is not None and begun.train.epochs != recipe.train.epochs:
+            raise FlukeError(
+                f"{run.folder}: finished with train.epochs {begun.train.epochs}, and can't be resumed for {recipe.train.epochs}; "
+                f"start another run, which may begin with --model.weights {run.folder.weights}."
+            )
         return Plan("done", result=run.folder.read_metrics(), notes=(f"{run.folder}: finished already",))
     state, skipped = checkpoint.find_checkpoint(run.folder.checkpoints)
     if state is None:
         return Plan("start", notes=tuple(skipped))
-    before, num_processes = checkpoint.read_state(state), run.accelerator.num_processes
-    if before["world"] != num_processes:
-        raise FlukeError(
-            f"{run.folder}: begun on {before['world']} processes, now there are {num_processes}; go on with as many as before."
-        )
+    before = checkpoint.read_state(state)
     notes = []
-    for name, now in describe_numerics(run.accelerator).items():
-        if (then := before.get(name, now)) != now:
-            notes.append(f"note: {name} {now} now, {then} before: the numbers will differ a little")
+    then = {"processes": before["world"], **before, "precision": PRECISION_NAMES.get(before.get("precision", ""), "fp32")}
+    for name, now in {"processes": run.accelerator.num_processes, **describe_numerics(run.accelerator)}.items():
+        if (was := then.get(name, now)) != now:
+            notes.append(f"note: {name} {now} now, {was} before: the numbers will differ a little")
     if (epochs := before["recipe"]["train"]["epochs"]) != recipe.train.epochs:
         notes.append(
             f"note: train.epochs was {epochs} and is {recipe.train.epochs}: the learning rate continues as if it had been "
@@ -205,16 +220,31 @@ def write_run_start(run: Run, recipe: Recipe, classes: tuple[str, ...], megabyte
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
     """Return what the run runs on: command line, versions, git commit, processes, threads, device."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-        "git": git.stdout.strip() or None,
+        "git": _find_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "device": str(accelerator.device),
-        "precision": accelerator.mixed_precision,
+        "libraries": {name: found for name in LIBRARIES if (found := _find_version(name)) is not None},
         "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
+        **describe_numerics(accelerator),
+        "device": str(accelerator.device),
     }
+
+
+def _find_commit() -> str | None:
+    """Return the commit of this program; None where it isn't a clone, or without git."""
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
+
+
+def _find_version(library: str) -> str | None:
+    """Return the version of an installed library, None for one of another name or source (faiss-gpu, conda's faiss)."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

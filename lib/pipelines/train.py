@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables.sample import Sample, load_sample
+from lib.tables.splits import keep_split
 from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -44,8 +46,8 @@ def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> d
     Raises FlukeError; Interrupted when a signal came and the state is saved.
     """
     target = recipe_target(recipe.data.label_separator, embedding)
-    with open_run(arguments, recipe) as run:
-        return train_run(recipe, run, target)
+    with open_run(arguments, recipe) as (run, resolved):
+        return train_run(resolved, run, target)
 
 
 def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
     if plan.result is not None:
         return plan.result
     tables = load_splits(recipe, run, target, fold)
+    run_on_main(run.accelerator, lambda: keep_split(run.folder.split, tables.train, tables.val, begun=plan.checkpoint is not None))
     task = make_task(recipe, target, tables.train, tables.val)
     sample = check_inputs(recipe, run, task, tables.test, fold)
     network = build_network(recipe, run, task, new=plan.checkpoint is None)
@@ -144,15 +147,19 @@ def write_start(recipe: Recipe, run: Run, task: Task, network: Network, plan: Pl
         run_on_main(run.accelerator, lambda: write_run_start(run, recipe, task.classes, megabytes))
     else:
         run_on_main(run.accelerator, lambda: write_text(run.folder.recipe, command_line.dump(recipe)))
-    run.accelerator.init_trackers("fluke")
+    flat = {f"{section}.{name}": value for section, values in asdict(recipe).items() for name, value in values.items()}
+    config = {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in flat.items()}
+    names = {"wandb": {"name": run.folder.name}, "mlflow": {"run_name": run.folder.name}}
+    run.accelerator.init_trackers("fluke", config, names)
 
 
 def make_trainer(recipe: Recipe, run: Run, task: Task, network: Network, tables: Splits, fold: Fold | None) -> Trainer:
     """Return the trainer with its datasets; after training, the validation, other held-out and test images are predicted."""
     d = recipe.data
+    stop = partial(run.check_signal, "caching images")
     data = Datasets(
-        make_dataset(recipe, task.train, make_train_transform(d), task.targets, tables.cached),
-        make_dataset(recipe, task.val, make_eval_transform(d), cached=tables.cached),
+        make_dataset(recipe, task.train, make_train_transform(d), task.targets, tables.cached, stop),
+        make_dataset(recipe, task.val, make_eval_transform(d), cached=tables.cached, stop=stop),
     )
     num_test = fold.images_to_predict if fold else 0 if tables.test is None else len(tables.test)
     return Trainer(run, recipe, task, network, data, len(task.val) + len(task.unmeasured) + num_test)
@@ -177,7 +184,7 @@ def predict_splits(recipe: Recipe, run: Run, task: Task, network: Network, table
     for tracker in run.accelerator.trackers:  # Accelerator.end_training would end the process group as well
         tracker.finish()
     network.load_state_dict(load_file(run.folder.weights))  # with the objective's weights, as validation used them
-    options = InferenceOptions.of(recipe, run.accelerator.num_processes)
+    options = InferenceOptions.from_recipe(recipe, run.accelerator.num_processes)
     transform = make_eval_transform(recipe.data)
     source = {"run": run.folder.name, "model": recipe.model.name, "metric": task.metric, "best_epoch": outcome.best_epoch}
     source |= {"queries": task.num_queries}  # the last rows of scores_val.npz, the ones that validation searches for
@@ -193,7 +200,9 @@ def predict_splits(recipe: Recipe, run: Run, task: Task, network: Network, table
         classes = () if task.target.outputs == "embeddings" else table.classes
         return Scores(table.rows, table.names, classes, outputs, table.labels, task.target, source, group_list(table))
 
-    val_outputs = outputs_of(task.val, "predict validation", tables.cached)
+    val_outputs = outcome.val_outputs
+    if val_outputs is None:  # validated by another process, before an interruption
+        val_outputs = outputs_of(task.val, "predict validation", tables.cached)
     held_out = scores_of(task.val, val_outputs)
     if len(task.unmeasured):
         others = outputs_of(task.unmeasured, "predict other classes", tables.cached)

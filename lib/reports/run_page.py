@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.config import command_line
 from lib.config.recipe import Recipe
+from lib.errors import FlukeError
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
@@ -69,10 +71,12 @@ def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:
-    environment = read_json(folder.environment)
-    libraries = environment.pop("libraries")
+    environment: dict[str, Any] = {}
+    with contextlib.suppress(FlukeError, TypeError):  # missing or damaged: no reason to fail a finished training
+        environment = {**read_json(folder.environment)}
+    libraries = environment.pop("libraries", {})
     return {
-        "Run": {**environment, "command": " ".join(environment["command"]), **more},
+        "Run": {**environment, "command": " ".join(environment.get("command", [])), **more},
         "Libraries": libraries,
         "Recipe": {folder.recipe.name: command_line.dump(recipe)},
     }

@@ -2,10 +2,12 @@
 
 tasks        what differs between a classifier and an embedding: loss, order of the rows, evaluation
 run          what the functions of one run pass around; the time budget
+preparation  what is done to a network before its training, and notes on it
+state        where training stands, what it leaves
 loop         train_epoch, train_step, validate, end_epoch
 optimizer    parameter groups, optimizer, learning rate as a function of the step
 checkpoint   resumable states, written whole or not at all
 inference    outputs for all images, in order, from all processes
-distributed  what several processes agree on: errors, stops, buffers
-accelerator  devices, precision, trackers
+distributed  processes, and what they agree on: errors, stops, BatchNorm's statistics
+accelerator  precision, trackers
 """

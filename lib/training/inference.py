@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.images.dataset import ImageDataset, make_eval_loader
+from lib.images.loader import ImageLoader
 from lib.models.network import Network
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
@@ -30,15 +31,19 @@ class InferenceOptions:
 
     batch_size: int
     """Images per batch and process."""
-    workers: int
+    workers: int | None
     flips: tuple[str, ...] = ()
     """predict.tta of the recipe."""
 
     @staticmethod
-    def of(recipe: Recipe, num_processes: int) -> InferenceOptions:
+    def from_recipe(recipe: Recipe, num_processes: int) -> InferenceOptions:
         """Return the recipe's options: predict.batch_size, or 64, or a process's share of train.batch_size if that is larger."""
         batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // num_processes)
         return InferenceOptions(batch_size, recipe.data.workers, tuple(recipe.predict.tta))
+
+    def make_loader(self, images: ImageDataset, accelerator: Accelerator) -> ImageLoader:
+        """Return a loader of this process's share of the images; its workers go on from one pass to the next."""
+        return make_eval_loader(images, self.batch_size, self.workers, accelerator.process_index, accelerator.num_processes)
 
 
 def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
@@ -46,7 +51,6 @@ def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
     return {"disable": not accelerator.is_main_process, "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
 
 
-@torch.inference_mode()
 def predict(
     networks: Sequence[Network],
     images: ImageDataset,
@@ -55,14 +59,27 @@ def predict(
     check: Callable[[], None] = lambda: None,
     title: str = "predict",
 ) -> list[np.ndarray]:
+    """Return what `predict_batches` does, with a loader for this pass alone."""
+    return predict_batches(networks, options.make_loader(images, accelerator), accelerator, options.flips, check, title)
+
+
+@torch.inference_mode()
+def predict_batches(
+    networks: Sequence[Network],
+    loader: ImageLoader,
+    accelerator: Accelerator,
+    flips: Sequence[str],
+    check: Callable[[], None] = lambda: None,
+    title: str = "predict",
+) -> list[np.ndarray]:
     """Return the outputs (n, C or D) float32 of each network for all n images in order, the same on every process.
 
-    An image is decoded once for all networks, which take images of one size. Outputs of the upright and the flipped images are
-    averaged; with mirror among the flips, those of the mirrored image are concatenated, (n, 2 * D). `check` is called once per
-    batch and may raise. Raises FlukeError when the GPU's memory is too small, AssertionError if a row is missing.
+    `loader` is one of `InferenceOptions.make_loader`. An image is decoded once for all networks, which take images of one size.
+    Outputs of the upright and the flipped images are averaged; with mirror among `flips`, those of the mirrored image are
+    concatenated, (n, 2 * D). `check` is called once per batch and may raise. Raises FlukeError when the GPU's memory is too small,
+    AssertionError if a row is missing.
     """
-    n, device = len(images), accelerator.device
-    loader = make_eval_loader(images, options.batch_size, options.workers, accelerator.process_index, accelerator.num_processes)
+    n, device = len(loader.dataset), accelerator.device  # type: ignore[arg-type]
     was_training = [network.training for network in networks]
     for network in networks:
         network.eval()
@@ -70,14 +87,16 @@ def predict(
     seen = np.zeros(n, bool)
     for batch, _, positions in tqdm(loader, desc=title, **progress_bar_options(accelerator)):
         check()
+        if accelerator.num_processes > 1:
+            positions = accelerator.gather(positions.to(device)).cpu()
         # Ranks have equal numbers of batches, so a row may come twice: the first one counts.
-        rows, first = np.unique(accelerator.gather(positions.to(device)).cpu().numpy(), return_index=True)
+        rows, first = np.unique(positions.numpy(), return_index=True)
         fresh = ~seen[rows]
         x = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         for m, network in enumerate(networks):
             try:
                 with accelerator.autocast():
-                    output = _with_flips(network, x, options.flips)
+                    output = _with_flips(network, x, flips)
             except torch.cuda.OutOfMemoryError:
                 raise FlukeError(f"{title}: out of GPU memory with {len(x)} images at once; lower predict.batch_size.") from None
             output = accelerator.gather(output).cpu().numpy()

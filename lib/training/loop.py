@@ -6,11 +6,12 @@ import json
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -26,10 +27,12 @@ from lib.models.network import Network
 from lib.models.weights import save_network
 from lib.training import checkpoint
 from lib.training.accelerator import describe_numerics, explain_step_errors
-from lib.training.distributed import SIGNALLED, broadcast_buffers, broadcast_from_main, run_on_main
-from lib.training.inference import InferenceOptions, predict, progress_bar_options
+from lib.training.distributed import SIGNALLED, broadcast_from_main, pool_batchnorm, run_on_main
+from lib.training.inference import InferenceOptions, predict_batches, progress_bar_options
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
+from lib.training.preparation import checkpoint_gradients, note_no_progress, prepare_batchnorm
 from lib.training.run import Run, TimeBudget
+from lib.training.state import Outcome, TrainState, describe_epoch, is_better
 from lib.training.tasks import Task
 
 SAVE, OUT_OF_TIME, NOT_FINITE = 1, 2, 3
@@ -41,33 +44,6 @@ class Datasets(NamedTuple):
 
     train: ImageDataset
     val: ImageDataset
-
-
-@dataclass
-class TrainState:
-    """Where training stands, as state.json holds it."""
-
-    epoch: int = 0
-    """Epochs that are finished."""
-    batch: int = 0
-    """Batches of the next epoch that are done."""
-    step: int = 0
-    """Optimizer steps."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One dict per epoch: epoch, train_loss, lr, seconds, and every validation metric."""
-    best_epoch: int | None = None
-    waited: int = 0
-    """Epochs since the best one."""
-
-
-@dataclass
-class Outcome:
-    """What the loop leaves besides the files."""
-
-    history: list[dict[str, Any]]
-    best_epoch: int | None
-    finished: bool
-    """False when train.max_minutes ended the run early: --resume goes on."""
 
 
 def fit(trainer: Trainer) -> Outcome:
@@ -82,7 +58,8 @@ def fit(trainer: Trainer) -> Outcome:
         in_time = trainer.train_epoch()
         if not in_time and state.best_epoch is not None:
             return trainer.outcome(finished=False)
-        metrics = trainer.validate()
+        is_last = state.epoch + 1 == t.epochs
+        metrics = trainer.validate() if not in_time or is_last or (state.epoch + 1) % t.validate_every == 0 else None
         if not in_time:  # not one epoch in time: these weights count as the best so far, but not as an epoch
             trainer.save_weights(metrics)
             return trainer.outcome(finished=False)
@@ -100,7 +77,8 @@ class Trainer:
     def __init__(self, run: Run, recipe: Recipe, task: Task, network: Network, data: Datasets, images_to_predict: int):
         self.run, self.recipe, self.task, self.network, self.data = run, recipe, task, network, data
         self.accelerator, self.device = run.accelerator, run.accelerator.device
-        t, o = recipe.train, recipe.optim
+        t, o, num_processes = recipe.train, recipe.optim, run.accelerator.num_processes
+        network = prepare_batchnorm(network, t, run)
         network.to(self.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(network, decay=t.ema, use_warmup=True) if t.ema else None
         self.evaluated: Network = network if self.ema is None else self.ema.module
@@ -111,16 +89,26 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(make_optimizer(o, network.backbone, head))
         self.higher_is_better = METRICS[task.metric].higher_is_better
         self.plateau = make_plateau(o, self.higher_is_better)
+        if t.grad_checkpointing:
+            checkpoint_gradients(network)
         if t.compile:
-            network.backbone.compile()
+            network.compile_training()
         order = task.make_order()
-        self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, self.accelerator.num_processes)
+        self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, num_processes)
         self.loader = make_train_loader(data.train, self.batches, recipe.data.workers)
+        self.inference = InferenceOptions.from_recipe(recipe, num_processes)
+        self.val_loader = self.inference.make_loader(data.val, self.accelerator)
+        self.val_outputs: np.ndarray | None = None
+        """Outputs of the last validation."""
+        self.kept_outputs: np.ndarray | None = None
+        """Validation outputs of the weights on disk."""
         self.steps_per_epoch = math.ceil(self.batches.count / t.accumulate)
         self.model, self.backbone_frozen = self.accelerator.prepare_model(network), False
         self.state = TrainState()
         self.loss_sum = torch.zeros((), device=self.device)
         """Sum of this process's losses in this epoch."""
+        self.speed: dict[str, float] = {}
+        """Images per second and the share of waiting of this epoch."""
         self.budget = TimeBudget(run.deadline, len(data.val) + images_to_predict)  # a validation may begin before the next check
         self.saved_at = time.monotonic()
 
@@ -137,7 +125,10 @@ class Trainer:
         self.plateau.load_state_dict(saved["plateau"])
         if self.accelerator.scaler is not None and saved.get("scaler"):
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        self.loss_sum += state["running"][self.accelerator.process_index]
+        running, rank = state["running"], self.accelerator.process_index
+        # On another number of processes each has an equal part: what counts is their mean.
+        same = len(running) == self.accelerator.num_processes
+        self.loss_sum += running[rank] if same else sum(running) / len(running)
         for name in asdict(self.state):
             setattr(self.state, name, state[name])
         epoch, batch = self.state.epoch, self.state.batch
@@ -146,8 +137,11 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write a resumable state. Raises FlukeError when the disk is full."""
-        state = {**asdict(self.state), "running": self.accelerator.gather(self.loss_sum[None]).tolist()}
+        """Write a resumable state. Raises FlukeError when the disk is full, and when the loss is no longer finite."""
+        running = self.accelerator.gather(self.loss_sum[None]).tolist()
+        if not all(map(math.isfinite, running)):
+            raise self._not_finite()
+        state = {**asdict(self.state), "running": running}
         state |= {"recipe": asdict(self.recipe), "world": self.accelerator.num_processes, **describe_numerics(self.accelerator)}
         parts = {"optimizer": self.optimizer.state_dict(), "plateau": self.plateau.state_dict()}
         if self.accelerator.scaler is not None:
@@ -167,10 +161,13 @@ class Trainer:
         self.batches.epoch, self.batches.start = state.epoch, first
         self.model.train()
         title = f"epoch {state.epoch + 1}/{t.epochs}"
+        began = ready = time.monotonic()
+        waited = 0.0
         with tqdm(
             self.loader, title, total=self.batches.count, initial=first, **progress_bar_options(self.accelerator)
         ) as progress:
             for batch, (images, targets, _) in enumerate(progress, start=first):
+                waited += time.monotonic() - ready
                 steps = self.train_step(batch, images, targets)
                 if batch == first:
                     warm = time.monotonic()
@@ -179,6 +176,10 @@ class Trainer:
                     self.budget.measure_steps(time.monotonic() - warm, images_done)
                 if steps and self._after_step(batch + 1) == OUT_OF_TIME:
                     return False
+                ready = time.monotonic()
+        seconds, images_done = time.monotonic() - began, (self.batches.count - first) * self.recipe.train.batch_size
+        self.speed = {"images_per_second": round(images_done / seconds, 1), "waiting": round(waited / seconds, 3)}
+        state.batch = self.batches.count
         return True
 
     def train_step(self, batch: int, images: Tensor, targets: Tensor) -> bool:
@@ -220,7 +221,8 @@ class Trainer:
 
     def _request(self) -> int:
         """Return what this process asks for after a step, 0 for nothing."""
-        if not math.isfinite(self.loss_sum.item()):
+        # Reading the loss waits for a GPU; a loss that is not finite stays so, and each save looks again.
+        if (self.device.type == "cpu" or self.state.step % 10 == 0) and not math.isfinite(self.loss_sum.item()):
             return NOT_FINITE
         if self.budget.is_spent():
             return OUT_OF_TIME
@@ -229,8 +231,7 @@ class Trainer:
 
     def _after_step(self, batches_done: int) -> int:
         """Agree with the other processes on saving and stopping; returns what was agreed. Raises as `train_epoch` does."""
-        # Always at an epoch's end: with fewer than ten steps per epoch, no tenth call might come, for validations call as well.
-        agreed = self.run.stop.agree(self._request, always=batches_done == self.batches.count)
+        agreed = self.run.stop.agree(self._request)
         if agreed == NOT_FINITE:
             raise self._not_finite()
         if agreed:
@@ -251,68 +252,67 @@ class Trainer:
     # --- the end of an epoch ------------------------------------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        """Return the validation metrics, the same on every process. Raises Interrupted after saving when a signal came."""
-        broadcast_buffers(self.evaluated, self.accelerator)
-        began = time.monotonic()
-        options = InferenceOptions.of(self.recipe, self.accelerator.num_processes)
+        """Return the validation metric, and the loss of a classifier, the same on every process.
+
+        Raises Interrupted after saving when a signal came.
+        """
+        pool_batchnorm(self.evaluated, self.accelerator)
+        began, check = time.monotonic(), self.run.stop.check
         try:
-            outputs = predict(
-                [self.evaluated], self.data.val, self.accelerator, options, check=self.run.stop.check, title="validate"
+            (outputs,) = predict_batches(
+                [self.evaluated], self.val_loader, self.accelerator, self.inference.flips, check, title="validate"
             )
         except Interrupted:
-            self.state.batch = self.batches.count
             self.save()
             raise Interrupted(
                 f"Stopped by a signal while validating epoch {self.state.epoch + 1}; {self.run.resume_command}"
             ) from None
         self.budget.measure_validation(time.monotonic() - began, len(self.data.val))
-        return broadcast_from_main(self.accelerator, lambda: self.task.evaluate(outputs[0], self.evaluated.objective).metrics)
+        self.val_outputs = outputs
+        return broadcast_from_main(self.accelerator, lambda: self.task.measure(outputs, self.evaluated.objective))
 
-    def save_weights(self, metrics: dict[str, float]) -> bool:
+    def save_weights(self, metrics: dict[str, float] | None) -> bool:
         """Write the weights if they are the best, or if the last ones are kept; returns whether they are the best."""
         state, metric = self.state, self.task.metric
         best = None if state.best_epoch is None else state.history[state.best_epoch - 1][metric]
-        is_best = best is None or _is_better(metrics[metric], best, self.higher_is_better)
+        is_best = metrics is not None and (best is None or is_better(metrics[metric], best, self.higher_is_better))
         if is_best or self.recipe.train.keep == "last":
             run_on_main(self.accelerator, partial(save_network, self.run.folder.weights, self.evaluated))
+            self.kept_outputs = self.val_outputs if metrics is not None else None
         return is_best
 
-    def end_epoch(self, metrics: dict[str, float], began: float) -> None:
-        """Keep the weights, note the epoch in the history, and save. Raises FlukeError when the mean loss isn't finite."""
+    def end_epoch(self, metrics: dict[str, float] | None, began: float) -> None:
+        """Keep the weights, note the epoch in the history, and save; `metrics` are None where the epoch wasn't validated.
+
+        Raises FlukeError when the mean loss isn't finite.
+        """
         state, metric = self.state, self.task.metric
-        is_best = self.save_weights(metrics)
-        state.best_epoch, state.waited = (state.epoch + 1, 0) if is_best else (state.best_epoch, state.waited + 1)
         mean_loss = self.accelerator.reduce(self.loss_sum, "mean").item() / self.batches.count
         if not math.isfinite(mean_loss):
             raise self._not_finite()
+        is_best = self.save_weights(metrics)
+        if metrics is not None:
+            state.best_epoch = state.epoch + 1 if is_best else state.best_epoch
+            state.waited = state.epoch + 1 - (state.best_epoch or 0)
+            if self.recipe.optim.schedule == "plateau":
+                self.plateau.step(metrics[metric])
         group = self.optimizer.param_groups[0]
-        entry = {"epoch": state.epoch + 1, "train_loss": mean_loss, "lr": group["lr"] / group["lr_scale"]}
-        state.history.append({**entry, **metrics, "seconds": round(time.monotonic() - began, 1)})
-        if self.recipe.optim.schedule == "plateau":
-            self.plateau.step(metrics[metric])
+        entry = {"epoch": state.epoch + 1, "train_loss": mean_loss, "lr": group["lr"] / group["lr_scale"], **(metrics or {})}
+        state.history.append({**entry, "seconds": round(time.monotonic() - began, 1), **self.speed})
         state.epoch, state.batch, self.loss_sum = state.epoch + 1, 0, torch.zeros_like(self.loss_sum)
-        if self.accelerator.is_main_process:  # before the state: a run killed between the two writes the line again
-            write_text(self.run.folder.history, "".join(json.dumps(entry) + "\n" for entry in state.history))
-            logged = {key: value for key, value in state.history[-1].items() if key != "epoch"}
-            self.accelerator.log(logged, step=state.epoch)
+        run_on_main(self.accelerator, self._write_history)  # before the state: a run killed between the two writes the line again
         self.save()
-        self.run.log(_describe_epoch(state.history[-1], metric, self.recipe.train.epochs, is_best))
+        self.run.log(describe_epoch(state.history[-1], metric, self.recipe.train.epochs, is_best))
+        if metrics is not None and (note := note_no_progress(state.history, metric, self.task.chance)):
+            self.run.log(note)
+
+    def _write_history(self) -> None:
+        write_text(self.run.folder.history, "".join(json.dumps(entry) + "\n" for entry in self.state.history))
+        logged = {key: value for key, value in self.state.history[-1].items() if key != "epoch"}
+        self.accelerator.log(logged, step=self.state.epoch)
 
     def outcome(self, finished: bool) -> Outcome:
         """Return what training leaves."""
         history = self.state.history
         keeps_last = self.recipe.train.keep == "last" and history
-        return Outcome(history, len(history) if keeps_last else self.state.best_epoch, finished)
-
-
-def _is_better(value: float, best: float, higher_is_better: bool) -> bool:
-    if math.isnan(best):
-        return not math.isnan(value)
-    return value > best if higher_is_better else value < best
-
-
-def _describe_epoch(entry: dict[str, Any], metric: str, epochs: int, is_best: bool) -> str:
-    named = [key for key in dict.fromkeys(["loss", metric, "recall@1", "auroc"]) if key in entry]
-    parts = [f"train loss {entry['train_loss']:.4f}", *(f"val {key} {entry[key]:.4f}" for key in named)]
-    parts += [f"lr {entry['lr']:.2e}", f"{entry['seconds']:.0f} s"]
-    return f"epoch {entry['epoch']}/{epochs}  " + "  ".join(parts) + ("  best" if is_best else "")
+        return Outcome(history, len(history) if keeps_last else self.state.best_epoch, self.kept_outputs, finished)

@@ -10,7 +10,14 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_
 from torch import nn
 
 from lib.config.recipe import Optim
-from lib.errors import FlukeError
+from lib.errors import FlukeError, one_line
+
+UNSUPPORTED = {
+    "adahessian": "needs second derivatives, which the training loop doesn't compute",
+    "kron": "draws random numbers, so that a resumed run would differ",
+    "kronw": "draws random numbers, so that a resumed run would differ",
+}
+"""Optimizers of timm that runs can't have, and why."""
 
 
 def make_optimizer(o: Optim, backbone: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
@@ -19,7 +26,11 @@ def make_optimizer(o: Optim, backbone: nn.Module, head: nn.Module) -> torch.opti
     `head` is head and objective. Parameters that timm's backbone excludes from weight decay (positions, class tokens) are excluded.
     Raises FlukeError for a name that timm doesn't know, and for values that the optimizer doesn't take.
     """
-    known = [str(name) for name in list_optimizers()]
+    known = [str(name) for name in list_optimizers() if name not in UNSUPPORTED]
+    if o.name.lower() in UNSUPPORTED:
+        raise FlukeError(
+            f"optim.name {o.name}: not supported, because it {UNSUPPORTED[o.name.lower()]}; take another, such as adamw."
+        )
     if o.name.lower() not in known:
         raise FlukeError(f"optim.name {o.name}: timm knows {', '.join(known)}.")
     undecayed: Any = getattr(backbone, "no_weight_decay", tuple)()
@@ -34,9 +45,11 @@ def make_optimizer(o: Optim, backbone: nn.Module, head: nn.Module) -> torch.opti
         group.pop("use_fallback", None)
         group["lr"] = o.lr * group["lr_scale"]
     try:
-        return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
-    except ValueError as error:
-        raise FlukeError(f"optim.name {o.name}: {error}.") from None
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in o.kwargs.items()}
+        return create_optimizer_v2(groups, opt=o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, **arguments)
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        given = f" with kwargs {o.kwargs}" if o.kwargs else ""
+        raise FlukeError(f"optim.name {o.name}{given}: {one_line(error)}.") from None
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

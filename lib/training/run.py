@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
+from lib.errors import Interrupted
 from lib.run_folder import RunFolder
 from lib.training.distributed import StopSignal
 
@@ -25,6 +26,11 @@ class Run:
     """time.monotonic() by which everything has to be done; None: no limit."""
     kfold: RunFolder | None = None
     """The k-fold run that this one is a fold of."""
+
+    def check_signal(self, doing: str) -> None:
+        """Raise Interrupted when a signal came to this process while it was `doing` what has no state to save."""
+        if self.stop.signal is not None:
+            raise Interrupted(f"Stopped by a signal while {doing}; {self.resume_command}")
 
     @property
     def resume_command(self) -> str:

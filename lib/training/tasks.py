@@ -58,6 +58,8 @@ class Task(Protocol):
     """How many rows of `val`, the last ones, are held out."""
     unmeasured: Table
     """Held-out rows that are scored at the end but not evaluated: rows of classes that aren't trained (data.only_classes)."""
+    chance: dict[str, float]
+    """The metric of the same scores for every row, and the `loss` of a uniform guess; {} where they aren't known."""
     targets: np.ndarray
     """Encoded targets of the training images; longer than `train` where mirrored images follow (data.mirror_identities)."""
 
@@ -70,8 +72,14 @@ class Task(Protocol):
     def note_on_order(self) -> str | None:
         """Return a note on an order from which the loss learns little, else None. Raises FlukeError if it learns nothing."""
 
+    def measure(self, outputs: np.ndarray, loss: nn.Module | None) -> dict[str, float]:
+        """Return the metric, with what is computed on the way to it, of a validation during training.
+
+        `outputs` are the network's for `val`, and `loss` is its own. Raises FlukeError when `metric` is undefined.
+        """
+
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
-        """Evaluate the network's outputs for `val`; `loss` is the network's own. Raises FlukeError when `metric` is undefined."""
+        """Return all that the outputs for `val` say. Raises FlukeError when `metric` is undefined."""
 
 
 def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
@@ -94,6 +102,9 @@ class ClassificationTask(Task):
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
         self.targets, self.val_targets = train.targets(), self.val.targets()
         self.val_loss = self.make_loss(0).eval()
+        shares = np.maximum(self.target.counts(self.targets, len(self.classes)), 0.5) / len(self.train)
+        self.chance = self.measure(self.target.to_logits(np.tile(shares, (len(self.val), 1))), None)
+        self.chance["loss"] = self._loss(np.zeros((len(self.val), len(self.classes)), np.float32))
 
     def make_loss(self, width: int) -> nn.Module:
         return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.target)
@@ -110,10 +121,19 @@ class ClassificationTask(Task):
     def note_on_order(self) -> str | None:
         return None
 
-    def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
-        metrics = registry.compute_metrics(self.target, outputs, self.val_targets)
+    def _loss(self, outputs: np.ndarray) -> float:
         with torch.no_grad():
-            metrics["loss"] = float(self.val_loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
+            return float(self.val_loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
+
+    def measure(self, outputs: np.ndarray, loss: nn.Module | None) -> dict[str, float]:
+        found = {"loss": self._loss(outputs)}
+        if self.metric != "loss":
+            found = {self.metric: registry.METRICS[self.metric].function(outputs, self.val_targets), **found}
+        _require_metric(self.metric, {name: value for name, value in found.items() if not np.isnan(value)}, len(outputs))
+        return found
+
+    def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
+        metrics = {**registry.compute_metrics(self.target, outputs, self.val_targets), "loss": self._loss(outputs)}
         _require_metric(self.metric, metrics, len(outputs))
 
         def interval() -> tuple[float, float] | None:
@@ -145,6 +165,7 @@ class EmbeddingTask(Task):
         gallery = np.flatnonzero(self.targets >= 0)
         self.val, self.unmeasured = train.take(gallery).join(val), val.take(slice(0))
         self.labels = np.array([label for (label,) in self.val.labels or []])
+        self.chance: dict[str, float] = {}
         if d.mirror_identities:
             mirrored = np.where(self.targets >= 0, self.targets + len(self.classes), -1)
             self.targets = np.concatenate([self.targets, mirrored])
@@ -180,6 +201,9 @@ class EmbeddingTask(Task):
             f"note: objective {over_pairs[0]} compares images of one individual, but {share:.0%} of the images share a batch of "
             f"{t.batch_size} with another one of theirs; train.sampler pk makes batches of such pairs"
         )
+
+    def measure(self, outputs: np.ndarray, loss: nn.Module | None) -> dict[str, float]:
+        return self.evaluate(outputs, loss).metrics
 
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
         is_query = np.arange(len(outputs)) >= len(outputs) - self.num_queries

@@ -223,13 +223,6 @@ AFTER = [
     ),
     after(
         train_classifier,
-        f"--out single --resume {TRAIN}",
-        "a state of two processes, on one",
-        "single: begun on 2 processes, now there are 1",
-        unfinished(world=2),
-    ),
-    after(
-        train_classifier,
         f"--out single --resume {TRAIN} --train.epochs 2",
         "a state of another network",
         "state of another network or recipe",

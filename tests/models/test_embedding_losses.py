@@ -17,7 +17,8 @@ WIDTH = 6
 
 def make_loss(counts: np.ndarray = COUNTS, **fields: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    return make_embedding_loss(Objective(**fields), np.repeat(np.arange(len(counts)), counts), len(counts), WIDTH)
+    targets = np.append(np.repeat(np.arange(len(counts)), counts), -1)  # one image is unlabeled
+    return make_embedding_loss(Objective(**fields), targets, len(counts), WIDTH)
 
 
 def unit_vectors(n: int, seed: int = 1) -> torch.Tensor:
@@ -197,3 +198,17 @@ def test_settings_that_are_not_for_embeddings_are_refused() -> None:
         make_loss(name="arcface", also={"focal": 0.5})
     with pytest.raises(FlukeError, match=r"objective.mixup and cutmix mix labels"):
         make_loss(name="arcface", mixup=0.2)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "arcface", "cosface", "subcenter_arcface"])
+def test_without_unlabeled_images_a_step_does_not_ask_for_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking waits for the device, and for the other processes; the loss is the same."""
+    targets = np.repeat(np.arange(3), 4)
+    x, batch = unit_vectors(6), torch.tensor([0, 1, 2, 0, 1, 2])
+    losses = []
+    for train_targets in (targets, np.append(targets, -1)):
+        torch.manual_seed(0)
+        losses.append(make_embedding_loss(Objective(name=name, margin=0.2), train_targets, 3, WIDTH))
+    assert losses[0](x, batch).item() == pytest.approx(losses[1](x, batch).item(), rel=1e-6)
+    monkeypatch.setattr("lib.models.embedding_losses.relative_count", lambda labeled: pytest.fail("asked"))
+    assert torch.isfinite(losses[0](x, batch))

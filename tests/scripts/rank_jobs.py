@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from lib.config.recipe import Objective, Train
+from lib.config.recipe import Objective
 from lib.files import write_json
 from lib.models.embedding_losses import make_embedding_loss
 from lib.process import run_script
 from lib.training import loop
 from lib.training.accelerator import make_accelerator
+from lib.training.distributed import pool_batchnorm
 from scripts import kfold, train_classifier, train_embedding
 
 
@@ -34,7 +35,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 
 def spy(seen: list[dict[str, Any]]) -> None:
     """Note the network at each validation: its parameters as the steps left them, its buffers as it is evaluated with."""
-    real = loop.broadcast_buffers
+    real = loop.pool_batchnorm
 
     def noting(network: Any, accelerator: Accelerator) -> None:
         own = digest(dict(network.named_buffers()))
@@ -45,7 +46,7 @@ def spy(seen: list[dict[str, Any]]) -> None:
         found = {"parameters": digest(parameters), "backbone": digest(backbone), "objective": sorted(objective)}
         seen.append(found | {"buffers before": own, "buffers": digest(dict(network.named_buffers()))})
 
-    loop.broadcast_buffers = noting
+    loop.pool_batchnorm = noting
 
 
 def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
     images, targets = torch.randn(16, 6, generator=generator), torch.arange(16) % 4
     targets[:6] = -1
     torch.manual_seed(0)
-    objective = make_embedding_loss(Objective(name=name, scale=4.0, margin=0.2), np.arange(4), 4, 3)  # type: ignore[arg-type]
+    objective = make_embedding_loss(Objective(name=name, scale=4.0, margin=0.2), np.arange(-1, 4), 4, 3)  # type: ignore[arg-type]
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(3, 6, generator=generator))
@@ -69,9 +70,20 @@ def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
     return {"loss": loss.item(), "gradient": layer.weight.grad.tolist()}
 
 
+def pooled_statistics(accelerator: Accelerator) -> dict[str, Any]:
+    """Running statistics of BatchNorm layers, each of which has seen this process's share of 16 rows, after pooling."""
+    rows = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3.0])
+    rows[8:] += 5
+    share = 16 // accelerator.num_processes
+    layer = torch.nn.BatchNorm1d(3, momentum=1.0)
+    layer(rows[accelerator.process_index * share : (accelerator.process_index + 1) * share])
+    pool_batchnorm(layer, accelerator)
+    return {"rows": rows.tolist(), "mean": layer.running_mean.tolist(), "var": layer.running_var.tolist()}
+
+
 def main(argv: list[str] | None = None) -> None:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    accelerator = make_accelerator(Train(log_with=[]), folder)
+    accelerator = make_accelerator("fp32", folder)
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
     rank = accelerator.process_index
     found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}
@@ -79,7 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     seen: list[dict[str, Any]] = []
     spy(seen)
     for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
-        if kind == "gradient":
+        if kind == "pool":
+            found["pooled"] = pooled_statistics(accelerator)
+        elif kind == "gradient":
             found[f"gradient of {name}"] = gradient_below(name, accelerator)
         else:
             found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:]}

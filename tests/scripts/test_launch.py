@@ -5,6 +5,7 @@ A launch costs 5 to 10 s: three in the fast tests, the others are marked slow.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,9 @@ import pytest
 import yaml
 from accelerate.commands.config import config_args
 
-from lib.errors import FlukeError
 from lib.files import write_json
 from lib.scores import score_file
+from lib.training import loop
 from scripts import kfold, train_classifier
 from tests.scripts.rank_jobs import gradient_below
 
@@ -102,8 +103,8 @@ def test_configuration_has_only_fields_that_accelerate_reads(path: Path) -> None
 
 def test_configurations_are_what_their_names_say() -> None:
     found = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
-    assert set(found) == {"cpu", "cpu_2proc", "gpu_bf16", "multi_gpu", "multi_node"}
-    assert [found[name]["num_processes"] for name in ("cpu", "cpu_2proc", "gpu_bf16")] == [1, 2, 1]
+    assert set(found) == {"cpu", "cpu_2proc", "gpu", "multi_gpu", "multi_node"}
+    assert [found[name]["num_processes"] for name in ("cpu", "cpu_2proc", "gpu")] == [1, 2, 1]
     assert [found[name]["use_cpu"] for name in sorted(found)] == [True, True, False, False, False]
     # MULTI_CPU would start one process and say nothing
     assert {found[name]["distributed_type"] for name in ("cpu_2proc", "multi_gpu", "multi_node")} == {"MULTI_GPU"}
@@ -129,6 +130,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
     jobs: list[list[Any]] = [["classifier", "alike", arguments(folder / "alike", **ALIKE)]]
     jobs += [["classifier", "frozen", arguments(folder / "frozen", **FROZEN)]]
     jobs += [["embedding", "arcface", arguments(folder / "arcface", **ARCFACE)]]
+    jobs += [["pool", "", []]]
     jobs += [["classifier", "late", [*arguments(folder / "late", **ALIKE), "--train.max_minutes", "0.01"]]]
     jobs += [["gradient", name, []] for name in OBJECTIVES]
     jobs += [["folds", "folds", arguments(folder / "folds", **FOLDS)]]
@@ -233,9 +235,33 @@ def test_objectives_of_two_processes_are_that_of_the_whole_batch(name: str, two:
     assert np.abs(alone["gradient"]).max() > 1e-2
 
 
-def test_another_number_of_processes_is_refused(two: tuple, arguments: Callable) -> None:
-    with pytest.raises(FlukeError, match="late: begun on 2 processes, now there are 1; go on with as many as before"):
-        train_classifier.main([*arguments(two[0] / "late", **ALIKE), "--resume"])
+def test_running_statistics_are_those_of_all_images(two: tuple) -> None:
+    for found in two[1]:
+        rows = np.array(found["pooled"]["rows"])
+        shares = rows.reshape(2, 8, 3)
+        assert found["pooled"]["mean"] == pytest.approx(rows.mean(0), rel=1e-5)
+        assert found["pooled"]["var"] == pytest.approx(shares.var(1, ddof=1).mean(0) + shares.mean(1).var(0), rel=1e-5)
+        assert np.array(found["pooled"]["var"]) == pytest.approx(rows.var(0), rel=0.1)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    two: tuple, arguments: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows still to come are the same; the sum of the losses so far is taken over."""
+    folder = tmp_path / "late"
+    shutil.copytree(two[0] / "late", folder)
+    state = json.loads(max((folder / "last").glob("e*/state.json")).read_text())
+    sums, real = [], loop.Trainer.resume
+
+    def noting(trainer: loop.Trainer, path: Path) -> None:
+        real(trainer, path)
+        sums.append(trainer.loss_sum.item())
+
+    monkeypatch.setattr(loop.Trainer, "resume", noting)
+    train_classifier.main([*arguments(folder, **ALIKE), "--resume"])
+    assert "note: processes 1 now, 2 before: the numbers will differ a little" in capsys.readouterr().out
+    assert sums == pytest.approx([np.mean(state["running"])])
+    assert json.loads((folder / "metrics.json").read_text())["epochs"] == 4
 
 
 def test_a_fault_is_said_once_and_before_the_launcher(arguments: Callable, tmp_path: Path) -> None:

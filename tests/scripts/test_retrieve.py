@@ -348,7 +348,7 @@ def test_nan_embeddings_and_changed_tables_are_refused(
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("embeddings", "retrieval"))
     with monkeypatch.context() as patch:
         patch.setattr(embed, "predict", lambda networks, images, *rest, **more: [np.full((len(images), 16), np.nan, np.float32)])
-        with pytest.raises(FlukeError, match=r"57 of 57 rows hold NaN"):
+        with pytest.raises(FlukeError, match=r"57 of 57 embeddings hold NaN"):
             retrieve.main(["--run", str(copy)])
     pd.read_csv(animals / "train.csv").iloc[::-1].to_csv(animals / "turned.csv", index=False)
     with pytest.raises(FlukeError, match=r"turned\.csv as they were .*; give it that table, or train again"):

@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from lib.images.augmentation import ResizeToSquare
+from lib.images.dataset import ImageDataset
+from lib.models.weights import load_network
+from lib.pipelines import train
 from lib.scores import score_file
 from lib.tables.target import ONE_LABEL
 from lib.training import loop, tasks
-from lib.training.tasks import ClassificationTask, Evaluation, Task
+from lib.training.inference import InferenceOptions, predict
+from lib.training.tasks import ClassificationTask
 from scripts import kfold, train_classifier
 
 
@@ -68,12 +72,9 @@ def test_it_learns(arguments: Callable, tmp_path: Path) -> None:
 def test_early_stopping_in_either_direction(
     metric: str, values: list[float], stopped: int, best: int, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = iter(values)
+    seen = iter([0.5, *values])  # the first one is what chance gives
 
-    def evaluate(self: Task, outputs: np.ndarray, loss: object) -> Evaluation:
-        return Evaluation({"accuracy": 0.1, "loss": 0.1, metric: next(seen, values[best - 1])}, outputs)
-
-    monkeypatch.setattr(ClassificationTask, "evaluate", evaluate)
+    monkeypatch.setattr(ClassificationTask, "measure", lambda *_: {"accuracy": 0.1, "loss": 0.1, metric: next(seen)})
     result = train_classifier.main(arguments(tmp_path / "run", train_epochs=5, train_patience=2, train_metric=metric))
     assert (result["epochs"], result["best_epoch"]) == (stopped, best)
 
@@ -81,18 +82,13 @@ def test_early_stopping_in_either_direction(
 def test_the_last_epoch_is_kept_if_the_recipe_says_so(
     arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
 ) -> None:
-    real, values = ClassificationTask.evaluate, iter([0.9, 0.1, 0.2, 0.2, 0.9, 0.1, 0.2, 0.9])
-
-    def evaluate(*args: Any) -> Evaluation:
-        found = real(*args)
-        return replace(found, metrics=found.metrics | {"accuracy": next(values)})
-
-    monkeypatch.setattr(ClassificationTask, "evaluate", evaluate)
+    real, values = ClassificationTask.measure, iter([0.5, 0.9, 0.1, 0.2] * 2)
+    monkeypatch.setattr(ClassificationTask, "measure", lambda *args: real(*args) | {"accuracy": next(values)})
     best = train_classifier.main(arguments(tmp_path / "best", train_epochs=3))
     last = train_classifier.main(arguments(tmp_path / "last", train_epochs=3, train_keep="last"))
     assert (best["best_epoch"], last["best_epoch"]) == (1, 3)
-    assert last["log_loss"] == pytest.approx(json.loads((tmp_path / "last/metrics.jsonl").read_text().splitlines()[-1])["log_loss"])
-    assert best["log_loss"] != last["log_loss"]
+    assert last["loss"] == pytest.approx(json.loads((tmp_path / "last/metrics.jsonl").read_text().splitlines()[-1])["loss"])
+    assert best["loss"] != last["loss"]
 
 
 def test_a_frozen_epoch_leaves_the_backbone_as_it_was(arguments: Callable, tmp_path: Path, no_report: None) -> None:
@@ -201,3 +197,39 @@ def test_accumulated_batches_are_one_step(arguments: Callable, tmp_path: Path, m
     assert whole["loss"] == pytest.approx(parts["loss"], abs=1e-4)
     a, b = (score_file.load_scores(tmp_path / name / "scores_test.npz").logits for name in "ab")
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_validating_every_other_epoch(
+    arguments: Callable, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last epoch is validated whatever its number, and patience counts epochs up to a validated one."""
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(ClassificationTask, "measure", lambda *_: {"accuracy": next(values), "loss": 1.0})
+    run = tmp_path / "run"
+    result = train_classifier.main(arguments(run, train_epochs=7, train_validate_every=2))
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry.get("accuracy") for entry in history] == [None, 0.5, None, 0.4, None, 0.3, 0.2]
+    assert all({"train_loss", "images_per_second", "waiting"} <= entry.keys() for entry in history)
+    assert result["best_epoch"] == 2
+    values = iter([0.1, 0.5, 0.4, 0.3])
+    patient = train_classifier.main(arguments(tmp_path / "patient", train_epochs=9, train_validate_every=2, train_patience=3))
+    assert (patient["best_epoch"], patient["epochs"]) == (2, 6)
+
+
+def test_weights_that_are_kept_are_validated_once(
+    arguments: Callable, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, real = [], loop.predict_batches
+    monkeypatch.setattr(loop, "predict_batches", lambda *args, **more: titles.append(more["title"]) or real(*args, **more))
+    monkeypatch.setattr(train, "predict", lambda *args, **more: titles.append(more["title"]) or predict(*args, **more))
+    train_classifier.main(arguments(tmp_path / "run"))
+    assert titles == ["validate", "validate", "predict test"]
+    kept = score_file.load_scores(tmp_path / "run" / "scores_val.npz")
+    again = load_network(tmp_path / "run" / "best" / "model.safetensors")
+    images = ImageDataset([contest_image(arguments, name) for name in kept.names], ResizeToSquare(32, "squash"))
+    assert np.array_equal(predict([again], images, Accelerator(cpu=True), InferenceOptions(64, 0))[0], kept.logits)
+
+
+def contest_image(arguments: Callable, name: str) -> Path:
+    argv = arguments(Path("unused"))
+    return Path(argv[argv.index("--data.root") + 1]) / "images" / name
