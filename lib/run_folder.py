@@ -67,6 +67,8 @@ class RunFolder(_Folder):
     classes = _Entry("classes.json")
     split = _Entry("split.csv")
     """The images to train on and the held-out ones."""
+    duplicates = _Entry("duplicates.csv")
+    """Training images that are the same file under several names."""
     log = _Entry("log.txt")
     weights = _Entry("best/model.safetensors")
     """Weights of the best epoch, with the network's description."""

@@ -3,6 +3,7 @@
 opening       open an image file by Pillow: formats, size limit, what its pixels mean as RGB
 decoding      decode an image file into a uint8 RGB tensor
 checking      find unreadable files before training, describe image sizes
+duplicates    files with the same bytes
 augmentation  resize images to the network's size; augment them with the transforms that the recipe names
 cache         decode and downscale the images of a table once, into one memory-mapped file
 loader        worker processes: how many, what signals do to them, what their failures mean

@@ -16,11 +16,12 @@ from lib.images.augmentation import Transform
 from lib.images.cache import open_cache
 from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
+from lib.images.duplicates import find_identical
 from lib.tables import filters, loading, splits
 from lib.tables.sample import Sample
 from lib.tables.table import Table, describe_table
 from lib.tables.target import Target
-from lib.training.distributed import broadcast_from_main
+from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.run import Run
 
 
@@ -67,11 +68,27 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table 
     train_table = filters.drop_unreadable(train_table, bad_train, d.on_unreadable)
     if test is not None:
         test = filters.drop_unreadable(test, bad_test, "error", what="test")
+    if d.duplicates == "identical":
+        train_table = _keep_identical_together(run, train_table, test)
     run.log(describe_table(train_table.take(train_table.in_classes())))
     run.log(f"  {describe_sizes(train_table.paths)}; unreadable: {len(bad_train):,}")
     if test is not None:
         run.log(f"test: {len(test):,} images")
     return train_table, test
+
+
+def _keep_identical_together(run: Run, train: Table, test: Table | None) -> Table:
+    """Return the training table with identical images in one group each; logs and lists them, and counts those in the test."""
+    paths = train.paths + (test.paths if test is not None else [])
+    found = broadcast_from_main(run.accelerator, lambda: find_identical(paths, partial(run.check_signal, "comparing images")))
+    sets = [within for same in found if len(within := [i for i in same if i < len(train)]) > 1]
+    in_test = sum(i >= len(train) for same in found if same[0] < len(train) for i in same)
+    if sets:
+        run.log(splits.describe_identical(train, sets))
+        run_on_main(run.accelerator, lambda: splits.write_identical(run.folder.duplicates, train, sets))
+    if in_test:
+        run.log(f"duplicates: {in_test:,} test images are training images, byte for byte")
+    return train if train.folds is not None else splits.keep_together(train, sets)
 
 
 def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> Splits:

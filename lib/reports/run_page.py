@@ -49,6 +49,7 @@ def write_run_page(
     headline = html.Headline(task.metric, result[task.metric], task.num_queries, tuple(interval) if interval else None, note)
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     tables["Epochs"] = pd.DataFrame(history)
+    tables |= _duplicates(folder)
     facts = _facts(recipe, folder, epochs=result["epochs"])
     html.write_page(folder.report, html.Page(folder.name, headline, others, drawn, tables, facts), mistakes)
 
@@ -65,9 +66,15 @@ def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
-    tables = {"Folds": pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore"), **tables}
+    folds = pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore")
+    tables = {"Folds": folds, **tables, **_duplicates(folder)}
     page = html.Page(folder.name, headline, others, drawn, tables, _facts(recipe, folder))
     html.write_page(folder.report, page, mistakes)
+
+
+def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:
+    """Return the table of identical training images, if there are any."""
+    return {"Identical images": pd.read_csv(folder.duplicates, dtype=str)} if folder.duplicates.exists() else {}
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,12 @@ The rules of choosing rows are in stratification.py; this file applies them to a
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lib.config.recipe import Folds
 from lib.errors import FlukeError, first_few
@@ -106,6 +109,42 @@ def write_folds(path: Path, table: Table, fold: np.ndarray) -> None:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["image", "fold"])
         writer.writerows(zip(table.names, fold.tolist()))
+
+
+def keep_together(table: Table, sets: list[list[int]]) -> Table:
+    """Return the table with groups in which the rows of each set of positions are together, and with them their former groups."""
+    if not sets:
+        return table
+    names = np.array(table.names) if table.groups is None else table.groups
+    unit = np.arange(len(table)) if table.groups is None else np.unique(table.groups, return_inverse=True)[1]
+    edges = np.array([(unit[same[0]], unit[other]) for same in sets for other in same[1:]])
+    links = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(unit.max() + 1,) * 2)
+    component = connected_components(links, directed=False)[1][unit]
+    first = np.unique(component, return_index=True)[1]  # a group is called after its first row
+    return replace(table, groups=names[first][component])
+
+
+def describe_identical(table: Table, sets: list[list[int]]) -> str:
+    """Return the line of the log about training images that are the same file."""
+    labels = table.labels or []
+    contradicting = [same for same in sets if len({labels[i] for i in same}) > 1]
+    line = f"duplicates: {sum(map(len, sets)):,} images are {len(sets):,} files under several names, kept on one side of a split"
+    if table.folds is not None:
+        apart = sum(len(set(table.folds[same])) > 1 for same in sets)
+        line = f"{line[: line.index(', kept')]}; folds.csv puts {apart:,} of them into several folds, so that the score is too high"
+    if contradicting:
+        named = first_few((" = ".join(f"{table.names[i]!r} {' '.join(labels[i])!r}" for i in same) for same in contradicting), 3)
+        line += f"; {len(contradicting):,} have several labels: {named}"
+    return line
+
+
+def write_identical(path: Path, table: Table, sets: list[list[int]]) -> None:
+    """Write the table (set, image, label) of images that are the same file; sets with several labels come first."""
+    labels = table.labels or []
+    ordered = sorted(sets, key=lambda same: len({labels[i] for i in same}) == 1)
+    rows = [(number, table.names[i], " ".join(labels[i])) for number, same in enumerate(ordered) for i in same]
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows([("set", "image", "label"), *rows])
 
 
 def keep_split(path: Path, train: Table, held_out: Table, begun: bool) -> None:

@@ -13,7 +13,17 @@ from sklearn.model_selection import StratifiedGroupKFold
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError
 from lib.tables.loading import load_train
-from lib.tables.splits import assign_folds, describe_folds, describe_split, split_holdout, split_identities, write_folds
+from lib.tables.splits import (
+    assign_folds,
+    describe_folds,
+    describe_identical,
+    describe_split,
+    keep_together,
+    split_holdout,
+    split_identities,
+    write_folds,
+    write_identical,
+)
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
@@ -300,3 +310,52 @@ def test_no_identity_is_unknown_without_a_new_label() -> None:
     assert {labels[i] for i in train} == {(name,) for name in "abcd"}
     train, _ = split_identities(table, Folds(unknown=0.5, holdout=0.25), "new", False)
     assert len({labels[i] for i in train}) == 2
+
+
+# --- identical images -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_sets_are_joined_with_the_groups_that_they_touch(grouped: bool) -> None:
+    groups = [f"g{i // 3}" for i in range(30)] if grouped else None
+    sets = [[0, 7], [7, 20], [28, 29], [5, 11]]
+    joined = keep_together(table([("x",)] * 30, groups), sets)
+    assert joined.groups is not None
+    unit = [{i} for i in range(30)] if groups is None else [{j for j in range(30) if groups[j] == groups[i]} for i in range(30)]
+    changed = True
+    while changed:  # brute force: units that share a row or a set become one
+        changed = False
+        for i in range(30):
+            touched = set(unit[i]).union(*(same for same in sets if unit[i] & set(same)))
+            touched = touched.union(*(unit[j] for j in touched))
+            changed |= touched != unit[i]
+            unit[i] = touched
+    assert all((joined.groups[i] == joined.groups[j]) == (j in unit[i]) for i in range(30) for j in range(30))
+
+
+def test_a_table_without_identical_images_stays_as_it_is() -> None:
+    plain = table([("x",), ("y",)] * 5)
+    assert keep_together(plain, []) is plain
+
+
+def test_identical_images_stay_on_one_side_and_classes_keep_their_shares() -> None:
+    plain = table_of_sizes([100, 60, 40])
+    position = {label: np.flatnonzero([row == (label,) for row in plain.labels or []]) for label in plain.classes}
+    sets = [position[label][i : i + 2].tolist() for label in plain.classes for i in (0, 5, 9)]
+    joined = keep_together(plain, sets)
+    for seed in range(10):
+        _, held_out = split_holdout(joined, Folds(holdout=0.2, seed=seed))
+        fold = assign_folds(joined, Folds(n=5, seed=seed))
+        assert all(np.isin(same, held_out).sum() in (0, 2) and len(set(fold[same])) == 1 for same in sets)
+        for label, size in zip(plain.classes, (100, 60, 40)):
+            assert abs(np.isin(position[label], held_out).sum() - 0.2 * size) <= 2
+            assert np.ptp(np.bincount(fold[position[label]], minlength=5)) <= 2
+
+
+def test_contradicting_labels_come_first(tmp_path: Path) -> None:
+    some = table([("x",), ("x",), ("y",), ("x",)])
+    write_identical(tmp_path / "duplicates.csv", some, [[0, 1], [2, 3]])
+    assert (tmp_path / "duplicates.csv").read_text() == "set,image,label\n0,2.jpg,y\n0,3.jpg,x\n1,0.jpg,x\n1,1.jpg,x\n"
+    assert "1 have several labels: '2.jpg' 'y' = '3.jpg' 'x'" in describe_identical(some, [[0, 1], [2, 3]])
+    own = table([("x",), ("x",), ("y",), ("x",)], folds=[0, 1, 1, 1])
+    assert "folds.csv puts 1 of them into several folds" in describe_identical(own, [[0, 1], [2, 3]])

@@ -1,6 +1,7 @@
 """A whole run: what it leaves, when it stops, what is the same in two of them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,3 +234,30 @@ def test_weights_that_are_kept_are_validated_once(
 def contest_image(arguments: Callable, name: str) -> Path:
     argv = arguments(Path("unused"))
     return Path(argv[argv.index("--data.root") + 1]) / "images" / name
+
+
+def test_identical_images_are_never_on_both_sides(
+    arguments: Callable, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "contest"
+    shutil.copytree(contest, root)
+    rows = pd.read_csv(root / "train.csv", dtype=str)
+    copies = rows.iloc[:16].assign(image=[f"copy_{name}" for name in rows["image"][:16]])
+    copies.loc[0, "label"] = "cat"
+    for name in rows["image"][:16]:
+        shutil.copy(root / "images" / name, root / "images" / f"copy_{name}")
+    shutil.copy(root / "images" / rows["image"][20], root / "images" / "2_003.png")
+    pd.concat([rows, copies]).to_csv(root / "train.csv", index=False)
+    train_classifier.main(arguments(tmp_path / "run", data_root=root, train_epochs=1))
+    side = pd.read_csv(tmp_path / "run" / "split.csv", index_col="image")["side"]
+    assert [side[name] == side[f"copy_{name}"] for name in rows["image"][:16]] == [True] * 16
+    listed = pd.read_csv(tmp_path / "run" / "duplicates.csv")
+    assert list(listed["image"][:2]) == [rows["image"][0], f"copy_{rows['image'][0]}"]
+    assert len(listed) == 32
+    printed = capsys.readouterr().out
+    assert "duplicates: 32 images are 16 files under several names, kept on one side of a split; 1 have several labels" in printed
+    assert "duplicates: 1 test images are training images, byte for byte" in printed
+    assert "Identical images" in (tmp_path / "run" / "report.html").read_text()
+    train_classifier.main(arguments(tmp_path / "off", data_root=root, train_epochs=1, data_duplicates="off"))
+    side = pd.read_csv(tmp_path / "off" / "split.csv", index_col="image")["side"]
+    assert any(side[name] != side[f"copy_{name}"] for name in rows["image"][:16])
