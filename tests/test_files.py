@@ -184,6 +184,25 @@ def test_lack_of_disk_space_is_reported(tmp_path: Path) -> None:
         require_free(tmp_path / "not" / "there", 1e12)
 
 
+def test_data_reaches_the_disk_before_the_name_and_then_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def noting_replace(old: Path, new: Path) -> None:
+        done.append(("replace", Path(new)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    write_text(tmp_path / "a.txt", "content")
+    (first, temporary), second, third = done
+    assert (first, temporary.parent, temporary.name != "a.txt") == ("fsync", tmp_path, True)
+    assert [second, third] == [("replace", tmp_path / "a.txt"), ("fsync", tmp_path)]
+
+
 # --- locks ------------------------------------------------------------------------------------------------------------------------
 
 HOLD = """

@@ -101,10 +101,24 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key, value in values.items():
             name = f"{section}.{key}"
             was = old.get(section, {}).get(key, ADDED.get(name, defaults[section][key]))
+            if key not in old.get(section, {}) and name in ADDED and value == defaults[section][key]:
+                continue  # `keep_older_values` gives it the value that the run had
             moved = name == "data.cache_dir" and None not in (was, value)  # other pixels only where there was no cache, or is none
             if was != value and name not in MAY_CHANGE and not moved:
                 found.append(f"{name} (now {value!r}, was {was!r})")
     return found
+
+
+def keep_older_values(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe with the values that a run begun before a field existed had, where the recipe has the field's default."""
+    if not folder.recipe.exists():
+        return recipe
+    begun, defaults = command_line.read_tree(str(folder.recipe)), asdict(Recipe())
+    for name, before in ADDED.items():
+        section, key = name.split(".")
+        if key not in begun.get(section, {}) and getattr(getattr(recipe, section), key) == defaults[section][key]:
+            recipe = replace(recipe, **{section: replace(getattr(recipe, section), **{key: before})})
+    return recipe
 
 
 @contextmanager
@@ -120,6 +134,7 @@ def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> It
     keep_memory()
     processes = start_processes()
     folder = broadcast_from_main(processes, lambda: choose_folder(arguments, recipe, kfold))
+    recipe = broadcast_from_main(processes, lambda: keep_older_values(recipe, folder))
     precision, note = broadcast_from_main(processes, lambda: choose_precision(t.precision, processes.device, _begun_in(folder)))
     accelerator = make_accelerator(precision, Path("runs"), t.log_with)
     with StopSignal(accelerator) as stop, lock_run(accelerator, folder, stop, deadline) as run:

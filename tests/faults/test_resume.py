@@ -17,10 +17,11 @@ import timm
 import torch
 
 from lib import files, process
-from lib.config.recipe import Recipe
+from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, Interrupted
 from lib.images import cache, checking
 from lib.pipelines import runs, train
+from lib.run_folder import RunFolder
 from lib.training import checkpoint, loop, run
 from lib.training.distributed import SIGNALLED, StopSignal
 from scripts import train_classifier
@@ -342,12 +343,19 @@ def test_a_split_that_changed_stops_the_resumption(
 ])  # fmt: skip
 def test_what_may_change_on_resume(field: str, before: object, now: object, allowed: bool) -> None:
     section, name = field.split(".")
-    assert (runs.recipe_differences({section: {name: before}}, asdict_with(section, name, now)) == []) is allowed
+    then, today = asdict(Recipe()), asdict(Recipe())
+    then[section][name], today[section][name] = before, now
+    assert (runs.recipe_differences(then, today) == []) is allowed
 
 
-def asdict_with(section: str, name: str, value: object) -> dict:
-    recipe = asdict(Recipe())
-    return {section: {name: value}} | {other: values for other, values in recipe.items() if other != section}
+def test_a_run_keeps_what_it_had_before_a_field_existed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.recipe.write_text("data: {size: 64}\n")
+    today = Recipe(data=Data(size=64))
+    assert runs.recipe_differences({"data": {"size": 64}}, asdict(today)) == []
+    assert runs.keep_older_values(today, folder).data.duplicates == "off"
+    folder.recipe.write_text("data: {size: 64, duplicates: identical}\n")
+    assert runs.keep_older_values(today, folder).data.duplicates == "identical"
 
 
 def test_more_epochs_of_a_finished_run_are_refused(arguments: Callable, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from lib.config.recipe import Data
 from lib.errors import FlukeError
 from lib.images import augmentation
-from lib.images.augmentation import decode_side, make_eval_transform, make_train_transform
+from lib.images.augmentation import ResizeToSquare, decode_side, make_eval_transform, make_train_transform
 from tests.images.made_files import smooth
 
 LISTS: list[list[object]] = [
@@ -139,3 +139,12 @@ def test_decode_side_depends_on_the_first_step() -> None:
     assert side("RandomHorizontalFlip", "RandomResizedCrop") == 200, "crops below a quarter of the area may be enlarged"
     assert side({"Resize": {"size": 140}}, "RandomCrop") == 161
     assert side({"CenterCrop": {"size": 150}}, "Resize") is None, "150 pixels of the original image"
+
+
+@pytest.mark.parametrize("method", ["squash", "crop", "pad"])
+def test_resizing_is_antialiased(method: str) -> None:
+    """A fine checkerboard becomes grey; without a filter it would keep black and white pixels."""
+    board = ((np.indices((128, 128)).sum(0) % 2) * 255).astype(np.uint8)
+    small = ResizeToSquare(30, method)(torch.from_numpy(board).expand(3, -1, -1).contiguous())
+    assert small.float().std() < 8
+    assert small.float().mean().item() == pytest.approx(127.5, abs=2)

@@ -14,7 +14,7 @@ from lib.errors import FlukeError
 from lib.images import cache
 from lib.images.cache import open_cache
 from lib.images.decoding import decode
-from tests.images.made_files import save, smooth
+from tests.images.made_files import noise, save, smooth
 
 
 @pytest.fixture
@@ -181,3 +181,13 @@ def test_processes_that_open_a_cache_at_once_build_it_once(tmp_path: Path, photo
     lines = (tmp_path / "log").read_text().split()
     assert lines.count("good") == 3
     assert len(lines) == 4, "more than one process built it"
+
+
+def test_each_row_has_its_own_picture_also_of_a_part_in_another_order(tmp_path: Path) -> None:
+    """All of one size, so that nothing but the pixels tells them apart."""
+    paths = [save(tmp_path / f"{i}.png", noise(20, 30, seed=i)) for i in range(6)]
+    packed = open_cache(tmp_path / "cache", paths, 20, 0)
+    assert all(torch.equal(packed.get(i), decode(path)) for i, path in enumerate(paths))
+    part = packed.take([4, 0, 5])
+    assert all(torch.equal(part.get(i), decode(paths[row])) for i, row in enumerate([4, 0, 5]))
+    assert torch.equal(part.take([2, 1]).get(0), decode(paths[5]))

@@ -168,3 +168,12 @@ def test_batch_size_that_processes_cannot_share_is_refused() -> None:
         check_batch_size(Train(batch_size=9), 100, 2)
     with pytest.raises(FlukeError, match="training rows: 3 are too few for 2 processes"):
         check_batch_size(Train(batch_size=2), 3, 2)
+
+
+def test_class_groups_are_shuffled_anew_in_each_epoch() -> None:
+    order = ClassGroupOrder(np.repeat(np.arange(20), 4), 2, 8, "once", 0)
+    epochs = [order(epoch).tolist() for epoch in range(4)]
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert [rows[0] // 4 for rows in epochs] != [0] * 4  # neither the classes nor the rows within one keep the table's order
+    assert len({frozenset(rows[rows.index(0) & ~1 : (rows.index(0) & ~1) + 2]) for rows in epochs}) > 1
+    assert ClassGroupOrder(np.repeat(np.arange(20), 4), 2, 8, "once", 1)(0).tolist() != epochs[0]

@@ -33,8 +33,9 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     ).hexdigest()
 
 
-def spy(seen: list[dict[str, Any]]) -> None:
-    """Note the network at each validation: its parameters as the steps left them, its buffers as it is evaluated with."""
+def spy(seen: list[dict[str, Any]], seeds: list[int]) -> None:
+    """Note the network at each validation, its parameters as the steps left them and its buffers as it is evaluated with, and the
+    seed of each step's dropout."""
     real = loop.pool_batchnorm
 
     def noting(network: Any, accelerator: Accelerator) -> None:
@@ -47,6 +48,14 @@ def spy(seen: list[dict[str, Any]]) -> None:
         seen.append(found | {"buffers before": own, "buffers": digest(dict(network.named_buffers()))})
 
     loop.pool_batchnorm = noting
+    step = loop.Trainer.train_step
+
+    def noting_seed(trainer: loop.Trainer, *args: Any) -> bool:
+        stepped = step(trainer, *args)
+        seeds.append(torch.initial_seed())
+        return stepped
+
+    loop.Trainer.train_step = noting_seed  # type: ignore[method-assign]
 
 
 def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
@@ -89,15 +98,17 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, Any] = {"world": accelerator.num_processes, "backend": backend, "device": accelerator.device.type}
     scripts = {"classifier": train_classifier, "embedding": train_embedding, "folds": kfold}
     seen: list[dict[str, Any]] = []
-    spy(seen)
+    seeds: list[int] = []
+    spy(seen, seeds)
     for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
         if kind == "pool":
             found["pooled"] = pooled_statistics(accelerator)
         elif kind == "gradient":
             found[f"gradient of {name}"] = gradient_below(name, accelerator)
         else:
-            found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:]}
+            found[name] = {"result": scripts[kind].main(arguments), "seen": seen[:], "seeds": seeds[:]}
             seen.clear()
+            seeds.clear()
     write_json(folder / f"rank{rank}.json", found)
 
 

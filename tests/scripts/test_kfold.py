@@ -397,3 +397,15 @@ def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Pa
     (low, high), of_one = cv["interval"], np.diff([fold["interval"] for fold in folds]).mean()
     assert low < cv["pooled"] < high
     assert high - low == pytest.approx(of_one / np.sqrt(2), rel=0.25)  # twice as many queries
+
+
+def test_groups_of_scores_are_those_of_their_rows(arguments: Callable, contest: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(contest / "train.csv", dtype=str)
+    table["burst"] = [f"burst {i * 7 % 16}" for i in range(len(table))]
+    table.to_csv(tmp_path / "train.csv", index=False)
+    argv = make_argv(arguments, tmp_path / "run", data_train_csv=tmp_path / "train.csv", folds_group_column="burst", train_epochs=1)
+    kfold.main(argv)
+    group_of = dict(zip(table["image"], table["burst"]))
+    for path in (tmp_path / "run" / "oof.npz", *sorted((tmp_path / "run").glob("fold*/scores_val.npz"))):
+        scores = score_file.load_scores(path)
+        assert scores.groups == [group_of[name] for name in scores.names]

@@ -235,6 +235,12 @@ def test_objectives_of_two_processes_are_that_of_the_whole_batch(name: str, two:
     assert np.abs(alone["gradient"]).max() > 1e-2
 
 
+def test_each_process_draws_its_own_dropout(two: tuple) -> None:
+    first, second = (found["alike"]["seeds"] for found in two[1])
+    assert len(first) == len(second) > 0
+    assert len({*first, *second}) == 2 * len(first)
+
+
 def test_running_statistics_are_those_of_all_images(two: tuple) -> None:
     for found in two[1]:
         rows = np.array(found["pooled"]["rows"])
