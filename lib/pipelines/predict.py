@@ -64,6 +64,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     table, recipe = load_table(arguments, recipe, spec)
     sample = find_sample(arguments, recipe, spec, table)
     thresholds = read_thresholds(Path(arguments.run), spec.classes) if spec.target.several else None
+    temperature = read_temperature(Path(arguments.run))
 
     accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
@@ -77,7 +78,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         if sample is not None:
-            submit(recipe.predict, folder.submission, sample, scores, thresholds)
+            submit(recipe.predict, folder.submission, sample, scores, thresholds, temperature=temperature)
         save_scores(folder.scores_test, scores)
         result = {}
         if table.labels is not None and spec.target.outputs == "logits":
@@ -195,6 +196,21 @@ def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | N
     if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):
         raise FlukeError(f"{path}: expected a probability for each of the {len(classes)} labels of the network.")
     return found
+
+
+def read_temperature(run: Path) -> float:
+    """Return the temperature of a run's probabilities, 1 where it has none. Raises FlukeError.
+
+    `run` is a run's folder or its best/model.safetensors.
+    """
+    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
+    if folder is None or not (path := folder.calibration).exists():
+        return 1.0
+    found = read_json(path)
+    value = found.get("temperature") if isinstance(found, dict) else None
+    if not isinstance(value, int | float) or not 0 < value < np.inf:
+        raise FlukeError(f"{path}: temperature: expected a positive number (found {value!r}); delete the file to go without.")
+    return float(value)
 
 
 # --- prediction and evaluation ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.reports.run_page import write_run_page
 from lib.run_folder import run_of_weights
+from lib.scores.calibration import fit_calibration
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.submission.formats import check_sample
@@ -229,8 +230,13 @@ def write_results(
         if task.target.several:
             thresholds = label_thresholds(prediction.val, task.val.targets(), task.classes, task.metric)
             write_json(folder.thresholds, thresholds)
+        calibration = None
+        if task.target.outputs == "logits":
+            calibration = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
+            write_json(folder.calibration, asdict(calibration))
         if sample is not None and prediction.test is not None:
-            submit(recipe.predict, folder.submission, sample, prediction.test, thresholds, run.log)
+            temperature = 1.0 if calibration is None else calibration.temperature
+            submit(recipe.predict, folder.submission, sample, prediction.test, thresholds, run.log, temperature)
         result: dict[str, Any] = {
             "metric": task.metric,
             "best_epoch": outcome.best_epoch,
@@ -238,6 +244,8 @@ def write_results(
             "rows": task.num_queries,
         }
         result |= evaluation.metrics
+        if calibration is not None:
+            result |= {name: value for name, value in asdict(calibration).items() if value is not None and name not in result}
         if (interval := evaluation.interval()) is not None:
             result["interval"] = interval
         write_run_page(recipe, folder, task, evaluation, outcome.history, result)

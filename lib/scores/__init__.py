@@ -4,6 +4,7 @@ score_file   scores on disk: an npz without pickles, with row ids, classes and s
 run_scores   the score files of a run
 alignment    scores of several runs, aligned by row id and class
 out_of_fold  the data that combinations are fitted on; cross-fitting
+calibration  the temperature of one run, judged by cross-fitting
 decisions    temperature, offsets per class, thresholds per label
 averaging    averages with given weights
 weights      fitted weights

@@ -25,10 +25,12 @@ def submit(
     test: Scores,
     thresholds: dict[str, float] | None = None,
     log: Callable[[str], None] = print,
+    temperature: float = 1.0,
 ) -> None:
     """Write the submission that the recipe's predict section asks for, from the logits of `test`, and log its format.
 
-    `thresholds` maps each label to the probability from which on it is written, default 0.5. Raises FlukeError when the
+    `thresholds` maps each label to the probability from which on it is written, default 0.5. Where probabilities are written, their
+    logits are divided by `temperature`; thresholds are for probabilities as they are. Raises FlukeError when the
     predictions don't fit the sample; a file at `path` is left as it is then.
     """
     fmt = resolve_format(sample, p, test.classes, test.target, thresholds)
@@ -38,8 +40,10 @@ def submit(
         raise FlukeError(
             f"{path}: the scores of {len(bad):,} images hold NaN or infinity: {first_few(bad)}; check the network's weights."
         )
-    _write(path, sample, fmt, fmt.fill(test.logits[positions], sample))
-    log(f"submission: {path}, {len(sample.ids):,} rows in the sample's order, format {fmt.name}")
+    logits = test.logits[positions] / np.float32(temperature) if fmt.name == "scores" else test.logits[positions]
+    _write(path, sample, fmt, fmt.fill(logits, sample))
+    calibrated = f", probabilities at temperature {temperature:.2f}" if fmt.name == "scores" and temperature != 1 else ""
+    log(f"submission: {path}, {len(sample.ids):,} rows in the sample's order, format {fmt.name}{calibrated}")
     if fmt.uses_thresholds and thresholds is not None:
         low, middle, high = (f"{q:.3f}" for q in np.quantile(fmt.thresholds, [0, 0.5, 1]))
         log(f"  thresholds of the labels: probability {low} to {high}, median {middle} (best F1 per label on validation rows)")

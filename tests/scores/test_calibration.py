@@ -1,0 +1,98 @@
+"""The temperature of one run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, log_softmax, softmax
+
+from lib.errors import FlukeError
+from lib.pipelines.predict import read_temperature
+from lib.scores.calibration import fit_calibration
+from lib.scores.score_file import load_scores
+from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
+from scripts import predict, train_classifier
+
+
+def draw(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return calibrated logits (n, classes) and targets (n,) drawn from their probabilities."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (n, classes))
+    targets = np.array([rng.choice(classes, p=p) for p in softmax(logits, axis=1)])
+    return logits.astype(np.float32), targets
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
+def test_the_temperature_that_spoiled_the_probabilities_is_found(true: float) -> None:
+    logits, targets = draw(3000, 6)
+    found = fit_calibration(logits * np.float32(true), targets, ONE_LABEL)
+    assert found.temperature == pytest.approx(true, rel=0.1)
+    assert found.ece_calibrated is not None
+    assert found.ece_calibrated < 0.03
+    expected = -log_softmax(logits.astype(float) * true, axis=1)[np.arange(3000), targets].mean()
+    assert found.log_loss == pytest.approx(expected, rel=1e-5)
+    assert found.log_loss_calibrated <= found.log_loss
+
+
+def test_several_labels() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-1, 2, (1500, 5)).astype(np.float32)
+    targets = (rng.random(logits.shape) < expit(logits)).astype(np.float32)
+    found = fit_calibration(3 * logits, targets, SEVERAL_LABELS)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.ece is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_temperature_that_does_not_help_other_rows_is_not_used(seed: int) -> None:
+    logits, targets = draw(30, 4, seed)
+    found = fit_calibration(logits, targets, ONE_LABEL)
+    assert found.log_loss_calibrated <= found.log_loss
+    assert (found.temperature == 1) == (found.log_loss_calibrated == found.log_loss)
+
+
+def test_groups_are_left_out_whole() -> None:
+    """Copies of a row say nothing new: cross-fitting by row would fit to the row itself."""
+    logits, targets = draw(12, 4)
+    copies = np.repeat(np.arange(12), 50)
+    grouped = fit_calibration(logits[copies], targets[copies], ONE_LABEL, copies.astype(str))
+    alone = fit_calibration(logits[copies], targets[copies], ONE_LABEL)
+    assert grouped.log_loss_calibrated >= alone.log_loss_calibrated
+
+
+def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
+    arguments: Callable, contest: Path, tmp_path: Path, no_report: None
+) -> None:
+    sample = pd.read_csv(contest / "sample_submission.csv", dtype=str)[["image"]]
+    for name in ("01", "ant", "bee", "cat"):
+        sample[name] = "0.25"
+    sample.to_csv(tmp_path / "sample.csv", index=False)
+    run = tmp_path / "run"
+    result = train_classifier.main(
+        arguments(run, data_test_csv="sample_submission.csv", data_sample_submission=tmp_path / "sample.csv")
+    )
+    fitted = json.loads((run / "calibration.json").read_text())
+    (run / "calibration.json").write_text(json.dumps(fitted | {"temperature": 2.5}))  # one that is surely not 1
+    predict.main(["--run", str(run), "--out", str(tmp_path / "again")])
+    for folder, temperature in ((run, fitted["temperature"]), (tmp_path / "again", 2.5)):
+        scores = load_scores(folder / "scores_test.npz")
+        written = pd.read_csv(folder / "submission.csv", dtype={"image": str}).set_index("image").loc[scores.names]
+        expected = softmax(scores.logits.astype(float) / temperature, axis=1)
+        assert written[list(scores.classes)].to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(load_scores(run / "scores_test.npz").logits, load_scores(tmp_path / "again/scores_test.npz").logits)
+    assert result["temperature"] == fitted["temperature"]
+    assert result["log_loss_calibrated"] <= result["log_loss"] + 1e-9
+
+
+@pytest.mark.parametrize("content", ["{}", '{"temperature": -1}', '{"temperature": "warm"}', "[1]"])
+def test_a_damaged_temperature_is_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(FlukeError, match=r"calibration.json: temperature: expected a positive number"):
+        read_temperature(tmp_path)
+
+
+def test_a_run_without_a_temperature_predicts_as_it_did(tmp_path: Path) -> None:
+    assert read_temperature(tmp_path) == 1.0
