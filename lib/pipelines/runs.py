@@ -26,7 +26,7 @@ from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, newest_run
 from lib.training import checkpoint
 from lib.training.accelerator import PRECISION_NAMES, choose_precision, describe_numerics, keep_memory, make_accelerator
-from lib.training.distributed import StopSignal, broadcast_from_main, run_on_main, start_processes
+from lib.training.distributed import StopSignal, broadcast_from_main, is_true_everywhere, run_on_main, start_processes
 from lib.training.run import Run
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "pillow", "faiss-cpu")
@@ -154,11 +154,13 @@ def lock_run(
 ) -> Iterator[Run]:
     """Yield the run of a folder, which the main process locks; `kfold` is the k-fold run that it is a fold of.
 
-    Raises FlukeError as `lock_folder` does.
+    Raises FlukeError as `lock_folder` does, and when a process on another machine doesn't see the folder.
     """
     accelerator.project_configuration.project_dir = accelerator.project_configuration.logging_dir = str(folder)
     with ExitStack() as stack:
         run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder.path)))
+        if not is_true_everywhere(accelerator, folder.path.is_dir()):
+            raise FlukeError(f"--out {folder}: not all processes see this folder; name one on a disk that all machines share.")
         yield Run(accelerator, folder, make_log(accelerator, folder), stop, deadline, kfold)
 
 

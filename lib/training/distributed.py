@@ -81,6 +81,15 @@ def broadcast_from_main(accelerator: Accelerator | PartialState, action: Callabl
     return cast(T, value)
 
 
+def is_true_everywhere(accelerator: Accelerator, value: bool) -> bool:
+    """Return on all processes whether `value` is true on each of them."""
+    if accelerator.num_processes == 1:
+        return value
+    found = torch.tensor([value], dtype=torch.int)
+    dist.all_reduce(found, dist.ReduceOp.MIN, group=_host_group())
+    return bool(found)
+
+
 def pool_batchnorm(module: nn.Module, accelerator: Accelerator) -> None:
     """Give every process the same buffers.
 

@@ -7,6 +7,7 @@ FOLDER/jobs.json is a list of [kind, name, arguments]; each process writes what 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -18,6 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from lib.config.recipe import Objective
+from lib.errors import FlukeError
 from lib.files import write_json
 from lib.models.embedding_losses import make_embedding_loss
 from lib.process import run_script
@@ -101,7 +103,14 @@ def main(argv: list[str] | None = None) -> None:
     seeds: list[int] = []
     spy(seen, seeds)
     for kind, name, arguments in json.loads((folder / "jobs.json").read_text()):
-        if kind == "pool":
+        if kind == "unshared":  # each process has a current folder of its own, as on two machines
+            (folder / f"machine{rank}").mkdir()
+            with contextlib.chdir(folder / f"machine{rank}"):
+                try:
+                    train_classifier.main(arguments)
+                except FlukeError as error:
+                    found[name] = str(error)
+        elif kind == "pool":
             found["pooled"] = pooled_statistics(accelerator)
         elif kind == "gradient":
             found[f"gradient of {name}"] = gradient_below(name, accelerator)

@@ -130,7 +130,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
     jobs: list[list[Any]] = [["classifier", "alike", arguments(folder / "alike", **ALIKE)]]
     jobs += [["classifier", "frozen", arguments(folder / "frozen", **FROZEN)]]
     jobs += [["embedding", "arcface", arguments(folder / "arcface", **ARCFACE)]]
-    jobs += [["pool", "", []]]
+    jobs += [["pool", "", []], ["unshared", "unshared", arguments(Path("run"), **ALIKE)]]
     jobs += [["classifier", "late", [*arguments(folder / "late", **ALIKE), "--train.max_minutes", "0.01"]]]
     jobs += [["gradient", name, []] for name in OBJECTIVES]
     jobs += [["folds", "folds", arguments(folder / "folds", **FOLDS)]]
@@ -233,6 +233,12 @@ def test_objectives_of_two_processes_are_that_of_the_whole_batch(name: str, two:
     for found in two[1]:
         assert np.allclose(found[f"gradient of {name}"]["gradient"], alone["gradient"], atol=1e-6)
     assert np.abs(alone["gradient"]).max() > 1e-2
+
+
+def test_a_folder_that_machines_do_not_share_is_found_at_the_start(two: tuple) -> None:
+    for found in two[1]:
+        assert found["unshared"] == "--out run: not all processes see this folder; name one on a disk that all machines share."
+    assert not list((two[0] / "machine0" / "run").glob("*.yaml"))
 
 
 def test_each_process_draws_its_own_dropout(two: tuple) -> None:
