@@ -406,5 +406,5 @@ RETIRED: dict[str, Any] = {
 }
 """Removed fields, and the value at which each changed nothing: a recipe that has it at this value still loads."""
 
-ADDED: dict[str, Any] = {"data.duplicates": "off"}
+ADDED: dict[str, Any] = {"data.duplicates": "off", "train.sync_batchnorm": False}
 """Fields added after runs were made, and the value that those runs had, where it isn't the default of today."""

@@ -20,6 +20,9 @@ MAX_PIXELS = 100_000_000
 BITS = (8, 12, 16)
 """Ranges of the values in a file of more than 8 bits per pixel."""
 
+MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"RIFF": "WEBP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+"""Formats by the first bytes of a file."""
+
 ORIENTATIONS = {  # EXIF orientation: transposition that sets the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,7 +45,10 @@ def open_image(path: Path) -> Image.Image:
     except UnidentifiedImageError:
         with path.open("rb") as file:
             start = file.read(16)
+        named = next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
         found = f"it begins with {start!r}" if start else "it is empty"
+        if named is not None:
+            raise FlukeError(f"{path}: a {named} file that is damaged or of an unusual kind; save it again.") from None
         raise FlukeError(
             f"{path}: not an image in a supported format ({found}); supported are {', '.join(IMAGE_FORMATS)}."
         ) from None

@@ -39,7 +39,7 @@ def find_embedding_runs(names: Sequence[str] | None) -> list[RunFolder]:
     Raises FlukeError for a folder that isn't an embedding run with weights, validation scores and recipe.
     """
     if not names:
-        found = newest_run(Path("runs"), lambda run: run.weights.exists() and _is_embedding(run))
+        found = newest_run(Path("runs"), lambda run: run.weights.exists() and run.scores_val.exists() and _is_embedding(run))
         if found is None:
             raise FlukeError("runs: no embedding run there; train one with scripts/train_embedding.py, or name one with --run.")
         names = [str(found)]

@@ -37,7 +37,7 @@ def combine_folds(
         result |= broadcast_from_main(run.accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
         run.log(describe_folds_result(result))
     else:
-        oof = join_folds(folder, tables.train, recipe.folds.n)
+        oof = broadcast_from_main(run.accelerator, lambda: join_folds(folder, tables.train, recipe.folds.n))
         trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
         held_out, logits = tables.train.take(trained), oof.logits[trained]
         num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
@@ -46,7 +46,9 @@ def combine_folds(
         run.log(describe_folds_result(result))
         thresholds = None
         if target.several:
-            thresholds = label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
+            thresholds = broadcast_from_main(
+                run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
+            )
             run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
         if tables.test is not None:
             predict_test(recipe, run, tables, result["metric"], thresholds)

@@ -33,7 +33,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "s
 
 # What may differ between a run and its resumption; everything else would make it another run.
 MAY_CHANGE = {f"train.{name}" for name in ("epochs", "patience", "max_minutes", "save_minutes", "log_with", "precision")}
-MAY_CHANGE |= {"data.workers", "data.check"}  # a split that another check changes is refused by `check_split`
+MAY_CHANGE |= {"data.workers", "data.check"}  # a split that another check changes is refused by `keep_split`
 MAY_CHANGE |= {f"predict.{name}" for name in ("batch_size", "submission", "allow_empty", "separator")}
 
 
@@ -140,7 +140,7 @@ def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> It
     with StopSignal(accelerator) as stop, lock_run(accelerator, folder, stop, deadline) as run:
         if note:
             run.log(note)
-        yield run, replace(recipe, train=replace(t, precision=precision))
+        yield run, replace(recipe, train=replace(recipe.train, precision=precision))
 
 
 def _begun_in(folder: RunFolder) -> str | None:

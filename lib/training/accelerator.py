@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 
 from lib.config.recipe import Precision, Train
 from lib.errors import FlukeError, one_line
@@ -83,7 +84,10 @@ def make_accelerator(precision: str, folder: Path, log_with: Sequence[str] = ())
         AcceleratorState._reset_state()  # a run before this one in the same Python process had another precision
     torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     torch.backends.cudnn.benchmark = True  # batches have one size, so that the fastest algorithm is looked for once
-    return Accelerator(mixed_precision=mode, log_with=list(log_with) or None, project_dir=folder)
+    # A plugin, because Accelerate would divide the loss by ACCELERATE_GRADIENT_ACCUMULATION_STEPS as well as the loop does.
+    once = GradientAccumulationPlugin(num_steps=1)
+    trackers = list(log_with) or None
+    return Accelerator(mixed_precision=mode, log_with=trackers, project_dir=folder, gradient_accumulation_plugin=once)
 
 
 def make_inference_accelerator(trained_in: str, folder: Path) -> Accelerator:

@@ -354,6 +354,7 @@ def test_a_run_keeps_what_it_had_before_a_field_existed(tmp_path: Path) -> None:
     today = Recipe(data=Data(size=64))
     assert runs.recipe_differences({"data": {"size": 64}}, asdict(today)) == []
     assert runs.keep_older_values(today, folder).data.duplicates == "off"
+    assert runs.keep_older_values(today, folder).train.sync_batchnorm is False
     folder.recipe.write_text("data: {size: 64, duplicates: identical}\n")
     assert runs.keep_older_values(today, folder).data.duplicates == "identical"
 

@@ -164,3 +164,13 @@ def test_the_loss_scale_is_part_of_the_state(arguments: Callable, tmp_path: Path
     train_classifier.main([*argv, "--train.max_minutes", "0.01"])
     train_classifier.main([*argv, "--resume"])
     assert loaded == [{"scale": 512.0}]
+
+
+def test_a_launchers_accumulation_does_not_divide_the_loss_again(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_classifier.main(arguments(tmp_path / "plain", train_epochs=1))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train_classifier.main(arguments(tmp_path / "exported", train_epochs=1))
+    plain, exported = ((tmp_path / name / "best/model.safetensors").read_bytes() for name in ("plain", "exported"))
+    assert plain == exported
