@@ -52,7 +52,7 @@ def choose_precision(wanted: str, device: torch.device, before: str | None = Non
         return cast(Precision, before), ""
     elif wanted == "auto":
         best: Precision = "fp32" if device.type != "cuda" else "bf16" if _has_precision(device, "bf16") else "fp16"
-        return best, f"precision: {best} on this device ({device.type}); train.precision says otherwise"
+        return best, f"precision: {best}, chosen for this device ({device.type}); train.precision sets another"
     if name not in PRECISIONS or not _has_precision(device, name):
         known = ", ".join(each for each in PRECISIONS if _has_precision(device, each))
         raise FlukeError(f"{source} {name}: not possible on this device ({device.type}); choose one of {known}.")
