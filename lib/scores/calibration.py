@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.metrics import registry
+from lib.metrics.intervals import mean_interval
 from lib.scores.decisions import fit_temperature
 from lib.scores.out_of_fold import inner_folds
 from lib.tables.target import Target
@@ -17,7 +18,7 @@ class Calibration:
     """A temperature, which divides the logits that become probabilities in a submission; saved scores stay as they are."""
 
     temperature: float
-    """1 where no fitted one lowers the log loss of other rows."""
+    """1 unless a fitted one surely lowers the log loss of other rows."""
     log_loss: float
     """Mean negative log-probability of the targets, of the logits as they are."""
     log_loss_calibrated: float
@@ -31,7 +32,8 @@ class Calibration:
 def fit_calibration(logits: np.ndarray, targets: np.ndarray, target: Target, groups: np.ndarray | None = None) -> Calibration:
     """Return the temperature (Guo et al. 2017) of `logits` (n, C) with encoded `targets`; rows of `groups` (n,) stay together.
 
-    It is 1 where cross-fitting over five folds finds that it doesn't lower the log loss.
+    It is 1 unless cross-fitting over five folds lowers the log loss by an amount whose 95% interval is above 0. By the mean alone,
+    calibrated logits got another temperature in a fifth of the draws of 15 to 200 rows, to the harm of other rows.
     """
     fold = inner_folds(target.strata(targets), groups=groups)
     crossfitted = np.empty_like(logits)
@@ -39,13 +41,13 @@ def fit_calibration(logits: np.ndarray, targets: np.ndarray, target: Target, gro
         own, others = fold == k, fold != k
         t = fit_temperature(logits[others], targets[others], target) if others.any() else 1.0
         crossfitted[own] = logits[own] / t
-    before, after = (-float(target.log_likelihood(each, targets).mean()) for each in (logits, crossfitted))
-    helps = after < before
+    before, after = (-target.log_likelihood(each, targets).reshape(len(logits), -1).mean(1) for each in (logits, crossfitted))
+    helps = mean_interval(before - after, groups)[0] > 0
     error = None if target.several else registry.METRICS["ece"].function
     return Calibration(
         fit_temperature(logits, targets, target) if helps else 1.0,
-        before,
-        after if helps else before,
+        float(before.mean()),
+        float((after if helps else before).mean()),
         None if error is None else error(logits, targets),
         None if error is None else error(crossfitted if helps else logits, targets),
     )

@@ -54,6 +54,12 @@ def test_a_temperature_that_does_not_help_other_rows_is_not_used(seed: int) -> N
     assert (found.temperature == 1) == (found.log_loss_calibrated == found.log_loss)
 
 
+@pytest.mark.parametrize("rows", [15, 60, 200])
+def test_calibrated_logits_seldom_get_another_temperature(rows: int) -> None:
+    fitted = [fit_calibration(*draw(rows, 5, seed), ONE_LABEL).temperature for seed in range(30)]
+    assert sum(temperature != 1 for temperature in fitted) <= 3
+
+
 def test_groups_are_left_out_whole() -> None:
     """Copies of a row say nothing new: cross-fitting by row would fit to the row itself."""
     logits, targets = draw(12, 4)
@@ -84,7 +90,7 @@ def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
         assert written[list(scores.classes)].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert np.array_equal(load_scores(run / "scores_test.npz").logits, load_scores(tmp_path / "again/scores_test.npz").logits)
     assert result["temperature"] == fitted["temperature"]
-    assert result["log_loss_calibrated"] <= result["log_loss"] + 1e-9
+    assert result["log_loss_calibrated"] <= result["log_loss"] + 1e-6
 
 
 @pytest.mark.parametrize("content", ["{}", '{"temperature": -1}', '{"temperature": "warm"}', "[1]"])
