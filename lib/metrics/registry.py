@@ -14,7 +14,7 @@ import numpy as np
 
 from lib.errors import FlukeError, did_you_mean
 from lib.metrics import classification as c
-from lib.metrics.resampling import Array, check_finite
+from lib.metrics.resampling import Array, check_finite, mean_defined
 from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, Target
 
 
@@ -33,6 +33,9 @@ class Metric:
     compares_rows: bool = False
     """Whether it depends on the order of rows within a label, which thresholds or temperatures of single folds would change."""
 
+    biased: bool = False
+    """Whether its expected value depends on the number of rows, as that of means over labels with few positives does."""
+
     @property
     def sign(self) -> int:
         """1 if higher is better, else -1."""
@@ -44,17 +47,48 @@ class Metric:
         assert self.resampled is not None, "computed by the training loop or from neighbours, not from logits"
         return float(self.resampled(logits, targets, np.ones((len(logits), 1)))[0])
 
+    def estimate(self, logits: Array, targets: Array) -> float:
+        """Return `estimates` of all rows, clipped to the metric's range. Raises FlukeError for logits that aren't finite."""
+        check_finite(logits, targets)
+        return float(np.clip(self.estimates(logits, targets, np.ones((len(logits), 1)), halvings=16)[0], *self.range))
 
+    def estimates(self, logits: Array, targets: Array, weights: Array, halvings: int = 4) -> Array:
+        """Estimate the metric on many rows like those of each resample, (b,): its value, less the bias of few rows if `biased`.
+
+        A bias of b / n for n rows is twice as large on half of them: the estimate is twice the value less the mean value of random
+        halves (the generalized jackknife of Schucany, Gray and Owen 1971).
+        """
+        assert self.resampled is not None, "computed by the training loop or from neighbours, not from logits"
+        values = self.resampled(logits, targets, weights)
+        if not self.biased or len(logits) < 2:
+            return values
+        halves = [self.resampled(logits, targets, weights * half[:, None]) for half in _random_halves(targets, halvings)]
+        return 2 * values - mean_defined(np.stack(halves))
+
+
+def _random_halves(targets: Array, halvings: int) -> Array:
+    """Return 0 and 1 for both halves of random halvings of the rows, (2 * halvings, rows); one label: halves of each class."""
+    rng, halves = np.random.default_rng(0), np.zeros((halvings, len(targets)))
+    for half in halves:
+        order = rng.permutation(len(targets))
+        if targets.ndim == 1:
+            order = order[np.argsort(targets[order], kind="stable")]
+        half[order[rng.integers(2) :: 2]] = 1
+    return np.concatenate([halves, 1 - halves])
+
+
+CORRECTED = "_corrected"
+"""Added to a metric's name for its estimate on many rows (`Metric.estimate`)."""
 ONE, SEVERAL, RETRIEVAL = ONE_LABEL.name, SEVERAL_LABELS.name, IDENTITY.name
 METRICS = {
     "loss": Metric(None, (ONE, SEVERAL), higher_is_better=False, range=(0.0, np.inf)),  # the recipe's objective
     "accuracy": Metric(c.accuracy, (ONE,)),
     "balanced_accuracy": Metric(c.balanced_accuracy, (ONE,)),
     "top5_accuracy": Metric(c.top5_accuracy, (ONE,)),
-    "macro_f1": Metric(c.macro_f1, (ONE, SEVERAL), thresholds="per_label"),
+    "macro_f1": Metric(c.macro_f1, (ONE, SEVERAL), thresholds="per_label", biased=True),
     "micro_f1": Metric(c.micro_f1, (SEVERAL,), thresholds="joint"),
     "samples_f1": Metric(c.samples_f1, (SEVERAL,), thresholds="joint"),
-    "macro_map": Metric(c.macro_map, (SEVERAL,), compares_rows=True),
+    "macro_map": Metric(c.macro_map, (SEVERAL,), compares_rows=True, biased=True),
     "micro_map": Metric(c.micro_map, (SEVERAL,)),
     "log_loss": Metric(c.log_loss, (ONE,), higher_is_better=False, range=(0.0, np.inf)),
     "ece": Metric(c.expected_calibration_error, (ONE,), higher_is_better=False),
@@ -69,13 +103,17 @@ METRICS = {
 def compute_metrics(target: Target, logits: Array, targets: Array) -> dict[str, float]:
     """Return every metric of a target that can be computed from logits; those that the rows don't define are left out.
 
-    For several labels `n_left_out` counts the labels without a positive, which macro_map leaves out. Raises FlukeError when logits
-    are NaN or infinite, or when there is no row.
+    `NAME` + CORRECTED is a metric's estimate for many rows, where few rows bias it. For several labels `n_left_out` counts the
+    labels without a positive, which macro_map leaves out. Raises FlukeError when logits are NaN or infinite, or when there is no
+    row.
     """
     check_finite(logits, targets)
     ones = np.ones((len(logits), 1))
     computed = {name: metric.resampled for name, metric in METRICS.items() if target.name in metric.targets and metric.resampled}
     values = {name: float(resampled(logits, targets, ones)[0]) for name, resampled in computed.items()}
+    for name in computed:
+        if METRICS[name].biased:
+            values[name + CORRECTED] = METRICS[name].estimate(logits, targets)
     if target.several:
         values["n_left_out"] = float(np.sum(~np.any(targets, axis=0)))
     return {name: value for name, value in values.items() if not np.isnan(value)}
@@ -99,6 +137,7 @@ def resolve_metric(name: str, target: Target) -> str:
 
 def uses_thresholds(name: str) -> bool:
     """Return whether a value of `compute_metrics` depends on the thresholds of several labels."""
+    name = name.removesuffix(CORRECTED)
     return name in METRICS and METRICS[name].thresholds != "none"
 
 

@@ -119,7 +119,7 @@ def combine_scores(arguments: EnsembleArguments, metric: str, oof: Sequence[Scor
         result |= evaluation.report
         if test:
             rows = len(test[0].names)
-            interval = interval_on_test(metric, result["score"], result["interval"], len(data.targets), rows)
+            interval = interval_on_test(metric, result["estimate"], result["interval"], len(data.targets), rows)
             result |= {"test_rows": rows, "test_interval": interval}
         if (adjust := combination.adjust) is not None:
             offsets = dict(zip(oof[0].classes, adjust.offsets.tolist()))

@@ -97,7 +97,7 @@ def pooled_metrics(table: Table, logits: np.ndarray, metric: str, test_rows: int
     """Return the metrics of the out-of-fold `logits` (n, C) of a table, all rows together, and an interval, groups drawn whole.
 
     The interval is that of `metric`, or of the target's default metric where `metric` can't be computed from logits (loss).
-    `test_interval` is for the score on another `test_rows` images of the same kind.
+    `test_interval` is for the score of one model on another `test_rows` images of the same kind.
     """
     targets = table.targets()
     metrics = registry.compute_metrics(table.target, logits, targets)
@@ -105,10 +105,8 @@ def pooled_metrics(table: Table, logits: np.ndarray, metric: str, test_rows: int
     interval = bootstrap_interval((name, logits, targets), groups=table.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": metrics[name], "interval": interval, "pooled_metrics": metrics}
     if test_rows:
-        result |= {
-            "test_rows": test_rows,
-            "test_interval": interval_on_test(name, metrics[name], interval, len(targets), test_rows),
-        }
+        estimate = metrics.get(name + registry.CORRECTED, metrics[name])
+        result |= {"test_rows": test_rows, "test_interval": interval_on_test(name, estimate, interval, len(targets), test_rows)}
     return result
 
 
@@ -146,7 +144,10 @@ def describe_folds_result(result: dict[str, Any]) -> str:
         if "test_interval" in result:
             low, high = result["test_interval"]
             line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
+            line += f"; the mean of the {len(result['per_fold'])} models, which is submitted, is usually a little better"
         lines.append(line)
+        if (corrected := result.get("pooled_metrics", {}).get(result["pooled_metric"] + registry.CORRECTED)) is not None:
+            lines.append(f"  the interval is around {corrected:.4f}: few positives per label bias {result['pooled_metric']}")
     if result["keep"] == "best":
         lines.append(
             "  slightly too high: each fold's epoch was chosen on the rows that it is scored on (not with train.keep last)"

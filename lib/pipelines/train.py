@@ -226,6 +226,8 @@ def write_results(
         evaluation = task.evaluate(prediction.val, prediction.objective)
         which = f"{recipe.train.keep} epoch {outcome.best_epoch}" if outcome.best_epoch else "of an unfinished first epoch"
         run.log(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in evaluation.metrics.items()))
+        if recipe.train.keep == "best" and epochs > 1:
+            run.log("  slightly too high: the epoch was chosen on the rows that it is scored on (not with train.keep last)")
         thresholds = None
         if task.target.several:
             thresholds = label_thresholds(prediction.val, task.val.targets(), task.classes, task.metric)

@@ -46,6 +46,10 @@ def write_run_page(
             drawing.save_figure(drawn[title], path)
     interval = result.get("interval")
     note = f"{recipe.train.keep} epoch {result['best_epoch']}"
+    if recipe.train.keep == "best" and result["epochs"] > 1:
+        note += ", chosen on these rows: slightly too high"
+    if (corrected := result.get(task.metric + registry.CORRECTED)) is not None:
+        note += f"; {corrected:.4f} less the bias of few positives per label, around which the interval is"
     headline = html.Headline(task.metric, result[task.metric], task.num_queries, tuple(interval) if interval else None, note)
     others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
     tables["Epochs"] = pd.DataFrame(history)
@@ -64,6 +68,8 @@ def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np
         drawing.save_figure(drawn["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
     note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
+    if (corrected := result["pooled_metrics"].get(metric + registry.CORRECTED)) is not None:
+        note += f"; {corrected:.4f} less the bias of few positives per label, around which the interval is"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     folds = pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore")

@@ -30,9 +30,10 @@ class Evaluation:
 def evaluate_combination(method: str, data: OutOfFold, options: AdjustmentOptions) -> Evaluation:
     """Fit a combination on all rows, and evaluate it out of fold beside its members.
 
-    The report holds each member's score, 95% interval and weight, the members' disagreement, and the combination's score and gain
-    over the best member with intervals. A gain above 0 is better. With thresholds, each member is scored at its own, cross-fitted
-    ones. `fitted_score` is the score on the rows of the fit, for what is fitted except stacks.
+    The report holds each member's score, 95% interval and weight, the members' disagreement, and the combination's score, its
+    `estimate` on many rows (`Metric.estimate`) and gain over the best member with intervals. A gain above 0 is better. With
+    thresholds, each member is scored at its own, cross-fitted ones. `fitted_score` is the score on the rows of the fit, for what is
+    fitted except stacks.
     """
     metric = METRICS[data.metric]
     combination = fit_combination(method, data.take(np.arange(len(data.targets))), options)
@@ -76,6 +77,7 @@ def _compare(data: OutOfFold, members: Members, scored: np.ndarray) -> dict[str,
         ],
         "disagreement": [[data.target.disagreement(a, b) for b in members] for a in members],
         "score": score,
+        "estimate": metric.estimate(scored, targets),
         "interval": bootstrap_interval((data.metric, scored, targets), groups=groups),
         "best_member": data.names[best],
         "gain": metric.sign * (score - scores[best]),
@@ -100,6 +102,8 @@ def describe_combination(result: dict[str, Any]) -> str:
         lines.append(f"{i} {member['run']:{wide - 2}}{member['score']:12.4f}  {low:.4f} - {high:.4f}  {weight}{'':14}{shares}")
     low, high = result["interval"]
     lines.append(f"{result['method']:{wide}}{result['score']:12.4f}  {low:.4f} - {high:.4f}  on rows that nothing was fitted on")
+    if result["estimate"] != result["score"]:
+        lines.append(f"{'  on many rows':{wide}}{result['estimate']:12.4f}  less the bias of few positives per label")
     if "fitted_score" in result:
         lines.append(f"{'  as fitted':{wide}}{result['fitted_score']:12.4f}  on the rows of the fit")
     low, high = result["gain_interval"]
