@@ -5,29 +5,57 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+TAIL = 4096
+"""Bytes at the end of a file that are compared before the whole file is read."""
 
 
 def find_identical(paths: Sequence[Path], stop: Callable[[], None] = lambda: None) -> list[list[int]]:
     """Return the sets of positions in `paths`, ascending, whose files have the same bytes.
 
-    Only files of equal size are read. `stop` is called once per file that is read and may raise. Files that can't be read are in no
-    set.
+    Only files of equal size and equal last bytes are read as a whole, and links to one file aren't read. `stop` is called once per
+    file that is read and may raise. Files that can't be read are in no set.
     """
-    by_size: dict[int, list[int]] = {}
+    of_file: dict[tuple[int, int], list[int]] = {}  # the positions that link to a file, by device and inode
+    by_size: dict[int, list[tuple[int, int]]] = {}
     for position, path in enumerate(paths):
         try:
-            by_size.setdefault(os.stat(path).st_size, []).append(position)
+            found = os.stat(path)
         except OSError:
             continue
-    by_content: dict[tuple[int, bytes], list[int]] = {}
-    for size, positions in by_size.items():
-        for position in positions if len(positions) > 1 else []:
-            stop()
-            try:
-                with open(paths[position], "rb") as file:
-                    digest = hashlib.file_digest(file, "blake2b").digest()
-            except OSError:
-                continue
-            by_content.setdefault((size, digest), []).append(position)
-    return [same for same in by_content.values() if len(same) > 1]
+        file = (found.st_dev, found.st_ino)
+        if file in of_file and found.st_ino:  # Windows may not number its files
+            of_file[file].append(position)
+            continue
+        of_file[file] = [position]
+        by_size.setdefault(found.st_size, []).append(file)
+
+    def digest(file: tuple[int, int], tail: bool) -> bytes:
+        stop()
+        try:
+            with open(paths[of_file[file][0]], "rb") as handle:
+                if tail:
+                    handle.seek(-min(TAIL, os.fstat(handle.fileno()).st_size), os.SEEK_END)
+                return hashlib.file_digest(handle, "blake2b").digest()
+        except OSError:
+            return repr(file).encode()  # in no set
+
+    same: list[list[int]] = []
+    for size, files in by_size.items():
+        sets = [files]
+        for tail in (True, False) if size > TAIL else (False,):
+            sets = [part for each in sets for part in _split(each, partial(digest, tail=tail))]
+        same += [sorted(position for file in each for position in of_file[file]) for each in sets]
+    return sorted(positions for positions in same if len(positions) > 1)
+
+
+def _split(files: list[tuple[int, int]], digest: Callable[[tuple[int, int]], bytes]) -> list[list[tuple[int, int]]]:
+    """Return the files in sets of equal digest; one file alone needs none."""
+    if len(files) == 1:
+        return [files]
+    parts: dict[bytes, list[tuple[int, int]]] = {}
+    for file in files:
+        parts.setdefault(digest(file), []).append(file)
+    return list(parts.values())

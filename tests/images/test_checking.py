@@ -1,13 +1,15 @@
 """Search for unreadable files, and the description of image sizes."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from lib.images import checking
+from lib.images import checked, checking
 from lib.images.checking import describe_sizes, find_unreadable
+from lib.images.opening import open_image
 from tests.images.made_files import write_bad_files
 
 
@@ -31,6 +33,31 @@ def test_unreadable_files_are_found_at_their_positions(tmp_path: Path, workers: 
         "float.tif",
         "deep.tif",
     }
+
+
+def test_many_readable_files_are_remembered_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "WORTH_REMEMBERING", 3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths[:3]:
+        Image.new("RGB", (9, 9)).save(path)
+    paths[3].write_text("not an image")
+    read: list[Path] = []
+    monkeypatch.setitem(checking.CHECKS, "header", lambda path: (read.append(path), open_image(path).close()))
+    for expected in (paths, paths[3:]):  # an unreadable file is read again: it may have been mended elsewhere
+        read.clear()
+        assert list(find_unreadable(paths, 0, "header")) == [3]
+        assert read == expected
+    Image.new("RGB", (90, 9)).save(paths[1])
+    os.utime(paths[2], (1, 1))
+    read.clear()
+    assert list(find_unreadable(paths, 0, "header")) == [3]
+    assert read == paths[1:]
+    assert list(find_unreadable(paths, 0, "decode")) == [3]  # opened is not yet decoded
+    read.clear()
+    checked.list_path().write_bytes(b"damaged")
+    assert list(find_unreadable(paths, 0, "header")) == [3]
+    assert read == paths
 
 
 def test_positions_are_right_without_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
