@@ -135,6 +135,10 @@ class Network(nn.Module):
             )
         return self.pool(x).shape[1]
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the input of the head, (B, width) float32, for uint8 images (B, 3, H, W)."""
+        return self._pooled_features((images.float() - self.mean) / self.std).float()
+
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
         x = (images.float() - self.mean) / self.std
         if self.training and targets is not None and self.mix is not None:

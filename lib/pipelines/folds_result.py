@@ -12,14 +12,17 @@ from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import write_json
 from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval, interval_on_test, mean_interval
+from lib.models.weights import load_network
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.predict import predict_average
 from lib.pipelines.run_tables import FoldTables, group_list
+from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_folds_page
 from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
 from lib.run_folder import RunFolder
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
+from lib.scores.shift import Shift
 from lib.submission.writing import submit
 from lib.tables.table import Table
 from lib.tables.target import Target
@@ -44,7 +47,7 @@ def combine_folds(
         result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, result["metric"], num_test))
         run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
         run.log(describe_folds_result(result))
-        thresholds = None
+        thresholds = shift = None
         if target.several:
             thresholds = broadcast_from_main(
                 run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
@@ -52,7 +55,11 @@ def combine_folds(
             run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
         if tables.test is not None:
             predict_test(recipe, run, tables, result["metric"], thresholds)
-        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result))
+            shift = compare_first_fold_with_test(recipe, run, tables)
+            if shift is not None:
+                run.log(describe_shift(shift[0]))
+                result["test_shift"] = shift[0].summary()
+        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, shift))
     if broadcast_from_main(run.accelerator, lambda: all(folder.fold(k).is_finished for k in range(recipe.folds.n))):
         run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
         run.log(f"done: {folder}")
@@ -153,6 +160,14 @@ def describe_folds_result(result: dict[str, Any]) -> str:
             "  slightly too high: each fold's epoch was chosen on the rows that it is scored on (not with train.keep last)"
         )
     return "\n".join(lines)
+
+
+def compare_first_fold_with_test(recipe: Recipe, run: Run, tables: FoldTables) -> tuple[Shift, Table] | None:
+    """Compare the rows that the first fold held out with the test images, by the features of that fold's model."""
+    assert tables.test is not None
+    network = load_network(run.folder.fold(0).weights).to(run.accelerator.device)
+    held_out = tables.train.take(tables.of_row == 0)
+    return compare_with_test(recipe, run, network, held_out, tables.test, tables.train)
 
 
 def predict_test(recipe: Recipe, run: Run, tables: FoldTables, metric: str, thresholds: dict[str, float] | None) -> None:

@@ -23,11 +23,13 @@ from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
+from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_run_page
 from lib.run_folder import run_of_weights
 from lib.scores.calibration import fit_calibration
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
+from lib.scores.shift import Shift
 from lib.submission.formats import check_sample
 from lib.submission.writing import submit
 from lib.tables.sample import Sample, load_sample
@@ -178,6 +180,8 @@ class Prediction:
     test: Scores | None
     objective: nn.Module | None
     """The network's, with the kept weights: an evaluation may use its class centres."""
+    shift: tuple[Shift, Table] | None = None
+    """Of a classifier with test images: how well these can be told from held-out ones, and the compared rows."""
 
 
 def predict_splits(recipe: Recipe, run: Run, task: Task, network: Network, tables: Splits, outcome: Outcome) -> Prediction:
@@ -213,7 +217,10 @@ def predict_splits(recipe: Recipe, run: Run, task: Task, network: Network, table
     if tables.test is not None:
         test = scores_of(tables.test, outputs_of(tables.test, "predict test", None))
         run_on_main(run.accelerator, lambda: save_scores(run.folder.scores_test, test))
-    return Prediction(val_outputs, test, network.objective)
+    shift = None
+    if tables.test is not None and task.target.outputs == "logits":
+        shift = compare_with_test(recipe, run, network, task.val.join(task.unmeasured), tables.test, tables.cached)
+    return Prediction(val_outputs, test, network.objective, shift)
 
 
 def write_results(
@@ -250,7 +257,10 @@ def write_results(
             result |= {name: value for name, value in asdict(calibration).items() if value is not None and name not in result}
         if (interval := evaluation.interval()) is not None:
             result["interval"] = interval
-        write_run_page(recipe, folder, task, evaluation, outcome.history, result)
+        if prediction.shift is not None:
+            run.log(describe_shift(prediction.shift[0]))
+            result["test_shift"] = prediction.shift[0].summary()
+        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift)
         if outcome.finished:
             write_json(folder.metrics, result)
         return result

@@ -51,6 +51,8 @@ class Page:
     """By title; a figure's label is its alt text."""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """By title, at most MAX_ROWS rows each. Columns of floats between 0 and 1 get bars."""
+    images: Mapping[str, Sequence[tuple[Path, str]]] = field(default_factory=dict)
+    """By title: images, each with its caption."""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By section and name; a value of several lines (the recipe, as YAML) is folded."""
 
@@ -83,7 +85,8 @@ class Query:
 def write_page(path: Path, page: Page, mistakes: Sequence[Mistake] = ()) -> None:
     """Write the page of a run, with the images of a classifier's mistakes."""
     thumbnails = [(mistake, thumbnail(mistake.image, 144)) for mistake in mistakes]
-    write_text(path, _render("run.html.j2", page, mistakes=thumbnails))
+    images = {title: [(caption, thumbnail(image, 144)) for image, caption in shown] for title, shown in page.images.items()}
+    write_text(path, _render("run.html.j2", page, mistakes=thumbnails, images=images))
 
 
 def write_retrieval_page(path: Path, page: Page, queries: Sequence[Query], score: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,25 @@ from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
+from lib.scores.shift import Shift
 from lib.tables.table import Table
 from lib.tables.target import Target
 from lib.training.tasks import Evaluation, Task
 
 
 def write_run_page(
-    recipe: Recipe, folder: RunFolder, task: Task, evaluation: Evaluation, history: list[dict[str, Any]], result: dict[str, Any]
+    recipe: Recipe,
+    folder: RunFolder,
+    task: Task,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    result: dict[str, Any],
+    shift: tuple[Shift, Table] | None = None,
 ) -> None:
-    """Write report.html and its figures as PNG; `result` is what metrics.json holds."""
+    """Write report.html and its figures as PNG; `result` is what metrics.json holds.
+
+    `shift` says how well test images can be told from held-out ones, and has the compared rows.
+    """
     curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     greater = registry.METRICS[task.metric].higher_is_better
     drawn: dict[str, Figure] = {"Training": figures.training_curves(curves, task.metric, greater)} if history else {}
@@ -55,13 +66,21 @@ def write_run_page(
     tables["Epochs"] = pd.DataFrame(history)
     tables |= _duplicates(folder)
     facts = _facts(recipe, folder, epochs=result["epochs"])
-    html.write_page(folder.report, html.Page(folder.name, headline, others, drawn, tables, facts), mistakes)
+    page = html.Page(folder.name, headline, others, drawn, tables, _shift_images(shift), facts)
+    html.write_page(folder.report, page, mistakes)
 
 
-def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np.ndarray, result: dict[str, Any]) -> None:
+def write_folds_page(
+    recipe: Recipe,
+    folder: RunFolder,
+    table: Table,
+    logits: np.ndarray,
+    result: dict[str, Any],
+    shift: tuple[Shift, Table] | None = None,
+) -> None:
     """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
 
-    `result` is what cv.json holds.
+    `result` is what cv.json holds; `shift` is as in `write_run_page`.
     """
     drawn, tables, mistakes = _class_results(table.target, table, logits)
     if "Confusion" in drawn:
@@ -74,8 +93,18 @@ def write_folds_page(recipe: Recipe, folder: RunFolder, table: Table, logits: np
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     folds = pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore")
     tables = {"Folds": folds, **tables, **_duplicates(folder)}
-    page = html.Page(folder.name, headline, others, drawn, tables, _facts(recipe, folder))
+    page = html.Page(folder.name, headline, others, drawn, tables, _shift_images(shift), _facts(recipe, folder))
     html.write_page(folder.report, page, mistakes)
+
+
+def _shift_images(shift: tuple[Shift, Table] | None) -> dict[str, list[tuple[Path, str]]]:
+    """Return the images by which test and held-out images can be told apart, where they can, with their file names."""
+    if shift is None or not shift[0].found:
+        return {}
+    found, rows = shift
+    order = np.argsort(found.probabilities, kind="stable")
+    shown = {"Test images unlike the held-out ones": order[::-1], "Held-out images unlike the test": order}
+    return {title: [(rows.paths[i], rows.paths[i].name) for i in some[:12].tolist()] for title, some in shown.items()}
 
 
 def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:

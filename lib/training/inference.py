@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from tqdm import tqdm
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.images.dataset import ImageDataset, make_eval_loader
 from lib.images.loader import ImageLoader
-from lib.models.network import Network
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
 """Axes of a batch (B, 3, H, W) that a flip of predict.tta reverses."""
@@ -52,7 +52,7 @@ def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def predict(
-    networks: Sequence[Network],
+    networks: Sequence[nn.Module],
     images: ImageDataset,
     accelerator: Accelerator,
     options: InferenceOptions,
@@ -65,7 +65,7 @@ def predict(
 
 @torch.inference_mode()
 def predict_batches(
-    networks: Sequence[Network],
+    networks: Sequence[nn.Module],
     loader: ImageLoader,
     accelerator: Accelerator,
     flips: Sequence[str],
@@ -110,7 +110,7 @@ def predict_batches(
     return outputs
 
 
-def _with_flips(network: Network, x: torch.Tensor, flips: Sequence[str]) -> torch.Tensor:
+def _with_flips(network: nn.Module, x: torch.Tensor, flips: Sequence[str]) -> torch.Tensor:
     """Return the outputs (B, C or D, or 2 * D with mirror) float32 for a batch and its flips."""
     averaged = [FLIPS[flip] for flip in flips if flip != MIRROR]
 
