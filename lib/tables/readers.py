@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from lib.errors import FlukeError, did_you_mean, first_few
+from lib.tables import json_tables
 from lib.tables.folders import image_stem
+
+DELIMITER_SAMPLE = 20_000
+"""Characters at a file's start that decide on its delimiter."""
 
 
 class CsvReader:
@@ -55,10 +60,25 @@ class CsvReader:
 
 
 def _csv_rows(handle: TextIO) -> Any:
-    """Return a CSV reader whose delimiter is the first of comma, semicolon, tab and bar that the header holds."""
-    header = handle.readline()
+    """Return a CSV reader whose delimiter is the first of comma, semicolon, tab and bar that gives the first lines equal widths.
+
+    Without one, it is the first that the header holds.
+    """
+    start = handle.read(DELIMITER_SAMPLE)
     handle.seek(0)
-    return csv.reader(handle, delimiter=next((mark for mark in ",;\t|" if mark in header), ","), strict=True)
+    header = start.split("\n", 1)[0]
+    marks = [mark for mark in ",;\t|" if mark in header]
+    return csv.reader(handle, delimiter=next((mark for mark in marks if _is_regular(start, mark)), (*marks, ",")[0]), strict=True)
+
+
+def _is_regular(start: str, delimiter: str) -> bool:
+    """Return whether all but the last, cut row of a file's `start` have as many fields as the first."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(start, newline=""), delimiter=delimiter) if row]
+    except csv.Error:
+        return False
+    whole = rows[:-1] if len(start) == DELIMITER_SAMPLE else rows
+    return len({len(row) for row in whole}) == 1 and len(whole[0]) > 1
 
 
 class ParquetReader:
@@ -82,11 +102,34 @@ class ParquetReader:
         return columns, list(range(1, data.num_rows + 1))
 
 
-READERS: dict[str, type[CsvReader] | type[ParquetReader]] = {".parquet": ParquetReader, ".pq": ParquetReader}
+class JsonReader:
+    """Read JSON (lib/tables/json_tables.py); a row's position is its number, from 1."""
+
+    unit = "record"
+
+    @staticmethod
+    def header(path: Path) -> list[str]:
+        return list(dict.fromkeys(key for record in json_tables.read_records(path) for key in record))
+
+    @staticmethod
+    def columns(path: Path, header: list[str], fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
+        records = json_tables.read_records(path)
+        columns = {field: [record.get(column, "") for record in records] for field, column in fields.items()}
+        return columns, list(range(1, len(records) + 1))
+
+
+Reader = type[CsvReader] | type[ParquetReader] | type[JsonReader]
+READERS: dict[str, Reader] = {
+    ".parquet": ParquetReader,
+    ".pq": ParquetReader,
+    ".json": JsonReader,
+    ".jsonl": JsonReader,
+    ".ndjson": JsonReader,
+}
 """Readers by lower-case suffix; every other file is read as CSV."""
 
 
-def reader_of(path: Path) -> type[CsvReader] | type[ParquetReader]:
+def reader_of(path: Path) -> Reader:
     """Return the reader of a file."""
     return READERS.get(path.suffix.lower(), CsvReader)
 
