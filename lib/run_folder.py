@@ -82,6 +82,8 @@ class RunFolder(_Folder):
     scores_test = _Entry("scores_test.npz")
     thresholds = _Entry("thresholds.json")
     """Several labels: the probability from which each label is given."""
+    cut_points = _Entry("cut_points.json")
+    """Ordered classes: the expected classes between which each class is given."""
     calibration = _Entry("calibration.json")
     """The temperature of probabilities in a submission, and what it gains."""
     submission = _Entry("submission.csv")

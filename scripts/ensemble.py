@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     add("--runs", nargs="+", required=True, help="Run folders; the submission follows the first one's recipe.")
     add("--method", choices=METHODS, default="greedy", help="How to combine.")
     add("--out", help="Folder to write; default: runs/ensemble-<time>.")
-    add("--metric", help="Metric to score by; default: the usual one of the labels.")
+    add("--metric", help="Metric to score by; default: the first run's.")
     add("--temperature", action="store_true", help="Calibrate the result by a temperature (Guo et al. 2017).")
     thresholds = "Several labels per image: fit each label's threshold for the best F1, and shift the scores by it."
     add("--thresholds", action="store_true", help=thresholds)

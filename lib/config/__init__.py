@@ -1,6 +1,7 @@
 """The recipe and the command line, in reading order:
 
 traits        what other choices must know about each loss before torch is loaded
+metric_traits the same about each metric, with its formula
 recipe        sections and fields: types, ranges, defaults, meaning; retired and added fields
 constraints   constraints between several fields
 schema        the JSON schema of a recipe, and its types in words

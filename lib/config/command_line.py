@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from lib.config.constraints import check_constraints
+from lib.config.metric_traits import list_metrics
 from lib.config.recipe import RETIRED, SECTIONS, Recipe
 from lib.config.schema import field_schemas, in_words
 from lib.config.validation import make_recipe
@@ -63,6 +64,7 @@ def make_parser(doc: str, recipe: bool = True) -> Parser:
     parser = Parser(doc, recipe)
     if not recipe:
         return parser
+    parser.epilog = f"metrics, for train.metric:\n{list_metrics()}"
     add = partial(parser.add_argument, dest="changes", action="append")
     what = "Recipe, a YAML file; what comes later on the command line wins. --section.field+ VALUE appends to a list."
     add("--cfg", metavar="RECIPE.yaml", type=lambda path: (path, read_tree(path)), help=what)

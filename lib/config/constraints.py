@@ -21,6 +21,7 @@ def _tables(recipe: Recipe) -> Table:
     """Constraints on data and folds."""
     d, f = recipe.data, recipe.folds
     folder, several = d.train_dir is not None, d.label_separator is not None
+    numbers = d.task == "number"
     by_column, by_table = f.group_column is not None, f.group_csv is not None
     return [
         ((d.train_csv is not None) == folder, "set exactly one of data.train_csv and data.train_dir (the other to null)"),
@@ -28,6 +29,17 @@ def _tables(recipe: Recipe) -> Table:
         (
             several and (d.min_images > 1 or d.take or d.only_classes),
             "data.only_classes, min_images and take are for one label per image (data.label_separator null)",
+        ),
+        (d.task != "label" and several, f"data.task {d.task} is for one label per image (data.label_separator null)"),
+        (
+            d.order and (several or numbers),
+            "data.order is for one label per image (data.label_separator null, data.task not number)",
+        ),
+        (d.number_columns and not numbers, "data.number_columns needs data.task number"),
+        (numbers and folder, "data.task number needs data.train_csv, not data.train_dir"),
+        (
+            numbers and (d.min_images > 1 or d.take or d.only_classes),
+            "data.only_classes, min_images and take are for classes (data.task not number)",
         ),
         (by_column and by_table, "set one of folds.group_column and folds.group_csv, not both"),
         (by_column and folder, "folds.group_column needs data.train_csv; with data.train_dir use folds.group_csv"),
@@ -42,6 +54,10 @@ def _training(recipe: Recipe) -> Table:
         (
             o.logit_adjustment and (weighted or o.class_weights != "none"),
             "objective.logit_adjustment, objective.class_weights and train.sampler weighted all correct class shares; use one",
+        ),
+        (
+            recipe.data.task == "number" and (weighted or o.class_weights != "none" or o.logit_adjustment or o.label_smoothing),
+            "objective.class_weights, logit_adjustment, label_smoothing and train.sampler weighted are for classes only",
         ),
         (recipe.train.sampler_factors and not weighted, "train.sampler_factors needs train.sampler weighted"),
     ]

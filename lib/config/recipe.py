@@ -71,6 +71,15 @@ class Data:
     """Column of labels; they stay strings ("01", "NA" and "1e5" survive)."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """Separator between the labels of one image (" ", "|", ...); null: one label per image (softmax)."""
+    task: Literal["label", "ordinal", "number"] = "label"
+    """What `label_column` holds. label: labels without an order. ordinal: one of ordered classes (grades), for quadratic_kappa; by
+    a softmax and, of all rows out of fold, cut points on the expected class, or by a loss of numbers or cumulative. number: a
+    number (regression)."""
+    order: list[str] = field(default_factory=list)
+    """Classes in their order, lowest first; of two classes the second is the positive one. []: sorted as text, with data.task
+    ordinal as numbers ("10" after "2")."""
+    number_columns: list[str] = field(default_factory=list)
+    """data.task number: columns of several numbers per image; []: label_column alone."""
     new_label: str | None = None
     """Label for an unknown identity (new_whale), which train_embedding and retrieve treat apart."""
     new_rows: Literal["drop", "negatives"] = "drop"
@@ -154,7 +163,9 @@ class Objective:
 
     name: Loss = "cross_entropy"
     """One label per image: cross_entropy, focal (Lin et al. 2017). Several labels: bce, focal (on BCE), asymmetric (Ridnik et al.
-    2021). train_embedding: cross_entropy and the others, from pytorch-metric-learning."""
+    2021). Numbers: mse, l1, huber (of a distance of one standard deviation). Ordered classes: cross_entropy and focal; mse, l1 and
+    huber on the place in the order; cumulative (proportional odds, McCullagh 1980). train_embedding: cross_entropy and the others,
+    from pytorch-metric-learning."""
     label_smoothing: ShareBelowOne = 0.0
     """Share of the target spread over all classes (train_classifier: cross_entropy, focal on softmax)."""
     gamma: NonNegative = 2.0
@@ -256,9 +267,10 @@ class Train:
     """weighted: draw single classes more often by these factors: {Tshirts: 2.0} (train_classifier; report 2 proposes it for classes
     that are confused)."""
     metric: str = "auto"
-    """Validation metric that selects the best epoch and drives plateau and early stopping; auto: accuracy, macro_map (several
-    labels) or map@5 (embeddings). `loss` is allowed too. The F1 of several labels uses the threshold 0.5; `ensemble.py
-    --thresholds` reports the F1 at the thresholds that submissions use."""
+    """Validation metric that selects the best epoch and drives plateau and early stopping: the contest's, because submissions are
+    written for it. --help lists all with their formulas. auto: accuracy, macro_map (several labels) or map@5 (embeddings). `loss`
+    is allowed too. Of several labels, macro_f1, micro_f1 and samples_f1 use the threshold 0.5; f1_macro, f2_samples and the like
+    use thresholds as the submission does, fitted on other rows."""
     keep: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: the one with the best `metric` on the held-out rows, a score too high by about the scatter
     between epochs (0.02 to 0.03 with 220 rows), or the last one, whose score has no such bias."""
@@ -327,12 +339,13 @@ class Predict:
     tta: list[Literal["hflip", "vflip", "hvflip", "mirror"]] = field(default_factory=list)
     """Flips whose outputs are averaged with those of the image as it is. mirror, for `data.mirror_identities`: the embedding of the
     mirrored image is appended instead, so that a similarity is the mean of two."""
-    submission: Literal["auto", "label", "topk", "labels", "scores"] = "auto"
+    submission: Literal["auto", "label", "topk", "labels", "scores", "confidence"] = "auto"
     """What the sample's columns hold. label: one label; topk: `topk` labels, best first; labels: every label over its threshold;
-    scores: a column of probabilities per class (for classes 0 and 1 one column, that of class 1). auto: scores when the columns
-    are the classes, labels with several labels per image, topk when the sample's cells are lists, else label."""
+    scores: a column of probabilities per class (of two classes one column, that of the second); confidence: one label and its
+    probability. auto: what `train.metric` wants, if that is not auto and the columns allow it; else scores when the columns are the
+    classes, labels with several labels per image, topk when the sample's cells are lists, else label."""
     topk: Count = 5
-    """Labels per row for `submission: topk`, and names per query in retrieval."""
+    """Labels per row for `submission: topk` unless `train.metric` says how many (map@3), and names per query in retrieval."""
     allow_empty: bool = False
     """labels: allow rows without any label, in contests that count them; otherwise such a row gets its most probable label."""
     separator: Annotated[str, Field(min_length=1)] = " "

@@ -10,7 +10,7 @@ class LossTraits:
     """Properties of a loss on which other choices depend."""
 
     targets: tuple[str, ...]
-    """Targets that it fits: one_label and several_labels (train_classifier), identity (train_embedding)."""
+    """Targets that it fits: identity (train_embedding), all others (train_classifier)."""
     compares_pairs: bool = False
     """Compares the images of a batch with each other, without a weight vector per class: it can use unlabelled negatives."""
     has_centres: bool = False
@@ -18,8 +18,12 @@ class LossTraits:
 
 
 LOSSES: dict[str, LossTraits] = {
-    "cross_entropy": LossTraits(("one_label", "identity")),
-    "focal": LossTraits(("one_label", "several_labels")),
+    "cross_entropy": LossTraits(("one_label", "ordinal", "identity")),
+    "focal": LossTraits(("one_label", "ordinal", "several_labels")),
+    "mse": LossTraits(("regression", "ordinal")),
+    "l1": LossTraits(("regression", "ordinal")),
+    "huber": LossTraits(("regression", "ordinal")),
+    "cumulative": LossTraits(("ordinal",)),
     "bce": LossTraits(("several_labels",)),
     "asymmetric": LossTraits(("several_labels",)),
     "arcface": LossTraits(("identity",), has_centres=True),

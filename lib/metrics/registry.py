@@ -1,21 +1,30 @@
 """The registry of metrics: function, targets, direction and range of each.
 
-All that depends on the choice of a metric stands in its entry of METRICS. A metric maps (logits, targets, weights) to (b,) values;
-lib/metrics/classification.py says what these hold.
+All that depends on the choice of a metric stands in its entry of METRICS, here and in lib/config/metric_traits.py. A metric maps
+(logits, targets, weights) to (b,) values; lib/metrics/classification.py says what these hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
+from lib.config import metric_traits
+from lib.config.metric_traits import FAMILIES, HINTS, MetricTraits, find_traits
 from lib.errors import FlukeError, did_you_mean
 from lib.metrics import classification as c
+from lib.metrics import regression as r
 from lib.metrics.resampling import Array, check_finite, mean_defined
-from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, Target
+from lib.tables.target import Target
+
+MAX_SORTED = 50_000_000
+"""Numbers up to which metrics that sort each class's scores are computed unasked: about 10 seconds."""
+CORRECTED = "_corrected"
+"""Added to a metric's name for its estimate on many rows (`Metric.estimate`)."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +33,32 @@ class Metric:
 
     resampled: Callable[[Array, Array, Array], Array] | None
     """(logits, targets, weights) -> (b,) values; None where the training loop or a retrieval computes the value."""
-    targets: tuple[str, ...]
-    """Names of the targets that it is for (lib/tables/target.py)."""
-    higher_is_better: bool = True
-    range: tuple[float, float] = (0.0, 1.0)
+    traits: MetricTraits
     thresholds: Literal["none", "per_label", "joint"] = "none"
     """Several labels: whether it depends on thresholds, and whether each label's threshold can be fitted on that label alone."""
+    handed_in: bool = False
+    """Whether it is computed from what a submission gives, by thresholds fitted on other rows (lib/scores/decided.py)."""
+    beta: float = 1.0
+    """The beta of the F-beta that thresholds are fitted for."""
     compares_rows: bool = False
     """Whether it depends on the order of rows within a label, which thresholds or temperatures of single folds would change."""
-
     biased: bool = False
     """Whether its expected value depends on the number of rows, as that of means over labels with few positives does."""
+    sorts: bool = False
+    """Whether it sorts the scores of each class, which takes long with many classes."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that it is for."""
+        return self.traits.targets
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.traits.higher_is_better
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return self.traits.range
 
     @property
     def sign(self) -> int:
@@ -77,43 +101,85 @@ def _random_halves(targets: Array, halvings: int) -> Array:
     return np.concatenate([halves, 1 - halves])
 
 
-CORRECTED = "_corrected"
-"""Added to a metric's name for its estimate on many rows (`Metric.estimate`)."""
-ONE, SEVERAL, RETRIEVAL = ONE_LABEL.name, SEVERAL_LABELS.name, IDENTITY.name
-METRICS = {
-    "loss": Metric(None, (ONE, SEVERAL), higher_is_better=False, range=(0.0, np.inf)),  # the recipe's objective
-    "accuracy": Metric(c.accuracy, (ONE,)),
-    "balanced_accuracy": Metric(c.balanced_accuracy, (ONE,)),
-    "top5_accuracy": Metric(c.top5_accuracy, (ONE,)),
-    "macro_f1": Metric(c.macro_f1, (ONE, SEVERAL), thresholds="per_label", biased=True),
-    "micro_f1": Metric(c.micro_f1, (SEVERAL,), thresholds="joint"),
-    "samples_f1": Metric(c.samples_f1, (SEVERAL,), thresholds="joint"),
-    "macro_map": Metric(c.macro_map, (SEVERAL,), compares_rows=True, biased=True),
-    "micro_map": Metric(c.micro_map, (SEVERAL,)),
-    "log_loss": Metric(c.log_loss, (ONE,), higher_is_better=False, range=(0.0, np.inf)),
-    "ece": Metric(c.expected_calibration_error, (ONE,), higher_is_better=False),
-    "map@5": Metric(c.map_at_5, (ONE, RETRIEVAL)),
-    "recall@1": Metric(None, (RETRIEVAL,)),  # this and the following: lib/retrieval/evaluation.py
-    "recall@5": Metric(None, (RETRIEVAL,)),
-    "map@r": Metric(None, (RETRIEVAL,)),
-    "auroc": Metric(None, (RETRIEVAL,)),
-}
+class _Registry(dict[str, Metric]):
+    """Metrics by name; members of a family (map@3, top2_accuracy, f2_samples) are made when they are asked for."""
+
+    def __missing__(self, name: str) -> Metric:
+        return _make_member(name)
 
 
-def compute_metrics(target: Target, logits: Array, targets: Array) -> dict[str, float]:
+def _make_member(name: str) -> Metric:
+    """Return the entry of a family's member. Raises KeyError for another name."""
+    traits, value = find_traits(name), metric_traits.family_value(name)
+    if traits is None or value is None:
+        raise KeyError(name)
+    if name.startswith("top"):
+        return Metric(partial(c.top_k_accuracy, int(value)), traits)
+    if name.startswith("map@"):
+        return Metric(partial(c.map_at_k, int(value)), traits)
+    average = name.partition("_")[2]
+    fit: Any = "per_label" if average == "macro" else "joint"
+    return Metric(partial(c.f_beta, value, average), traits, thresholds=fit, handed_in=True, beta=value, biased=average == "macro")
+
+
+def _named(name: str, resampled: Callable[[Array, Array, Array], Array] | None, **more: Any) -> tuple[str, Metric]:
+    return name, Metric(resampled, metric_traits.METRICS[name], **more)
+
+
+METRICS = _Registry(
+    [
+        _named("loss", None),  # the recipe's objective
+        _named("accuracy", c.accuracy),
+        _named("balanced_accuracy", c.balanced_accuracy),
+        ("top5_accuracy", _make_member("top5_accuracy")),
+        ("map@5", Metric(partial(c.map_at_k, 5), MetricTraits((*metric_traits.CLASSES, metric_traits.RETRIEVAL), "", "ranking"))),
+        _named("macro_f1", c.macro_f1, thresholds="per_label", biased=True),
+        _named("micro_f1", c.micro_f1, thresholds="joint"),
+        _named("samples_f1", partial(c.f_beta, 1.0, "samples"), thresholds="joint"),
+        _named("quadratic_kappa", c.quadratic_kappa, handed_in=True),
+        _named("f1", c.f1),
+        _named("roc_auc", c.roc_auc, compares_rows=True, sorts=True),
+        _named("weighted_auc", c.weighted_auc, compares_rows=True),
+        _named("partial_auc", c.partial_auc, compares_rows=True),
+        _named("average_precision", c.average_precision, compares_rows=True, sorts=True),
+        _named("macro_map", c.macro_map, compares_rows=True, biased=True),
+        _named("micro_map", c.micro_map),
+        _named("probabilistic_f1", c.probabilistic_f1),
+        _named("log_loss", c.log_loss),
+        _named("brier", c.brier),
+        _named("ece", c.expected_calibration_error),
+        _named("gap", c.gap, compares_rows=True),
+        _named("rmse", r.rmse),
+        _named("mae", r.mae),
+        _named("r2", r.r2),
+        _named("recall@1", None),  # this and the following: lib/retrieval/evaluation.py
+        _named("recall@5", None),
+        _named("map@r", None),
+        _named("auroc", None),
+    ]
+)
+
+
+def compute_metrics(
+    target: Target, logits: Array, targets: Array, metric: str | None = None, decided: Array | None = None
+) -> dict[str, float]:
     """Return every metric of a target that can be computed from logits; those that the rows don't define are left out.
 
-    `NAME` + CORRECTED is a metric's estimate for many rows, where few rows bias it. For several labels `n_left_out` counts the
-    labels without a positive, which macro_map leaves out. Raises FlukeError when logits are NaN or infinite, or when there is no
-    row.
+    A `metric` of a family is added. Metrics of what is handed in are computed from `decided`, logits of the same shape whose plain
+    decisions are those of a submission (None: `logits`). `NAME` + CORRECTED is a metric's estimate for many rows, where few rows
+    bias it. For several labels `n_left_out` counts the labels without a positive, which macro_map leaves out. Raises FlukeError
+    when logits are NaN or infinite, or when there is no row.
     """
     check_finite(logits, targets)
-    ones = np.ones((len(logits), 1))
-    computed = {name: metric.resampled for name, metric in METRICS.items() if target.name in metric.targets and metric.resampled}
-    values = {name: float(resampled(logits, targets, ones)[0]) for name, resampled in computed.items()}
-    for name in computed:
-        if METRICS[name].biased:
-            values[name + CORRECTED] = METRICS[name].estimate(logits, targets)
+    values = {}
+    for name in dict.fromkeys([*METRICS, *([metric] if metric else [])]):
+        entry = METRICS[name]
+        if target.name in entry.targets and entry.resampled is not None:
+            if not entry.sorts or logits.size <= MAX_SORTED or name == metric:
+                taken = logits if decided is None or not entry.handed_in else decided
+                values[name] = entry.function(taken, targets)
+                if entry.biased:
+                    values[name + CORRECTED] = entry.estimate(taken, targets)
     if target.several:
         values["n_left_out"] = float(np.sum(~np.any(targets, axis=0)))
     return {name: value for name, value in values.items() if not np.isnan(value)}
@@ -126,21 +192,27 @@ def resolve_metric(name: str, target: Target) -> str:
     """
     if name == "auto":
         return target.default_metric
-    fitting = [other for other, metric in METRICS.items() if target.name in metric.targets]
-    if name not in METRICS:
+    fitting = [other for other, traits in metric_traits.METRICS.items() if target.name in traits.targets]
+    if find_traits(name) is None:
         otherwise = f"; there are {', '.join(fitting)}."
-        raise FlukeError(f"Unknown metric {name!r}{did_you_mean(name, [*fitting, *METRICS], otherwise=otherwise)}")
-    if name not in fitting:
-        raise FlukeError(f"Metric {name} doesn't fit {target.wording}; these do: {', '.join(fitting)}.")
+        hint = HINTS.get(name.lower().replace("-", "_").replace(" ", "_"), "")
+        nearest = f"; did you mean {hint}?" if hint in fitting else did_you_mean(name, fitting, otherwise=otherwise)
+        raise FlukeError(f"Unknown metric {name!r}{nearest}")
+    if find_traits(name, target.name) is None:
+        hint = f"; did you mean {HINTS[name]}?" if HINTS.get(name) in fitting else f"; these do: {', '.join(fitting)}."
+        raise FlukeError(f"Metric {name} doesn't fit {target.wording}{hint}")
     return name
 
 
 def uses_thresholds(name: str) -> bool:
     """Return whether a value of `compute_metrics` depends on the thresholds of several labels."""
     name = name.removesuffix(CORRECTED)
-    return name in METRICS and METRICS[name].thresholds != "none"
+    return (name in METRICS or find_traits(name) is not None) and METRICS[name].thresholds != "none"
 
 
 def metric_from_logits(name: str, target: Target) -> str:
     """Return `name`, or the target's default where `name` can't be computed from logits (loss)."""
     return name if METRICS[name].resampled is not None else target.default_metric
+
+
+assert all(name in METRICS or name in FAMILIES for name in metric_traits.METRICS)

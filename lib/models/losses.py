@@ -6,6 +6,8 @@ To add a loss, write a subclass of SoftmaxLoss or SigmoidLoss and add a line to 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
 
 from lib.config.recipe import Objective
+from lib.config.traits import LOSSES
 from lib.errors import FlukeError
-from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target
+from lib.models.heads import place_of
+from lib.tables.target import ONE_LABEL, ORDINAL, REGRESSION, SEVERAL_LABELS, Target
 
 EPSILON = 1e-8
 """Least distance of a probability from its target in focal losses, because with gamma below 1 the gradient at 0 is not finite
@@ -134,10 +138,46 @@ class AsymmetricLoss(SigmoidLoss):
         return loss(logits, torch.ones_like(logits)), loss(logits, torch.zeros_like(logits))
 
 
+# --- numbers and places in an order -----------------------------------------------------------------------------------------------
+
+
+class NumberLoss(nn.Module):
+    """Mean of a loss of the distances between outputs and targets, in standard deviations of the training rows.
+
+    Calls: numbers (B, K) and targets (B, K); or, for ordered classes, logits of a Place (B, C) and class indices (B,), or shares of
+    classes (B, C) where images are mixed, whose mean place is the target.
+    """
+
+    std: Tensor
+    LOSSES: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+        "mse": F.mse_loss,
+        "l1": F.l1_loss,
+        "huber": F.huber_loss,  # quadratic up to one standard deviation
+    }
+
+    def __init__(self, name: str, mean: Tensor, std: Tensor, ordinal: bool):
+        """`mean` and `std` (K,) are those of the training rows' targets."""
+        super().__init__()
+        self.name, self.ordinal = name, ordinal
+        self.mean = mean
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = outputs.float()
+        if self.ordinal:
+            if targets.ndim == 2:
+                targets = (targets * torch.arange(targets.shape[1], device=targets.device)).sum(1)
+            outputs = place_of(outputs)
+        return self.LOSSES[self.name](outputs / self.std, targets.float() / self.std)
+
+
 # --- choice by name ---------------------------------------------------------------------------------------------------------------
 
+ONE_LABEL_LOSSES: dict[str, type[ClassificationLoss]] = {"cross_entropy": SoftmaxCrossEntropy, "focal": SoftmaxFocalLoss}
 CLASSIFICATION_LOSSES: dict[str, dict[str, type[ClassificationLoss]]] = {
-    ONE_LABEL.name: {"cross_entropy": SoftmaxCrossEntropy, "focal": SoftmaxFocalLoss},
+    ONE_LABEL.name: ONE_LABEL_LOSSES,
+    ORDINAL.name: {**ONE_LABEL_LOSSES, "cumulative": SoftmaxCrossEntropy},
+    REGRESSION.name: {},
     SEVERAL_LABELS.name: {"bce": BinaryCrossEntropy, "focal": SigmoidFocalLoss, "asymmetric": AsymmetricLoss},
 }
 """Losses by target and `objective.name`."""
@@ -160,14 +200,29 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     return (weights**power).astype(np.float32)
 
 
-def make_classification_loss(o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target) -> ClassificationLoss:
+def head_for(o: Objective, target: Target) -> Literal["linear", "value", "cumulative"]:
+    """Return the last layer that an objective needs (lib/models/heads.py)."""
+    if o.name == "cumulative":
+        return "cumulative"
+    return "value" if target is ORDINAL and o.name in NumberLoss.LOSSES else "linear"
+
+
+def make_classification_loss(
+    o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target
+) -> ClassificationLoss | NumberLoss:
     """Return the loss of a classifier; its class weights and priors come from `targets`, the encoded labels of the training rows.
 
     Raises FlukeError when the loss doesn't fit the target.
     """
     fitting = CLASSIFICATION_LOSSES[target.name]
+    if target.name in LOSSES[o.name].targets and o.name in NumberLoss.LOSSES:
+        numbers = targets.reshape(len(targets), -1).astype(np.float64)
+        std = np.where(numbers.std(0) > 0, numbers.std(0), 1)
+        scale = [torch.from_numpy(each.astype(np.float32)) for each in (numbers.mean(0), std)]
+        return NumberLoss(o.name, scale[0], scale[1], target is ORDINAL)
     if o.name not in fitting:
-        raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")
+        takes = ", ".join(name for name, traits in LOSSES.items() if target.name in traits.targets)
+        raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {takes}.")
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
     shares = np.maximum(target.counts(targets, n), 1) / len(targets)

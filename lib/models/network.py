@@ -19,6 +19,7 @@ from lib.config.recipe import Model, Objective
 from lib.config.validation import make_section
 from lib.errors import FlukeError, one_line
 from lib.models.backbone import make_backbone
+from lib.models.heads import make_last_layer
 from lib.tables.target import Target, stored_target
 
 
@@ -33,6 +34,8 @@ class NetworkSpec:
     """Side in pixels of the images that it is evaluated on."""
     fit: Literal["squash", "crop", "pad"]
     """How images become square (data.fit of the recipe)."""
+    head: Literal["linear", "value", "cumulative"] = "linear"
+    """What the last layer computes (lib/models/heads.py)."""
 
     @property
     def kind(self) -> str:
@@ -41,15 +44,15 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values, which `from_dict` reads."""
-        stored = {"multi": self.target.several, "kind": self.kind, "size": self.size, "fit": self.fit}
-        return {"model": asdict(self.model), "classes": list(self.classes), **stored}
+        stored = {"multi": self.target.several, "target": self.target.name, "kind": self.kind, "size": self.size, "fit": self.fit}
+        return {"model": asdict(self.model), "classes": list(self.classes), **stored, "head": self.head}
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> NetworkSpec:
         """Return the NetworkSpec that `to_dict` has described. Raises ValueError, TypeError or KeyError for other values."""
         values = dict(stored)
         outputs = {kind: outputs for outputs, kind in KINDS.items()}[values.pop("kind")]
-        target = stored_target(outputs, values.pop("multi"))
+        target = stored_target(outputs, values.pop("multi"), values.pop("target", None))
         return NetworkSpec(make_section("model", values.pop("model")), tuple(values.pop("classes")), target, **values)
 
 
@@ -198,8 +201,8 @@ def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
         width = hidden
     layers.append(nn.Dropout(spec.model.dropout))
     if spec.target.outputs == "logits":
-        layers.append(last := nn.Linear(width, len(spec.classes)))
-        if spec.target.several:
+        layers.append(last := make_last_layer(width, len(spec.classes), spec.head, spec.target.numeric))
+        if spec.target.several and isinstance(last, nn.Linear):
             # A low initial probability, or thousands of easy negatives dominate the first steps (Lin et al. 2017, section 3.3).
             nn.init.constant_(last.bias, math.log(0.05 / 0.95))
         return nn.Sequential(*layers), len(spec.classes)

@@ -35,7 +35,8 @@ def load_initial_weights(network: Network, m: Model) -> str:
     if saved is not None:  # a run's weights: pooling, head and loss beside the backbone
         parts = {key: value for key, value in stored.items() if not key.startswith("backbone.")}
         stored = {key.removeprefix("backbone."): value for key, value in stored.items() if key not in parts}
-        if (saved.classes, saved.kind) != (network.spec.classes, network.spec.kind):
+        own = network.spec
+        if (saved.classes, saved.kind, saved.head, saved.target.numeric) != (own.classes, own.kind, own.head, own.target.numeric):
             parts = {key: value for key, value in parts.items() if not key.startswith(("head.", "objective."))}
             left_out = ["head (of other classes)" if saved.kind == network.spec.kind else f"head (of a run of kind {saved.kind})"]
     match = match_backbone(stored, network.backbone)

@@ -14,11 +14,12 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.files import write_json, write_text
 from lib.metrics.intervals import interval_on_test
-from lib.metrics.registry import METRICS, resolve_metric
+from lib.metrics.registry import METRICS, metric_from_logits, resolve_metric
 from lib.run_folder import RunFolder, default_run_folder
 from lib.scores.alignment import encode_targets, load_aligned_scores
 from lib.scores.averaging import extend_members
-from lib.scores.combination import METHODS, Combination, equal_average
+from lib.scores.combination import METHODS, NUMBER_METHODS, Combination, equal_average
+from lib.scores.decided import decision_options
 from lib.scores.decisions import AdjustmentOptions, label_thresholds
 from lib.scores.evaluation import describe_combination, evaluate_combination
 from lib.scores.out_of_fold import OutOfFold, inner_folds
@@ -59,8 +60,11 @@ def combine_runs(arguments: EnsembleArguments) -> dict[str, Any]:
     oof, test = load_aligned_scores(arguments.runs)
     target = (oof or test)[0].target
     check_options(arguments, target, evaluated=bool(oof))
-    metric = choose_metric(arguments, target)
     recipe, sample = load_first_recipe(arguments.runs[0], has_test=bool(test))
+    metric = choose_metric(arguments, target, recipe)
+    if oof and (needed := decision_options(metric, target)).any:  # the metric is of what is handed in
+        fitted = replace(arguments.options, thresholds=needed.thresholds, cut_points=needed.cut_points)
+        arguments = replace(arguments, options=fitted)
     ensemble = combine_scores(arguments, metric, oof, test)
     print(describe_combination(ensemble.result))
     write_ensemble(folder, ensemble, recipe, sample)
@@ -80,7 +84,11 @@ def check_options(arguments: EnsembleArguments, target: Target, evaluated: bool)
     options = asdict(arguments.options)
     for name in ("thresholds", "offsets"):
         if options[name] and target.decision_fit != name:
-            raise FlukeError(f"--{name}: doesn't fit {target.wording}; use --{target.decision_fit}.")
+            instead = f"use --{target.decision_fit}" if target.decision_fit in options else "leave it out"
+            raise FlukeError(f"--{name}: doesn't fit {target.wording}; {instead}.")
+    if target.numeric and (arguments.method not in NUMBER_METHODS or options["temperature"]):
+        given = "--temperature" if options["temperature"] else f"--method {arguments.method}"
+        raise FlukeError(f"{given}: doesn't fit numbers; methods for them are {', '.join(NUMBER_METHODS)}.")
     fits = [f"--method {arguments.method}"] if METHODS[arguments.method].fitted else []
     fits += [f"--{name}" for name, value in options.items() if value]
     if fits and not evaluated:
@@ -89,8 +97,13 @@ def check_options(arguments: EnsembleArguments, target: Target, evaluated: bool)
         )
 
 
-def choose_metric(arguments: EnsembleArguments, target: Target) -> str:
-    """Return the name of the metric to score by. Raises FlukeError for one that can't be computed from logits."""
+def choose_metric(arguments: EnsembleArguments, target: Target, recipe: Recipe | None = None) -> str:
+    """Return the name of the metric to score by: --metric, or the recipe's where it can be computed from logits.
+
+    Raises FlukeError for a --metric that can't.
+    """
+    if arguments.metric is None and not arguments.options.thresholds and recipe is not None:
+        return metric_from_logits(resolve_metric(recipe.train.metric, target), target)
     metric = resolve_metric(arguments.metric or ("macro_f1" if arguments.options.thresholds else "auto"), target)
     if METRICS[metric].resampled is None:
         raise FlukeError(f"--metric {metric}: is computed in training only; use {target.default_metric} or another metric.")
@@ -124,6 +137,8 @@ def combine_scores(arguments: EnsembleArguments, metric: str, oof: Sequence[Scor
         if (adjust := combination.adjust) is not None:
             offsets = dict(zip(oof[0].classes, adjust.offsets.tolist()))
             result["fitted"] = {"temperature": adjust.temperature, "offsets": offsets}
+            if adjust.cut_points is not None:
+                result["fitted"]["cut_points"] = adjust.cut_points.tolist()
         if data.target.decision_fit == "thresholds" and not options.thresholds:  # with the option they are in the logits
             thresholds = label_thresholds(evaluation.logits, data.targets, oof[0].classes, metric)
     else:
@@ -160,7 +175,7 @@ def write_ensemble(folder: RunFolder, ensemble: Ensemble, recipe: Recipe | None,
     if ensemble.test is not None:
         test = replace(ensemble.test, source=source)
         if recipe is not None and sample is not None:
-            submit(recipe.predict, folder.submission, sample, test, ensemble.thresholds)
+            submit(recipe.predict, folder.submission, sample, test, ensemble.thresholds, metric=recipe.train.metric)
         save_scores(folder.scores_test, test)
     if ensemble.oof is not None:
         save_scores(folder.oof, replace(ensemble.oof, source=source))

@@ -20,6 +20,8 @@ from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_folds_page
 from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
 from lib.run_folder import RunFolder
+from lib.scores.cut_points import fit_cut_points
+from lib.scores.decided import decide_out_of_fold, decision_options
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
@@ -44,7 +46,15 @@ def combine_folds(
         trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
         held_out, logits = tables.train.take(trained), oof.logits[trained]
         num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
-        result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, result["metric"], num_test))
+        metric = registry.metric_from_logits(result["metric"], target)
+
+        def pooled() -> dict[str, Any]:
+            decided = decide_out_of_fold(
+                logits, held_out.targets(), target, metric, tables.of_row[trained], allow_empty=recipe.predict.allow_empty
+            )
+            return pooled_metrics(held_out, logits, decided, metric, num_test)
+
+        result |= broadcast_from_main(run.accelerator, pooled)
         run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
         run.log(describe_folds_result(result))
         thresholds = shift = None
@@ -53,8 +63,12 @@ def combine_folds(
                 run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
             )
             run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
+        cut_points = None
+        if decision_options(metric, target).cut_points:
+            cut_points = broadcast_from_main(run.accelerator, lambda: fit_cut_points(logits, held_out.targets()).tolist())
+            run_on_main(run.accelerator, lambda: write_json(folder.cut_points, cut_points))
         if tables.test is not None:
-            predict_test(recipe, run, tables, result["metric"], thresholds)
+            predict_test(recipe, run, tables, result["metric"], thresholds, cut_points)
             shift = compare_first_fold_with_test(recipe, run, tables)
             if shift is not None:
                 run.log(describe_shift(shift[0]))
@@ -100,16 +114,15 @@ def join_folds(folder: RunFolder, train: Table, n: int) -> Scores:
     return Scores(train.rows, train.names, train.classes, logits, train.labels, train.target, source, group_list(train))
 
 
-def pooled_metrics(table: Table, logits: np.ndarray, metric: str, test_rows: int) -> dict[str, Any]:
+def pooled_metrics(table: Table, logits: np.ndarray, decided: np.ndarray, name: str, test_rows: int) -> dict[str, Any]:
     """Return the metrics of the out-of-fold `logits` (n, C) of a table, all rows together, and an interval, groups drawn whole.
 
-    The interval is that of `metric`, or of the target's default metric where `metric` can't be computed from logits (loss).
-    `test_interval` is for the score of one model on another `test_rows` images of the same kind.
+    `decided` are the logits as metric `name`, which the interval is of, takes them (lib/scores/decided.py). `test_interval` is for
+    the score of one model on another `test_rows` images of the same kind.
     """
     targets = table.targets()
-    metrics = registry.compute_metrics(table.target, logits, targets)
-    name = registry.metric_from_logits(metric, table.target)
-    interval = bootstrap_interval((name, logits, targets), groups=table.groups)
+    metrics = registry.compute_metrics(table.target, logits, targets, name, decided)
+    interval = bootstrap_interval((name, decided, targets), groups=table.groups)
     result = {"rows": len(targets), "pooled_metric": name, "pooled": metrics[name], "interval": interval, "pooled_metrics": metrics}
     if test_rows:
         estimate = metrics.get(name + registry.CORRECTED, metrics[name])
@@ -170,7 +183,14 @@ def compare_first_fold_with_test(recipe: Recipe, run: Run, tables: FoldTables) -
     return compare_with_test(recipe, run, network, held_out, tables.test, tables.train)
 
 
-def predict_test(recipe: Recipe, run: Run, tables: FoldTables, metric: str, thresholds: dict[str, float] | None) -> None:
+def predict_test(
+    recipe: Recipe,
+    run: Run,
+    tables: FoldTables,
+    metric: str,
+    thresholds: dict[str, float] | None,
+    cut_points: list[float] | None = None,
+) -> None:
     """Predict the test images by the mean of the folds' models; write their scores and the submission. Raises Interrupted."""
     folder, test = run.folder, tables.test
     assert test is not None
@@ -185,6 +205,15 @@ def predict_test(recipe: Recipe, run: Run, tables: FoldTables, metric: str, thre
     def write() -> None:
         save_scores(folder.scores_test, of_test)
         if tables.sample is not None:
-            submit(recipe.predict, folder.submission, tables.sample, of_test, thresholds, run.log)
+            submit(
+                recipe.predict,
+                folder.submission,
+                tables.sample,
+                of_test,
+                thresholds,
+                run.log,
+                metric=recipe.train.metric,
+                cut_points=cut_points,
+            )
 
     run_on_main(run.accelerator, write)

@@ -46,7 +46,7 @@ def cross_validate(
     predicting the test images will take. Returns what cv.json holds, or {} while folds are missing. Raises FlukeError; Interrupted
     when a signal came and the state is saved.
     """
-    target = recipe_target(recipe.data.label_separator, embedding)
+    target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     with open_run(arguments, recipe, kfold=True) as (run, recipe):
         if broadcast_from_main(run.accelerator, run.folder.cv.exists):
             run.log(f"{run.folder}: finished already")
@@ -81,7 +81,7 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
     elif recipe.data.only_classes:
         run.log("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
     elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults are found now, not after the training
-        check_sample(sample, recipe.predict, test.names, train.classes, train.target)
+        run.log(check_sample(sample, recipe.predict, test.names, train.classes, train.target, recipe.train.metric))
     _check_folds(train, of_row)
     return FoldTables(train, of_row, test, sample)
 

@@ -26,6 +26,8 @@ from lib.models.weights import load_network, read_spec
 from lib.pipelines.run_tables import make_dataset
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, run_of_weights
+from lib.scores.cut_points import cut_at
+from lib.scores.decided import give_one_label
 from lib.scores.score_file import Scores, save_scores
 from lib.submission.formats import check_sample
 from lib.submission.writing import submit
@@ -64,7 +66,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     table, recipe = load_table(arguments, recipe, spec)
     sample = find_sample(arguments, recipe, spec, table)
     thresholds = read_thresholds(Path(arguments.run), spec.classes) if spec.target.several else None
-    temperature = read_temperature(Path(arguments.run))
+    temperature, cut_points = read_temperature(Path(arguments.run)), read_cut_points(Path(arguments.run), spec)
 
     accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
@@ -78,11 +80,20 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         if sample is not None:
-            submit(recipe.predict, folder.submission, sample, scores, thresholds, temperature=temperature)
+            submit(
+                recipe.predict,
+                folder.submission,
+                sample,
+                scores,
+                thresholds,
+                temperature=temperature,
+                metric=recipe.train.metric,
+                cut_points=cut_points,
+            )
         save_scores(folder.scores_test, scores)
         result = {}
         if table.labels is not None and spec.target.outputs == "logits":
-            result = evaluate_predictions(table, outputs, thresholds)
+            result = evaluate_predictions(table, outputs, thresholds, recipe, cut_points)
         if result:
             write_json(folder.metrics, result)
         print(f"{folder}: {folder.list_files()}")
@@ -168,7 +179,9 @@ def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, 
                 print(f"no submission: {sample.path} lists images that {arguments.table} doesn't; --sample names another one")
             sample = None
     if sample is not None:  # its faults are found now, not after the prediction
-        check_sample(sample, recipe.predict, table.names, spec.classes, spec.target)
+        line = check_sample(sample, recipe.predict, table.names, spec.classes, spec.target, recipe.train.metric)
+        if is_main_process():
+            print(line)
     return sample
 
 
@@ -213,6 +226,20 @@ def read_temperature(run: Path) -> float:
     return float(value)
 
 
+def read_cut_points(run: Path, spec: NetworkSpec) -> list[float] | None:
+    """Return the cut points between a network's ordered classes, fitted by the run; None where it has none. Raises FlukeError.
+
+    `run` is a run's folder or its best/model.safetensors.
+    """
+    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
+    if spec.target.decision_fit != "cut_points" or folder is None or not (path := folder.cut_points).exists():
+        return None
+    found = read_json(path)
+    if not isinstance(found, list) or len(found) != len(spec.classes) - 1 or not all(isinstance(c, float | int) for c in found):
+        raise FlukeError(f"{path}: expected {len(spec.classes) - 1} numbers, the cut points between the network's classes.")
+    return [float(cut) for cut in found]
+
+
 # --- prediction and evaluation ----------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +265,15 @@ def predict_average(
     return (total / len(outputs)).astype(np.float32)
 
 
-def evaluate_predictions(table: Table, logits: np.ndarray, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
-    """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the target's default metric.
+def evaluate_predictions(
+    table: Table,
+    logits: np.ndarray,
+    thresholds: dict[str, float] | None = None,
+    recipe: Recipe | None = None,
+    cut_points: list[float] | None = None,
+) -> dict[str, Any]:
+    """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the recipe's metric (None: the
+    target's).
 
     Labels that the network does not know are counted and left out, with their image if it has no other; {} if nothing is left.
     `thresholds` are the probabilities from which each label is given, for metrics that depend on them; None: 0.5.
@@ -254,13 +288,24 @@ def evaluate_predictions(table: Table, logits: np.ndarray, thresholds: dict[str,
         table, logits = replace(table, labels=labels).take(kept), logits[kept]
     if len(table) == 0:
         return {}
-    targets, metric = table.targets(), table.target.default_metric
-    metrics = registry.compute_metrics(table.target, logits, targets)
+    targets, recipe = table.targets(), recipe or Recipe()
+    metric = registry.metric_from_logits(registry.resolve_metric(recipe.train.metric, table.target), table.target)
+    decided = logits
     if thresholds is not None:
-        shifted = logits - logit(np.clip([thresholds[label] for label in table.classes], 1e-9, 1 - 1e-9))
-        at_thresholds = registry.compute_metrics(table.target, shifted, targets)
+        decided = logits - logit(np.clip([thresholds[label] for label in table.classes], 1e-9, 1 - 1e-9))
+        if registry.METRICS[metric].handed_in and not recipe.predict.allow_empty:
+            decided = give_one_label(decided, logits)
+    if cut_points is not None:
+        decided = cut_at(logits, np.array(cut_points))
+    metrics = registry.compute_metrics(table.target, logits, targets, metric, decided)
+    if thresholds is not None:
+        at_thresholds = registry.compute_metrics(table.target, decided, targets)
         metrics |= {name: value for name, value in at_thresholds.items() if registry.uses_thresholds(name)}
-    low, high = bootstrap_interval((metric, logits, targets), groups=table.groups)
+    if metric not in metrics:  # such as an AUC of one class alone
+        metric = table.target.default_metric
+    low, high = bootstrap_interval(
+        (metric, decided if registry.METRICS[metric].handed_in else logits, targets), groups=table.groups
+    )
     print(f"{len(table):,} labelled images: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     print(f"{metric}: 95% interval {low:.4f} to {high:.4f}")
     return {"rows": len(table), "metric": metric, **metrics, "interval": [low, high], "unknown_labels": unknown}

@@ -63,7 +63,7 @@ class RetrievalSession:
 
     def __post_init__(self) -> None:
         self.log = self.accelerator.print
-        recipe_target(self.recipe.data.label_separator, embedding=True)
+        recipe_target(self.recipe.data.label_separator, embedding=True, task=self.recipe.data.task)
 
     @property
     def recipe(self) -> Recipe:

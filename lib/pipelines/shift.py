@@ -10,7 +10,7 @@ from lib.errors import Interrupted
 from lib.images.augmentation import make_eval_transform
 from lib.models.network import Network
 from lib.pipelines.run_tables import evenly_spaced, make_dataset
-from lib.scores.shift import Shift, measure_shift
+from lib.scores.shift import LEAST_IMAGES, Shift, measure_shift
 from lib.tables.table import Table
 from lib.training.inference import InferenceOptions, predict
 from lib.training.run import Run
@@ -37,6 +37,8 @@ def compare_with_test(
 
     `network` has not learnt the held-out rows. None for too few rows. Raises Interrupted when a signal came.
     """
+    if min(len(held_out), len(test)) < LEAST_IMAGES:
+        return None
     parts = [each.take(evenly_spaced(np.arange(len(each)), SAMPLE)) for each in (held_out, test)]
     options = InferenceOptions.from_recipe(recipe, run.accelerator.num_processes)
     transform, features = make_eval_transform(recipe.data), []

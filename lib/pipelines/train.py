@@ -19,6 +19,8 @@ from lib.files import write_json, write_text
 from lib.images.augmentation import make_eval_transform, make_train_transform
 from lib.images.samplers import check_batch_size, derive_seed
 from lib.models.backbone import resolve_model
+from lib.models.heads import Numbers
+from lib.models.losses import NumberLoss, head_for
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
@@ -27,6 +29,8 @@ from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_run_page
 from lib.run_folder import run_of_weights
 from lib.scores.calibration import fit_calibration
+from lib.scores.cut_points import fit_cut_points
+from lib.scores.decided import decision_options
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
@@ -48,7 +52,7 @@ def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> d
 
     Raises FlukeError; Interrupted when a signal came and the state is saved.
     """
-    target = recipe_target(recipe.data.label_separator, embedding)
+    target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     with open_run(arguments, recipe) as (run, resolved):
         return train_run(resolved, run, target)
 
@@ -93,7 +97,7 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
         test.targets()
     sample = load_sample(recipe) if fold is None else None
     if sample is not None and test is not None:
-        check_sample(sample, recipe.predict, test.names, task.classes, task.target)
+        run.log(check_sample(sample, recipe.predict, test.names, task.classes, task.target, recipe.train.metric))
     return sample
 
 
@@ -110,10 +114,13 @@ def build_network(recipe: Recipe, run: Run, task: Task, new: bool) -> Network:
     if added := {key: value for key, value in model.kwargs.items() if key.endswith("img_size") and key not in recipe.model.kwargs}:
         run.log(f"{recipe.model.name}: built with {added} for data.size and eval_size; model.kwargs says otherwise.")
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)
-    network = Network(NetworkSpec(model, task.classes, task.target, d.eval_size or d.size, d.fit), recipe.objective)
+    head = head_for(recipe.objective, task.target)
+    network = Network(NetworkSpec(model, task.classes, task.target, d.eval_size or d.size, d.fit, head), recipe.objective)
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.make_loss(network.width)
+    if isinstance(last := list(network.head.children())[-1], Numbers) and isinstance(network.objective, NumberLoss):
+        last.set_scale(network.objective.mean, network.objective.std)
     if not new:
         return network
     run.log(load_initial_weights(network, recipe.model))
@@ -139,7 +146,7 @@ def count_leaked_rows(weights: str | None, task: Task) -> int:
     held_out, classes = set(load_scores(folder.scores_val).names), set(spec.classes)
     if held_out.isdisjoint([*task.train.names, *task.val.names, *task.unmeasured.names]):  # other images
         return 0
-    known = [set(labels) <= classes for labels in task.val.labels or []]
+    known = [task.target.numeric or set(labels) <= classes for labels in task.val.labels or []]
     return sum(each and name not in held_out for each, name in zip(known, task.val.names))
 
 
@@ -239,13 +246,27 @@ def write_results(
         if task.target.several:
             thresholds = label_thresholds(prediction.val, task.val.targets(), task.classes, task.metric)
             write_json(folder.thresholds, thresholds)
+        cut_points = None
+        if decision_options(task.metric, task.target).cut_points:
+            cut_points = fit_cut_points(prediction.val, task.val.targets()).tolist()
+            write_json(folder.cut_points, cut_points)
         calibration = None
-        if task.target.outputs == "logits":
+        if task.target.outputs == "logits" and not task.target.numeric:
             calibration = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
             write_json(folder.calibration, asdict(calibration))
         if sample is not None and prediction.test is not None:
             temperature = 1.0 if calibration is None else calibration.temperature
-            submit(recipe.predict, folder.submission, sample, prediction.test, thresholds, run.log, temperature)
+            submit(
+                recipe.predict,
+                folder.submission,
+                sample,
+                prediction.test,
+                thresholds,
+                run.log,
+                temperature,
+                recipe.train.metric,
+                cut_points,
+            )
         result: dict[str, Any] = {
             "metric": task.metric,
             "best_epoch": outcome.best_epoch,

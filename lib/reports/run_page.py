@@ -17,7 +17,7 @@ from lib.errors import FlukeError
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
-from lib.reports import class_tables, drawing, figures, html
+from lib.reports import class_tables, drawing, figures, html, number_results
 from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
@@ -129,6 +129,9 @@ def _class_results(
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
     """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class."""
     classes, paths, targets = table.classes, table.paths, table.targets()
+    if target.numeric:
+        drawn = {"Predictions": number_results.prediction_chart(targets, logits, classes)}
+        return drawn, {"Largest errors": number_results.largest_errors(table.names, targets, logits, classes)}, []
     probabilities = target.probabilities(logits)
     per_class = class_tables.class_table(logits, targets, classes, train_images)
     draw = _label_results if target.several else _confusion_results

@@ -5,7 +5,9 @@ run_scores   the score files of a run
 alignment    scores of several runs, aligned by row id and class
 out_of_fold  the data that combinations are fitted on; cross-fitting
 calibration  the temperature of one run, judged by cross-fitting
+cut_points   from the expected class to ordered classes
 decisions    temperature, offsets per class, thresholds per label
+decided      what a submission gives for each row, fitted on other rows
 averaging    averages with given weights
 weights      fitted weights
 stacking     a classifier on other models' scores

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from lib.scores.averaging import AVERAGES, Members, WeightedAverage, majority_vote, mean_probabilities
+from lib.scores.averaging import AVERAGES, Members, WeightedAverage, majority_vote, mean_logits, mean_probabilities
 from lib.scores.decisions import Adjustment, AdjustmentOptions, fit_adjustment, fit_temperature
 from lib.scores.out_of_fold import OutOfFold, crossfit
-from lib.scores.stacking import StackedClassifier, gradient_boosting, logistic_regression
+from lib.scores.stacking import ESTIMATORS, StackedClassifier, StackedRegressor
 from lib.scores.weights import greedy_weights, score_weights, simplex_weights
 from lib.tables.target import Target
 
@@ -23,7 +22,7 @@ from lib.tables.target import Target
 class Method:
     """A way of combining models."""
 
-    fit: Callable[[OutOfFold], WeightedAverage | StackedClassifier]
+    fit: Callable[[OutOfFold], WeightedAverage | StackedClassifier | StackedRegressor]
     """Returns the fitted method. Raises FlukeError where the method can't be used."""
     fitted: bool = True
     """False for the averages with equal weights, which need no targets."""
@@ -45,23 +44,29 @@ def _vote(data: OutOfFold) -> WeightedAverage:
 
 
 def _calibrated_mean(fit_weights: Callable[[OutOfFold], np.ndarray], data: OutOfFold) -> WeightedAverage:
+    if data.target.numeric:
+        return WeightedAverage(mean_logits, fit_weights(data), data.target)
     # Calibrated first: an overconfident member's mistakes cost so much log-loss that noise, mixed in, would lessen it.
     temperatures = np.array([fit_temperature(m, data.targets, data.target) for m in data.members])
     calibrated = replace(data, members=[m / t for m, t in zip(data.members, temperatures)])
     return WeightedAverage(mean_probabilities, fit_weights(calibrated), data.target, temperatures)
 
 
-def _stack(make_estimator: Callable[[], Any], data: OutOfFold) -> StackedClassifier:
-    return StackedClassifier(make_estimator(), data)
+def _stack(kind: str, data: OutOfFold) -> StackedClassifier | StackedRegressor:
+    classifier, regressor = ESTIMATORS[kind]
+    return StackedRegressor(regressor(), data) if data.target.numeric else StackedClassifier(classifier(), data)
 
 
 METHODS = {name: Method(partial(_average, name), fitted=False) for name in AVERAGES} | {
     "weighted": Method(_vote),
     "greedy": Method(partial(_calibrated_mean, greedy_weights)),
     "optimal": Method(partial(_calibrated_mean, simplex_weights)),
-    "stack_lr": Method(partial(_stack, logistic_regression), stack=True),
-    "stack_gb": Method(partial(_stack, gradient_boosting), stack=True),
+    "stack_lr": Method(partial(_stack, "linear"), stack=True),
+    "stack_gb": Method(partial(_stack, "boosting"), stack=True),
 }
+
+NUMBER_METHODS = ("mean", "greedy", "optimal", "stack_lr", "stack_gb")
+"""Methods for numbers, which have no votes and no probabilities."""
 
 # --- combinations -----------------------------------------------------------------------------------------------------------------
 
@@ -70,7 +75,7 @@ METHODS = {name: Method(partial(_average, name), fitted=False) for name in AVERA
 class Combination:
     """A fitted method, then an adjustment of its logits. Calls: members -> logits (n, C) float32."""
 
-    method: WeightedAverage | StackedClassifier
+    method: WeightedAverage | StackedClassifier | StackedRegressor
     adjust: Adjustment | None = None
 
     def __call__(self, members: Members) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from lib.errors import FlukeError
 from lib.metrics.registry import METRICS
+from lib.scores.cut_points import cut_at, fit_cut_points
 from lib.tables.target import Target
 
 MAX_OFFSETS = 500  # each class's offset is tried on all logits
@@ -25,6 +26,8 @@ class AdjustmentOptions:
     """For targets whose `decision_fit` is thresholds."""
     offsets: str | None = None
     """A key of OFFSET_METRICS, for targets whose `decision_fit` is offsets."""
+    cut_points: bool = False
+    """For targets whose `decision_fit` is cut_points."""
 
     @property
     def any(self) -> bool:
@@ -39,9 +42,12 @@ class Adjustment:
     temperature: float
     offsets: np.ndarray
     """(C,), zero where nothing was fitted."""
+    cut_points: np.ndarray | None = None
+    """(C - 1,) of `cut_at`, applied last."""
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
-        return (logits / self.temperature + self.offsets).astype(np.float32)
+        adjusted = (logits / self.temperature + self.offsets).astype(np.float32)
+        return adjusted if self.cut_points is None else cut_at(adjusted, self.cut_points)
 
 
 def fit_adjustment(
@@ -53,6 +59,8 @@ def fit_adjustment(
     """
     t = fit_temperature(logits, targets, target) if options.temperature else 1.0
     shift = np.zeros(logits.shape[1])
+    if options.cut_points:
+        return Adjustment(t, shift, fit_cut_points(logits / t, targets))
     if options.thresholds:
         shift = -fit_thresholds(logits / t, targets, metric)
     elif options.offsets:
@@ -72,33 +80,49 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, target: Target) -> 
 
 
 def fit_thresholds(logits: np.ndarray, targets: np.ndarray, metric: str | None = None) -> np.ndarray:
-    """Return the logit, (C,), from which each label is given, for the best F1 of each label; 0 for a label without positives.
+    """Return the logit, (C,), from which each label is given, for the best F-beta of each label; 0 for a label without positives.
 
-    `logits` are (n, C), `targets` (n, C) 0 and 1. A threshold lies halfway between two neighbouring logits, so that other rows have
-    a margin on both sides. A `metric` of joint thresholds (micro_f1, samples_f1) is then improved by coordinate ascent over 20
-    quantiles of each label's logits. macro_f1 is best where each label's F1 is, and other metrics depend on no thresholds.
+    `logits` are (n, C), `targets` (n, C) 0 and 1; beta is the metric's. A threshold lies halfway between two neighbouring logits,
+    so that other rows have a margin on both sides. A `metric` of joint thresholds (micro_f1, f2_samples) is then improved by
+    coordinate ascent over 20 quantiles of each label's logits. macro_f1 is best where each label's F1 is, and other metrics depend
+    on no thresholds.
     """
-    out = np.zeros(logits.shape[1])
+    out, beta = np.zeros(logits.shape[1]), 1.0 if metric is None else METRICS[metric].beta
     labels = np.flatnonzero(targets.any(axis=0))
     for c in labels:
-        out[c] = _best_f1_threshold(logits[:, c], targets[:, c])
+        out[c] = _best_threshold(logits[:, c], targets[:, c], beta)
     if metric is None or METRICS[metric].thresholds != "joint":
         return out
-    function = METRICS[metric].function
+    # All that the metric needs of the other labels: their counts of each row, so that a try costs one column, not all.
+    true, per_row = targets > 0, metric.endswith("samples") or metric.startswith("samples")
+    given = logits - out >= 0
+    correct, size = (given & true).sum(axis=1), given.sum(axis=1) + beta**2 * true.sum(axis=1)
     for _ in range(2):
         for c in labels:
             tries = [out[c], *np.quantile(logits[:, c], np.linspace(0.025, 0.975, 20))]
-            values = [function(logits - np.where(np.arange(len(out)) == c, t, out), targets) for t in tries]
-            out[c] = tries[int(np.argmax(values))]
+            now = given[:, c]
+            rest, rest_size = correct - (now & true[:, c]), size - now
+            trial = [logits[:, c] - t >= 0 for t in tries]
+            values = [_joint_f(rest + (each & true[:, c]), rest_size + each, beta, per_row) for each in trial]
+            best = int(np.argmax(values))
+            out[c], given[:, c] = tries[best], trial[best]
+            correct, size = rest + (trial[best] & true[:, c]), rest_size + trial[best]
     return out
 
 
-def _best_f1_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
+def _joint_f(correct: np.ndarray, size: np.ndarray, beta: float, per_row: bool) -> float:
+    """Return F-beta from the rows' correct labels (n,) and sizes, given + beta^2 * right ones (n,): the mean of rows, or of all."""
+    if not per_row:
+        return float((1 + beta**2) * correct.sum() / max(size.sum(), 1))
+    return float(np.where(size == 0, 1, (1 + beta**2) * correct / np.where(size > 0, size, 1)).mean())
+
+
+def _best_threshold(logits: np.ndarray, targets: np.ndarray, beta: float) -> float:
     order = np.argsort(-logits, kind="stable")
     z, hits = logits[order], np.cumsum(targets[order])
-    f1 = 2 * hits / (np.arange(1, len(z) + 1) + hits[-1])
-    f1[:-1][z[:-1] == z[1:]] = -1  # no threshold separates equal logits
-    k = int(np.argmax(f1))
+    f = (1 + beta**2) * hits / (np.arange(1, len(z) + 1) + beta**2 * hits[-1])
+    f[:-1][z[:-1] == z[1:]] = -1  # no threshold separates equal logits
+    k = int(np.argmax(f))
     return (z[k] + z[k + 1]) / 2 if k + 1 < len(z) else z[k] - 1
 
 

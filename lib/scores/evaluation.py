@@ -42,8 +42,8 @@ def evaluate_combination(method: str, data: OutOfFold, options: AdjustmentOption
         # A threshold or a temperature changes no order within a label, but one per fold would change it in the pooled rows.
         scored = crossfit_combination(method, data, AdjustmentOptions())
     members = data.members
-    if options.thresholds and metric.thresholds != "none":  # else the gain would include what thresholds alone gain
-        own = AdjustmentOptions(thresholds=True)
+    if options.cut_points or (options.thresholds and metric.thresholds != "none"):  # else the gain would include what these gain
+        own = AdjustmentOptions(thresholds=options.thresholds, cut_points=options.cut_points)
         members = [crossfit_combination("mean", replace(data, members=[m]), own) for m in data.members]
     report = _compare(data, members, scored)
     weights = combination.method.weights

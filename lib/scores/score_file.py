@@ -52,6 +52,7 @@ def save_scores(path: Path, scores: Scores) -> None:
         "format": FORMAT,
         "kind": scores.target.outputs,
         "multi": scores.target.several,
+        "target": scores.target.name,
         "names": list(scores.names),
         "classes": list(scores.classes),
         "labels": scores.labels,
@@ -101,7 +102,7 @@ def load_scores(path: Path) -> Scores:
             tuple(meta["classes"]),
             values,
             labels,
-            stored_target(kind, bool(meta["multi"])),
+            stored_target(kind, bool(meta["multi"]), meta.get("target")),
             meta["source"],
             groups,
         )

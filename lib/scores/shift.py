@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 PCA_DIMENSIONS = 32
+LEAST_IMAGES, LEAST_GROUPS = 25, 10
+"""On each side, for a comparison."""
 SHIFTED = 0.53
 """AUC that the whole interval must exceed for a shift: random halves get there at most once in 20 cases, other shops do
 (grocery81: 0.56 to 0.61 by the frozen features of 1,000 images each)."""
@@ -39,7 +41,7 @@ def measure_shift(held_out: np.ndarray, test: np.ndarray, groups: np.ndarray | N
     """Train a classifier of held-out and test images on their features, (n, D) and (m, D) float32, cross-validated in five folds.
 
     This is the classifier two-sample test (Lopez-Paz and Oquab 2017): a logistic regression on the first principal components. Rows
-    of `groups` (n,), of held-out images, stay together. None for fewer than 25 images, or 10 groups, on a side.
+    of `groups` (n,), of held-out images, stay together. None for fewer than LEAST_IMAGES images or LEAST_GROUPS groups on a side.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -49,7 +51,7 @@ def measure_shift(held_out: np.ndarray, test: np.ndarray, groups: np.ndarray | N
 
     n, m = len(held_out), len(test)
     unit = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if min(n, m) < 25 or unit.max() < 9:
+    if min(n, m) < LEAST_IMAGES or unit.max() + 1 < LEAST_GROUPS:
         return None
     features, is_test = np.concatenate([held_out, test]).astype(np.float64), np.repeat([0, 1], [n, m])
     units = np.concatenate([unit, unit.max() + 1 + np.arange(m)])

@@ -41,6 +41,23 @@ class StackedClassifier:
         return self.target.to_logits(np.clip(p, EPSILON, 1 - EPSILON))
 
 
+class StackedRegressor:
+    """A scikit-learn regressor per output, on all members' numbers. Calls: members -> numbers (n, K) float32."""
+
+    weights = None
+
+    def __init__(self, estimator: Any, data: OutOfFold) -> None:
+        from sklearn.base import clone
+
+        self.target = data.target
+        features, outcomes = self.target.stack_features(data.members), self.target.stack_outcomes(data.targets)
+        self.models = [clone(estimator).fit(x, y) for x, y in zip(features, outcomes)]
+
+    def __call__(self, members: Members) -> np.ndarray:
+        found = [model.predict(x) for model, x in zip(self.models, self.target.stack_features(members))]
+        return np.stack(found, axis=1).astype(np.float32)
+
+
 def _predict(model: Any, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the K outcomes that a model distinguishes and their probabilities (n, K)."""
     if isinstance(model, np.ndarray):
@@ -64,3 +81,25 @@ def gradient_boosting() -> Any:
     return HistGradientBoostingClassifier(
         max_iter=30, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=10, early_stopping=False, random_state=0
     )
+
+
+def ridge_regression() -> Any:
+    """Return a ridge regression on standardized features, its penalty chosen by cross-validation."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 3, 6)))
+
+
+def gradient_boosting_of_numbers() -> Any:
+    """Return a small gradient boosting regressor."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(
+        max_iter=60, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=10, early_stopping=False, random_state=0
+    )
+
+
+ESTIMATORS = {"linear": (logistic_regression, ridge_regression), "boosting": (gradient_boosting, gradient_boosting_of_numbers)}
+"""By kind: the estimators for classes and for numbers."""

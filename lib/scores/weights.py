@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lib.errors import FlukeError
+from lib.metrics.registry import METRICS
 from lib.scores.out_of_fold import OutOfFold
 
 EPSILON = 1e-7  # added to each probability, so that one mistake doesn't cost more than many right predictions gain
@@ -13,22 +14,25 @@ _SUM_TO_ONE = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
 
 
 def score_weights(data: OutOfFold) -> np.ndarray:
-    """Return weights in proportion to each member's score.
+    """Return weights in proportion to each member's score, or to 1 / score for a metric where lower is better.
 
-    Raises FlukeError for a metric where lower is better, and where no score is above 0.
+    A negative score gets no weight. Raises FlukeError where no score is above 0.
     """
-    scores = np.array([data.score(m) for m in data.members])
-    if (scores < 0).any():
-        raise FlukeError(
-            f"--method weighted: needs a metric that is better when higher (found {data.metric}); set another --metric."
-        )
+    metric = METRICS[data.metric]
+    scores = np.array([metric.function(m, data.targets) for m in data.members])
+    scores = np.maximum(scores, 0) if metric.higher_is_better else 1 / np.maximum(scores, EPSILON)
     if not scores.sum() > 0:
         raise FlukeError(f"--method weighted: no run has a {data.metric} above 0 on the out-of-fold rows; use another --method.")
     return scores / scores.sum()
 
 
 def simplex_weights(data: OutOfFold) -> np.ndarray:
-    """Return the weights, none negative, of the mean of probabilities with the least log-loss. The problem is convex."""
+    """Return the weights, none negative, of the mean of probabilities with the least log-loss. The problem is convex.
+
+    Of numbers: of the mean of numbers with the least squared error, in standard deviations.
+    """
+    if data.target.numeric:
+        return _least_squares_weights(data)
     # (M, n): all that the loss of a mean depends on
     true = np.exp([data.target.log_likelihood(m, data.targets) for m in data.members])
 
@@ -39,6 +43,25 @@ def simplex_weights(data: OutOfFold) -> np.ndarray:
     count = len(data.members)
     equal = np.full(count, 1 / count)
     found = minimize(loss, equal, jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=_SUM_TO_ONE)
+    weights = np.where(found.x < 1e-3, 0, found.x)
+    return weights / weights.sum()
+
+
+def _least_squares_weights(data: OutOfFold) -> np.ndarray:
+    std = data.targets.std(axis=0)
+    std = np.where(std > 0, std, 1)
+    errors = np.stack([((m - data.targets) / std).ravel() for m in data.members]).astype(np.float64)
+    products = errors @ errors.T / errors.shape[1]  # the squared error of weights w is w' products w
+    count = len(data.members)
+    found = minimize(
+        lambda w: (w @ products @ w, 2 * products @ w),
+        np.full(count, 1 / count),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * count,
+        constraints=_SUM_TO_ONE,
+        options={"ftol": 1e-12},
+    )
     weights = np.where(found.x < 1e-3, 0, found.x)
     return weights / weights.sum()
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from lib.config.metric_traits import Answer, family_value, find_traits
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.tables.sample import Sample, match_images
@@ -28,6 +29,8 @@ class Format(ABC):
 
     name: ClassVar[str]
     """Value of `predict.submission`."""
+    holds: ClassVar[str]
+    """What the cells hold, for messages."""
     uses_thresholds: ClassVar[bool] = False
 
     classes: Sequence[str]
@@ -38,6 +41,8 @@ class Format(ABC):
     allow_empty: bool = False
     thresholds: float | NDArray[np.floating] = 0.5
     """Probability from which on a label is written, one for all or (C,)."""
+    second_of_two: bool = False
+    """Whether one column of any name holds the probability of the second of two classes: a metric wants probabilities."""
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -50,6 +55,10 @@ class Format(ABC):
     @abstractmethod
     def column_fault(self, sample: Sample) -> str | None:
         """Return why predictions of this format don't fit the sample's columns, as the end of a sentence; None if they fit."""
+
+    def describe(self, sample: Sample) -> str:
+        """Return what the cells will hold."""
+        return self.holds
 
     @abstractmethod
     def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
@@ -67,6 +76,12 @@ class ScoresFormat(Format):
     """
 
     name = "scores"
+    holds = "a probability per class"
+
+    def describe(self, sample: Sample) -> str:
+        columns = self._column_classes(sample)
+        only = len(sample.prediction_columns) == 1 and columns is not None
+        return f"the probability of {self.classes[columns[0]]!r}" if only and columns else self.holds
 
     def recognizes(self, sample: Sample) -> bool:
         if set(sample.prediction_columns) == self.known:
@@ -91,15 +106,48 @@ class ScoresFormat(Format):
     def _column_classes(self, sample: Sample) -> list[int] | None:
         """Return the class index of each prediction column, by its name; None if a column is not a class.
 
-        A single column of any other name is class 1 of the classes 0 and 1, and true of false and true.
+        A single column of any other name is class 1 of the classes 0 and 1, true of false and true, and the second of two classes
+        for a metric of probabilities.
         """
         position = {label: i for i, label in enumerate(self.classes)}
         if all(column in position for column in sample.prediction_columns):
             return [position[column] for column in sample.prediction_columns]
         distinct = list(dict.fromkeys(label.casefold() for label in self.classes))
-        if len(sample.prediction_columns) == 1 and distinct in (["0", "1"], ["false", "true"]):
+        of_two = len(self.classes) == 2 and not self.target.several and self.second_of_two
+        if len(sample.prediction_columns) == 1 and (of_two or distinct in (["0", "1"], ["false", "true"])):
             return [1]
         return None
+
+
+class NumbersFormat(Format):
+    """The predicted numbers: one column each, by name; a single one in a column of any name."""
+
+    name = "numbers"
+    holds = "the predicted number"
+
+    def recognizes(self, sample: Sample) -> bool:
+        return self.target.numeric
+
+    def column_fault(self, sample: Sample) -> str | None:
+        if not self.target.numeric:
+            return "numbers are for data.task number"
+        if self._columns(sample) is not None:
+            return None
+        unknown = [repr(column) for column in sample.prediction_columns if column not in self.known]
+        return f"{len(unknown):,} of its columns are no predicted numbers: {first_few(unknown)}; see data.number_columns"
+
+    def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
+        for row in logits[:, self._columns(sample)].astype(np.float64).tolist():
+            yield [f"{value:.9g}" for value in row]  # float32 has no more digits
+
+    def cell_fault(self, cell: str) -> str | None:
+        return None if _is_finite(cell) and "_" not in cell else "cells that are not finite numbers"
+
+    def _columns(self, sample: Sample) -> list[int] | None:
+        position, columns = {label: i for i, label in enumerate(self.classes)}, sample.prediction_columns
+        if all(column in position for column in columns):
+            return [position[column] for column in columns]
+        return [0] if len(columns) == len(self.classes) == 1 else None
 
 
 class LabelColumn(Format):
@@ -147,6 +195,7 @@ class LabelsFormat(LabelColumn):
     """Every label with a probability (sigmoid) of its threshold or more; without any, the most probable unless `allow_empty`."""
 
     name = "labels"
+    holds = "all labels over their thresholds"
     uses_thresholds = True
 
     def recognizes(self, sample: Sample) -> bool:
@@ -188,6 +237,10 @@ class TopKFormat(RankedLabels):
     """The `topk` best labels."""
 
     name = "topk"
+    holds = "the best labels, best first"
+
+    def describe(self, sample: Sample) -> str:
+        return f"the {self.topk} best labels, best first"
 
     def recognizes(self, sample: Sample) -> bool:
         def is_list(cell: str) -> bool:
@@ -204,6 +257,7 @@ class LabelFormat(RankedLabels):
     """The best label; it may contain the separator."""
 
     name = "label"
+    holds = "one label"
     several_per_cell = False
     length = 1
 
@@ -215,21 +269,64 @@ class LabelFormat(RankedLabels):
         return "cells with several labels where one belongs" if self._is_list(cell, self.separator) else "unknown labels"
 
 
-FORMATS: dict[str, type[Format]] = {each.name: each for each in (ScoresFormat, LabelsFormat, TopKFormat, LabelFormat)}
+class ConfidenceFormat(LabelColumn):
+    """The best label and its probability, separated by a blank."""
+
+    name = "confidence"
+    holds = "the best label and its probability"
+    several_per_cell = False
+
+    def recognizes(self, sample: Sample) -> bool:
+        return not self.target.several and bool(sample.cells) and all(self._is_answer(cell) for cell in sample.cells)
+
+    def choose(self, logits: NDArray[np.floating]) -> Iterable[NDArray[np.intp]]:
+        return logits.argmax(axis=1)[:, None]
+
+    def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
+        best, p = logits.argmax(axis=1), self.target.probabilities(logits.astype(np.float64))
+        for i, c in enumerate(best.tolist()):
+            yield [f"{self.classes[c]} {p[i, c].item()!r}"]
+
+    def cell_fault(self, cell: str) -> str | None:
+        return None if self._is_answer(cell) else "cells that are not a label and its confidence"
+
+    def _is_answer(self, cell: str) -> bool:
+        label, _, confidence = cell.rpartition(" ")
+        return label in self.known and _is_finite(confidence)
+
+
+FORMATS: dict[str, type[Format]] = {
+    each.name: each for each in (NumbersFormat, ScoresFormat, LabelsFormat, ConfidenceFormat, TopKFormat, LabelFormat)
+}
 """By the value of `predict.submission`, in the order in which `auto` tries them."""
 
 
 def resolve_format(
-    sample: Sample, p: Predict, classes: Sequence[str], target: Target, thresholds: dict[str, float] | None = None
+    sample: Sample,
+    p: Predict,
+    classes: Sequence[str],
+    target: Target,
+    thresholds: dict[str, float] | None = None,
+    metric: str = "auto",
 ) -> Format:
-    """Return the format that `predict.submission` names; for auto, the first that recognizes the sample.
+    """Return the format that `predict.submission` names; for auto, what `metric` (train.metric) wants, if the columns allow it,
+    else the first that recognizes the sample.
 
     `thresholds` maps each label to its probability, default 0.5. Raises FlukeError when no format recognizes the sample.
     """
     least = 0.5 if thresholds is None else np.array([thresholds[label] for label in classes])
-    formats = {name: each(classes, target, p.topk, p.separator, p.allow_empty, least) for name, each in FORMATS.items()}
+    wanted = _answer_of(metric, target)
+    k = int(family_value(metric) or p.topk) if wanted == "ranking" else p.topk
+    of_two = wanted == "scores"
+    formats = {name: each(classes, target, k, p.separator, p.allow_empty, least, of_two) for name, each in FORMATS.items()}
+    if target.numeric and p.submission != "auto":
+        raise FlukeError(f"predict.submission {p.submission} is for labels; with data.task number leave it at auto.")
     if p.submission != "auto":
         return formats[p.submission]
+    if wanted == "label" and formats["topk"].recognizes(sample):  # several answers, of which the first one counts
+        return formats["topk"]
+    if wanted is not None and (fmt := formats["topk" if wanted == "ranking" else wanted]).column_fault(sample) is None:
+        return fmt
     for fmt in formats.values():
         if fmt.recognizes(sample):
             return fmt
@@ -244,8 +341,39 @@ def resolve_format(
         )
     raise FlukeError(
         f"{sample.path}: column {columns[0]} holds numbers ({_first_fraction(sample, known)}) but is not named after a class "
-        f"({first_few(classes)}); set predict.submission: label to write class names."
+        f"({first_few(classes)}); set train.metric to the contest's metric, or predict.submission: label to write class names."
     )
+
+
+def _answer_of(metric: str, target: Target) -> Answer | None:
+    """Return what a metric wants of a submission; None for auto, and for metrics that say nothing about it."""
+    traits = None if metric == "auto" else find_traits(metric, target.name)
+    if traits is None:
+        return None
+    return "labels" if traits.answer == "label" and target.several else traits.answer
+
+
+def describe_format(sample: Sample, fmt: Format, p: Predict, metric: str) -> str:
+    """Return the line of the log that says what the submission will hold, why, and which field says otherwise; and whether the
+    sample's cells hold something else."""
+    if p.submission != "auto":
+        why, otherwise = "predict.submission says so", ""
+    elif (wanted := _answer_of(metric, fmt.target)) is not None:
+        fits = fmt.name == wanted or (fmt.name == "topk" and wanted in ("ranking", "label"))
+        why = f"for train.metric {metric}" if fits else f"by the sample, which has no place for what train.metric {metric} wants"
+        otherwise = "; predict.submission says otherwise"
+    else:
+        why, otherwise = "by the sample's columns and cells", "; train.metric or predict.submission say otherwise"
+    line = f"submission: {fmt.describe(sample)} ({why}{otherwise})"
+    cells = set(sample.cells)
+    if cells and (odd := [cell for cell in cells if fmt.cell_fault(cell)]):
+        line += f"\n  the sample's cells hold something else: {first_few(map(repr, sorted(odd)), 3)}"
+    elif fmt.name == "scores" and len(sample.prediction_columns) == 1 and cells <= fmt.known:
+        line += f"\n  the sample's cells look like labels: {first_few(map(repr, sorted(cells)), 3)}"
+    elif fmt.name == "label" and cells in ({"0"}, {"1"}) and len(fmt.classes) == 2:
+        (cell,) = cells
+        line += f"\n  the sample's cells are all {cell!r}, which may stand for a label or for a probability"
+    return line
 
 
 def ranking_format(p: Predict, labels: Sequence[str]) -> RankedLabels:
@@ -255,15 +383,19 @@ def ranking_format(p: Predict, labels: Sequence[str]) -> RankedLabels:
     return ranked(labels, topk=p.topk, separator=p.separator)
 
 
-def check_sample(sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], target: Target) -> None:
-    """Raise FlukeError unless the images `names` (n) cover the sample's rows and predictions fit its columns.
+def check_sample(
+    sample: Sample, p: Predict, names: Sequence[str], classes: Sequence[str], target: Target, metric: str = "auto"
+) -> str:
+    """Return what the submission will hold, for the log.
 
-    Called before training, because a fault found afterwards costs hours.
+    Raises FlukeError unless the images `names` (n) cover the sample's rows and predictions fit its columns. Called before training,
+    because a fault found afterwards costs hours. `metric` is train.metric.
     """
     match_images(sample.ids, names, sample.path)
-    fmt = resolve_format(sample, p, classes, target)
+    fmt = resolve_format(sample, p, classes, target, metric=metric)
     if fault := fmt.column_fault(sample):
         raise FlukeError(f"{sample.path} (predict.submission {fmt.name}): {fault}.")
+    return describe_format(sample, fmt, p, metric)
 
 
 def _first_fraction(sample: Sample, known: frozenset[str]) -> str | None:

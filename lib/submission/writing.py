@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
+from lib.scores.cut_points import cut_at
 from lib.scores.score_file import Scores
 from lib.submission.checking import check_file
 from lib.submission.formats import Format, ranking_format, resolve_format
@@ -26,23 +28,31 @@ def submit(
     thresholds: dict[str, float] | None = None,
     log: Callable[[str], None] = print,
     temperature: float = 1.0,
+    metric: str = "auto",
+    cut_points: Sequence[float] | None = None,
 ) -> None:
-    """Write the submission that the recipe's predict section asks for, from the logits of `test`, and log its format.
+    """Write the submission that the recipe's predict section and `metric` ask for, from the logits of `test`, and log its format.
 
-    `thresholds` maps each label to the probability from which on it is written, default 0.5. Where probabilities are written, their
+    `thresholds` maps each label to the probability from which on it is written, default 0.5; `cut_points`
+    (C - 1) lie between ordered classes. Where probabilities are written, their
     logits are divided by `temperature`; thresholds are for probabilities as they are. Raises FlukeError when the
     predictions don't fit the sample; a file at `path` is left as it is then.
     """
-    fmt = resolve_format(sample, p, test.classes, test.target, thresholds)
+    fmt = resolve_format(sample, p, test.classes, test.target, thresholds, metric)
     positions = _match_rows(path, sample, test.names, fmt)
     # -inf is an excluded class and valid, but a row needs a finite score; the maximum of a row with NaN is NaN.
     if bad := [repr(test.names[i]) for i in np.flatnonzero(~np.isfinite(test.logits.max(axis=1))).tolist()]:
         raise FlukeError(
             f"{path}: the scores of {len(bad):,} images hold NaN or infinity: {first_few(bad)}; check the network's weights."
         )
-    logits = test.logits[positions] / np.float32(temperature) if fmt.name == "scores" else test.logits[positions]
+    if cut_points is not None and fmt.name in ("label", "topk"):
+        test = replace(test, logits=cut_at(test.logits, np.array(cut_points)))
+    as_probabilities = fmt.name in ("scores", "confidence")
+    logits = test.logits[positions] / np.float32(temperature) if as_probabilities else test.logits[positions]
     _write(path, sample, fmt, fmt.fill(logits, sample))
-    calibrated = f", probabilities at temperature {temperature:.2f}" if fmt.name == "scores" and temperature != 1 else ""
+    if cut_points is not None and fmt.name in ("label", "topk"):
+        log(f"  cut points on the expected class: {', '.join(f'{cut:.2f}' for cut in cut_points)} (best quadratic_kappa)")
+    calibrated = f", probabilities at temperature {temperature:.2f}" if as_probabilities and temperature != 1 else ""
     log(f"submission: {path}, {len(sample.ids):,} rows in the sample's order, format {fmt.name}{calibrated}")
     if fmt.uses_thresholds and thresholds is not None:
         low, middle, high = (f"{q:.3f}" for q in np.quantile(fmt.thresholds, [0, 0.5, 1]))

@@ -11,6 +11,7 @@ import numpy as np
 
 from lib.config.recipe import Data
 from lib.errors import FlukeError, did_you_mean, first_few
+from lib.tables.regression_target import is_number
 from lib.tables.table import Table
 
 
@@ -100,7 +101,7 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
         notes.append(f"data.only_classes: {images:,} images of other classes are scored in validation but not trained on")
     elif data.only_classes:
         leave_out("only_classes", [label for label in left if label not in data.only_classes])
-    classes = tuple(sorted([*left, *data.take]))
+    classes = order_classes(table, data, [*left, *data.take])
     if len(classes) < (1 if table.target.several else 2):
         why = "; ".join([*table.notes, *notes]) or "nothing was left out"
         raise FlukeError(
@@ -109,6 +110,27 @@ def filter_by_class(table: Table, data: Data, keep_others: bool) -> Table:
     if notes:
         table = _take_first(table, Counter({label: len(table) for label in [*left, *others]}) + Counter(data.take))
     return replace(table, classes=classes, notes=(*table.notes, *notes))
+
+
+def order_classes(table: Table, data: Data, labels: list[str]) -> tuple[str, ...]:
+    """Return the classes in data.order, or as numbers for data.task ordinal, or sorted as text.
+
+    Raises FlukeError for an order that isn't of the classes, and for ordered classes without an order.
+    """
+    if data.order:
+        if unknown := sorted(set(labels) ^ set(data.order)):
+            raise FlukeError(
+                f"data.order: has to name each class of {table.source} once (missing or unknown: {first_few(map(repr, unknown))})."
+            )
+        return tuple(data.order)
+    if data.task != "ordinal":
+        return tuple(sorted(labels))
+    if words := [label for label in labels if not is_number(label)]:
+        raise FlukeError(
+            f"data.task ordinal: classes of {table.source} that are no numbers need data.order, lowest first "
+            f"(found {first_few(map(repr, sorted(words)))})."
+        )
+    return tuple(sorted(labels, key=lambda label: (float(label), label)))
 
 
 def note_similar_labels(table: Table) -> Table:

@@ -31,7 +31,11 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     table, missing = drop_images(table, missing, data.drop_images)
     table = drop_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
-    table = note_similar_labels(filter_by_class(table, data, keep_others))
+    if data.task == "number":
+        table = replace(table, classes=number_columns(data))
+        table.targets()  # what is no number is found before any image is read
+    else:
+        table = note_similar_labels(filter_by_class(table, data, keep_others))
     if folds.group_csv is not None:
         table = replace(table, groups=np.array(read_mapping(root / folds.group_csv, table.names)))
     if folds.csv is not None:
@@ -89,13 +93,16 @@ def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], 
         table = replace(table, notes=_ignored_entries(path, folders, others))
     else:
         wanted = {"data.image_column": data.image_column}
-        if with_labels and data.label_column in read_header(path):
-            wanted["data.label_column"] = data.label_column
+        if with_labels and set(label_columns := _label_columns(data, target)) <= set(read_header(path)):
+            wanted |= {f"data.label_column {i}": column for i, column in enumerate(label_columns)}
         columns, lines = read_columns(path, wanted)
         table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines)
-        cells = columns.get("data.label_column", [])
-        if any(cell.strip() for cell in cells):
-            table = _add_labels(table, cells, data.label_separator if target.several else None)
+        rows = list(zip(*(columns[name] for name in wanted if name != "data.image_column")))
+        if any(cell.strip() for row in rows for cell in row):
+            if target.numeric:
+                table = replace(table, labels=rows, target=target)
+            else:
+                table = _add_labels(table, [cell for (cell,) in rows], data.label_separator if target.several else None, data.task)
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
@@ -104,12 +111,22 @@ def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], 
 def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
     """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
     source = Path(data.root) / (data.train_csv or "")
-    wanted = {"data.image_column": data.image_column, "data.label_column": data.label_column}
+    wanted = {"data.image_column": data.image_column}
+    if data.task == "number":
+        wanted |= {f"{_number_field(data)} {name}": name for name in number_columns(data)}
+    else:
+        wanted["data.label_column"] = data.label_column
     if folds.group_column is not None:
         wanted["folds.group_column"] = folds.group_column
     columns, lines = read_columns(source, wanted)
     table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines)
-    table = _add_labels(table, columns["data.label_column"], data.label_separator)
+    if data.task == "number":
+        cells = [columns[f"{_number_field(data)} {name}"] for name in number_columns(data)]
+        for name, column in zip(number_columns(data), cells):
+            refuse_blanks(source, name, column, lines)
+        table = replace(table, labels=list(zip(*cells)), target=label_target(None, data.task))
+    else:
+        table = _add_labels(table, columns["data.label_column"], data.label_separator, data.task)
     if folds.group_column is not None:
         refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
         table = replace(table, groups=np.array(columns["folds.group_column"]))
@@ -130,7 +147,7 @@ def _read_class_folders(folder: Path, data: Data) -> tuple[Table, dict[int, str]
         found = f"without images: {first_few(empty)}" if empty else "no folders at all"
         raise FlukeError(f"{folder}: is not a folder of class folders ({found}); put each class's images in a folder of its name.")
     table, missing = _find_rows(folder, folder, names, data)
-    return replace(_add_labels(table, [name.split("/")[0] for name in names], None), notes=notes), missing
+    return replace(_add_labels(table, [name.split("/")[0] for name in names], None, data.task), notes=notes), missing
 
 
 def _find_rows(
@@ -144,7 +161,20 @@ def _find_rows(
     return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines), missing
 
 
-def _add_labels(table: Table, cells: list[str], separator: str | None) -> Table:
+def number_columns(data: Data) -> tuple[str, ...]:
+    """Return the columns of the numbers to predict."""
+    return tuple(data.number_columns or [data.label_column])
+
+
+def _number_field(data: Data) -> str:
+    return "data.number_columns" if data.number_columns else "data.label_column"
+
+
+def _label_columns(data: Data, target: Target) -> tuple[str, ...]:
+    return number_columns(data) if target.numeric else (data.label_column,)
+
+
+def _add_labels(table: Table, cells: list[str], separator: str | None, task: str = "label") -> Table:
     """Return the table with the labels of `cells`, one each, or several separated by `separator`."""
     if separator is not None:
         labels = [tuple(dict.fromkeys(part.strip() for part in cell.split(separator) if part.strip())) for cell in cells]
@@ -152,7 +182,7 @@ def _add_labels(table: Table, cells: list[str], separator: str | None) -> Table:
         if table.lines is not None:
             refuse_blanks(table.source, "label", cells, table.lines)
         labels = [(cell,) for cell in cells]
-    return replace(table, labels=labels, target=label_target(separator))
+    return replace(table, labels=labels, target=label_target(separator, task))
 
 
 def _ignored_entries(folder: Path, folders: list[str], files: list[str]) -> tuple[str, ...]:

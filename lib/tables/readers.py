@@ -60,25 +60,24 @@ class CsvReader:
 
 
 def _csv_rows(handle: TextIO) -> Any:
-    """Return a CSV reader whose delimiter is the first of comma, semicolon, tab and bar that gives the first lines equal widths.
-
-    Without one, it is the first that the header holds.
+    """Return a CSV reader whose delimiter is the one of comma, semicolon, tab and bar that gives the first rows most fields,
+    equally many in each; without one, the first that the header holds.
     """
     start = handle.read(DELIMITER_SAMPLE)
     handle.seek(0)
     header = start.split("\n", 1)[0]
-    marks = [mark for mark in ",;\t|" if mark in header]
-    return csv.reader(handle, delimiter=next((mark for mark in marks if _is_regular(start, mark)), (*marks, ",")[0]), strict=True)
+    marks = [mark for mark in ",;\t|" if mark in header] or [","]
+    return csv.reader(handle, delimiter=max(marks, key=lambda mark: _width(start, mark)), strict=True)
 
 
-def _is_regular(start: str, delimiter: str) -> bool:
-    """Return whether all but the last, cut row of a file's `start` have as many fields as the first."""
+def _width(start: str, delimiter: str) -> int:
+    """Return the number of fields in all rows of a file's `start`, the last, cut one aside; 1 if rows differ."""
     try:
         rows = [row for row in csv.reader(io.StringIO(start, newline=""), delimiter=delimiter) if row]
     except csv.Error:
-        return False
-    whole = rows[:-1] if len(start) == DELIMITER_SAMPLE else rows
-    return len({len(row) for row in whole}) == 1 and len(whole[0]) > 1
+        return 1
+    widths = {len(row) for row in (rows[:-1] if len(start) == DELIMITER_SAMPLE else rows)}
+    return widths.pop() if len(widths) == 1 else 1
 
 
 class ParquetReader:

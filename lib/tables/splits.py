@@ -171,6 +171,8 @@ def describe_split(table: Table, train: np.ndarray, held_out: np.ndarray) -> str
     """Return the lines of the log about a hold-out: numbers of rows, and the classes that are on one side only."""
     train_counts, held_out_counts = table.take(train).counts(), table.take(held_out).counts()
     lines = [f"split: {len(train):,} rows to train on, {len(held_out):,} held out"]
+    if table.target.numeric:
+        return lines[0]
     if train_only := [label for label in table.classes if not held_out_counts[label]]:
         named = first_few(map(repr, train_only))
         lines.append(f"  {len(train_only):,} classes, too small for this share, are in training only: {named}")

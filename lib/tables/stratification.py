@@ -31,9 +31,12 @@ class SplitUnits:
         self.random = np.random.RandomState(folds.seed)
         self.sizes: list[int] = np.bincount(rows).tolist()  # rows of each unit
         self.label_counts: list[Counter[str]] = [Counter() for _ in self.sizes]  # rows of each label in each unit
-        for unit, labels in zip(rows.tolist(), table.labels or []):
+        labels_of_rows = table.labels or []
+        if table.target.numeric:  # numbers are stratified by their quantiles
+            labels_of_rows = [(f"{stratum:02}",) for stratum in table.target.strata(table.targets()).tolist()]
+        for unit, labels in zip(rows.tolist(), labels_of_rows):
             self.label_counts[unit].update(labels)
-        self.table_counts = table.counts()
+        self.table_counts = Counter(label for labels in labels_of_rows for label in labels)
         # A unit's stratum is its rarest label, because rare ones leave least choice; "", which is no label, stands for all rows.
         self.strata = [
             min(counts, key=lambda label: (self.table_counts[label], label), default="") if folds.stratify else ""

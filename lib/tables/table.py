@@ -92,12 +92,16 @@ class Table:
         return self.target.encode(self.labels, self.classes if classes is None else classes, str(self.source))
 
     def in_classes(self) -> np.ndarray:
-        """Return (n,) bool: whether all labels of the row are among the classes."""
+        """Return (n,) bool: whether all labels of the row are among the classes; numbers always are."""
+        if self.target.numeric:
+            return np.ones(len(self), dtype=bool)
         classes = set(self.classes)
         return np.array([classes.issuperset(labels) for labels in self.labels or [()] * len(self)], dtype=bool)
 
     def counts(self) -> Counter[str]:
-        """Return the number of images of each label that occurs."""
+        """Return the number of images of each label that occurs; numbers are not counted."""
+        if self.target.numeric:
+            return Counter()
         return Counter(label for labels in self.labels or [] for label in labels)
 
     def describe_row(self, i: int) -> str:
@@ -108,7 +112,11 @@ class Table:
 def describe_table(table: Table, what: str = "train") -> str:
     """Return lines that count the rows, classes (the largest and smallest named) and groups, and the table's notes."""
     lines = [f"{what}: {len(table):,} images of {table.source}"]
-    if table.labels is not None:
+    if table.labels is not None and table.target.numeric:
+        for name, column in zip(table.classes, table.targets().T):
+            low, middle, high = (f"{q:.6g}" for q in np.quantile(column, [0, 0.5, 1]))
+            lines.append(f"  {name}: {low} to {high}, median {middle}")
+    elif table.labels is not None:
         counts = table.counts()
         order = sorted(counts, key=lambda label: (-counts[label], label))
         sizes = [f"{label!r} {counts[label]:,}" for label in order]

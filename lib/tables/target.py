@@ -6,131 +6,25 @@ the kind of target is in the classes below, so that a new kind is one more class
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, logit, softmax
 
-from lib.errors import FlukeError, first_few
-
-Labels = Sequence[tuple[str, ...]]
+from lib.errors import FlukeError
+from lib.tables.regression_target import REGRESSION
+from lib.tables.target_base import DecisionFit, Labels, Target
 
 # Lower bounds of a probability, so that its logarithm is finite; for several labels also of its distance to 1. They are far below
 # what changes a metric: a top-5 list orders classes of 1e-9, and a label's average precision orders rows of 1 - 1e-9.
 LEAST, LEAST_OF_SEVERAL = 1e-30, 1e-15
 
 
-class Target(ABC):
-    """One kind of prediction. Instances have no state: use ONE_LABEL, SEVERAL_LABELS and IDENTITY.
-
-    `logits` are (n, C) float32 over C classes; `encoded` targets are what `encode` returns.
-    """
-
-    name: str
-    """Name in the registries of losses and metrics."""
-    wording: str
-    """Name in messages."""
-    default_metric: str
-    """The metric that `train.metric: auto` stands for."""
-    outputs: Literal["logits", "embeddings"] = "logits"
-    """What a network computes for an image."""
-    several: bool = False
-    """Whether an image may have several labels, or none."""
-    decision_fit: Literal["offsets", "thresholds"]
-    """What is fitted on out-of-fold scores for better decisions: an offset per class, or a threshold per label."""
-    compared_axis: int = 1
-    """Axis of the logits along which metrics compare scores: 1, the classes of a row; 0, the rows of a label."""
-
-    def __reduce__(self) -> str:
-        return self.name.upper()  # unpickled as the same object, because targets are compared by identity
-
-    @abstractmethod
-    def accepts(self, labels: tuple[str, ...]) -> bool:
-        """Return whether an image may have these labels."""
-
-    def encode(self, labels: Labels, classes: Sequence[str], source: str) -> np.ndarray:
-        """Return the labels of n images as numbers; shape and dtype are those of the subclass.
-
-        Raises FlukeError that begins with `source` and counts the labels that are not in `classes`.
-        """
-        position = {label: i for i, label in enumerate(classes)}
-        counts = Counter(label for row in labels for label in row)
-        if unknown := [(label, count) for label, count in counts.most_common() if label not in position]:
-            found = first_few(f"{label!r} ({count:,} images)" for label, count in unknown)
-            raise FlukeError(f"{source}: {len(unknown):,} labels are not among the {len(position):,} classes: {found}.")
-        return self._encode(labels, position)
-
-    @abstractmethod
-    def _encode(self, labels: Labels, position: dict[str, int]) -> np.ndarray:
-        """Return encoded labels, all of which are in `position`, {class: index}."""
-
-    @abstractmethod
-    def counts(self, encoded: np.ndarray, classes: int) -> np.ndarray:
-        """Return the number of images of each class, (classes,)."""
-
-    @abstractmethod
-    def strata(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the stratum of each row, (n,), for random folds that are stratified."""
-
-    @abstractmethod
-    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return (n, C) natural logarithms of the probabilities."""
-
-    @abstractmethod
-    def from_log_probabilities(self, logs: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits for logarithms of probabilities, which need not be normalized."""
-
-    @abstractmethod
-    def normalize(self, positive: np.ndarray) -> np.ndarray:
-        """Return (n, C) numbers between 0 and 1 as probabilities: divided by the row's sum for one label per image."""
-
-    @abstractmethod
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return (n, C) float64 probabilities."""
-
-    @abstractmethod
-    def to_logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits for probabilities, the inverse of `probabilities`; those of 0 and 1 are finite."""
-
-    @abstractmethod
-    def log_likelihood(self, logits: np.ndarray, encoded: np.ndarray) -> np.ndarray:
-        """Return the log-probability of the encoded targets: (n,), or (n * C,) for several labels."""
-
-    @abstractmethod
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Return (n, C) bool: the predicted classes without fitted thresholds."""
-
-    @abstractmethod
-    def disagreement(self, logits: np.ndarray, others: np.ndarray) -> float:
-        """Return the share of `decide`'s decisions that differ between two models' logits (n, C)."""
-
-    @abstractmethod
-    def stack_features(self, members: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return a feature matrix (n, F) for each classifier of a stack that combines M members' logits (n, C)."""
-
-    @abstractmethod
-    def stack_outcomes(self, encoded: np.ndarray) -> list[np.ndarray]:
-        """Return what each classifier of a stack learns to predict, (n,) each."""
-
-    @abstractmethod
-    def join_stack(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
-        """Return (n, classes) float64 probabilities.
-
-        For each classifier `predictions` has its K outcomes, (K,), and their probabilities (n, K).
-        """
-
-    @abstractmethod
-    def extend(self, logits: np.ndarray, specialist: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return (n, C) float32 logits: `logits` (n, C) combined with `specialist` (n, S), of the classes `columns` (S,) alone."""
-
-
 class OneLabel(Target):
     """One label per image: a softmax over the classes. Encoded targets are (n,) int64 class indices."""
 
-    name, wording, default_metric, decision_fit = "one_label", "one label per image", "accuracy", "offsets"
+    name, wording, default_metric = "one_label", "one label per image", "accuracy"
+    decision_fit: DecisionFit = "offsets"
 
     def accepts(self, labels: tuple[str, ...]) -> bool:
         return len(labels) == 1
@@ -256,32 +150,47 @@ class SeveralLabels(Target):
         return out
 
 
+class Ordinal(OneLabel):
+    """One of ordered classes (grades), whose places in the class list are their order. Encoded targets are those places."""
+
+    name, wording, default_metric, decision_fit = "ordinal", "ordered classes", "quadratic_kappa", "cut_points"
+
+
 class Identity(OneLabel):
     """The identity of an individual: a network computes embeddings, which are compared with those of a gallery."""
 
     name, wording, default_metric, outputs = "identity", "retrieval", "map@5", "embeddings"
 
 
-ONE_LABEL, SEVERAL_LABELS, IDENTITY = OneLabel(), SeveralLabels(), Identity()
-TARGETS = (ONE_LABEL, SEVERAL_LABELS, IDENTITY)
+ONE_LABEL, ORDINAL, SEVERAL_LABELS, IDENTITY = OneLabel(), Ordinal(), SeveralLabels(), Identity()
+TARGETS = (ONE_LABEL, ORDINAL, SEVERAL_LABELS, REGRESSION, IDENTITY)
+TASKS: dict[str, Target] = {"label": ONE_LABEL, "ordinal": ORDINAL, "number": REGRESSION}
+"""Targets of one label or number per image, by data.task."""
 
 
-def label_target(separator: str | None) -> Target:
-    """Return the target of tables that separate an image's labels by `separator`; None: one label per image."""
-    return ONE_LABEL if separator is None else SEVERAL_LABELS
+def label_target(separator: str | None, task: str = "label") -> Target:
+    """Return the target of tables that separate an image's labels by `separator`; None: one label per image, of kind `task`."""
+    return TASKS[task] if separator is None else SEVERAL_LABELS
 
 
-def recipe_target(separator: str | None, embedding: bool) -> Target:
-    """Return what a recipe predicts; `separator` is its data.label_separator.
+def recipe_target(separator: str | None, embedding: bool, task: str = "label") -> Target:
+    """Return what a recipe predicts; `separator` is its data.label_separator, `task` its data.task.
 
-    Raises FlukeError for several identities per image.
+    Raises FlukeError for several identities per image, and for identities that are ordered or numbers.
     """
     if embedding and separator is not None:
         raise FlukeError("data.label_separator: an embedding has one identity per image; set it to null.")
-    return IDENTITY if embedding else label_target(separator)
+    if embedding and task != "label":
+        raise FlukeError(f"data.task {task}: an embedding has one identity per image; set it to label.")
+    return IDENTITY if embedding else label_target(separator, task)
 
 
-def stored_target(outputs: str, several: bool) -> Target:
-    """Return the target that a file stores as outputs ("logits" or "embeddings") and `several`. Raises KeyError."""
-    found: dict[tuple[str, bool], Target] = {(target.outputs, target.several): target for target in TARGETS}
-    return found[outputs, several]
+def stored_target(outputs: str, several: bool, name: str | None = None) -> Target:
+    """Return the target that a file stores as outputs ("logits" or "embeddings"), `several` and, in newer files, its name.
+
+    Raises KeyError.
+    """
+    if name is not None:
+        return {target.name: target for target in TARGETS}[name]
+    older: dict[tuple[str, bool], Target] = {(t.outputs, t.several): t for t in (ONE_LABEL, SEVERAL_LABELS, IDENTITY)}
+    return older[outputs, several]

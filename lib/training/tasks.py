@@ -20,6 +20,7 @@ from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
 from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
+from lib.scores.decided import decide_out_of_fold
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, Target
 
@@ -88,7 +89,7 @@ def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
 
 
 class ClassificationTask(Task):
-    """Train logits: one label per image or several. Raises FlukeError as `make_task` does."""
+    """Train logits, of one label per image or several, or numbers. Raises FlukeError as `make_task` does."""
 
     def __init__(self, recipe: Recipe, train: Table, val: Table):
         self.recipe, self.train, self.classes, self.target = recipe, train, train.classes, train.target
@@ -103,8 +104,10 @@ class ClassificationTask(Task):
         self.targets, self.val_targets = train.targets(), self.val.targets()
         self.val_loss = self.make_loss(0).eval()
         shares = np.maximum(self.target.counts(self.targets, len(self.classes)), 0.5) / len(self.train)
-        self.chance = self.measure(self.target.to_logits(np.tile(shares, (len(self.val), 1))), None)
-        self.chance["loss"] = self._loss(np.zeros((len(self.val), len(self.classes)), np.float32))
+        same = self.targets.mean(0) if self.target.numeric else shares
+        self.chance = self.measure(self.target.to_logits(np.tile(same, (len(self.val), 1))), None)
+        uniform = np.tile(same, (len(self.val), 1)) if self.target.numeric else np.zeros((len(self.val), len(self.classes)))
+        self.chance["loss"] = self._loss(uniform.astype(np.float32))
 
     def make_loss(self, width: int) -> nn.Module:
         return make_classification_loss(self.recipe.objective, self.targets, self.classes, self.target)
@@ -125,21 +128,28 @@ class ClassificationTask(Task):
         with torch.no_grad():
             return float(self.val_loss(torch.from_numpy(outputs), torch.from_numpy(self.val_targets)))
 
+    def _decided(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the outputs as `metric` takes them: with what a submission would give where it is a metric of that."""
+        groups, empty = self.val.groups, self.recipe.predict.allow_empty
+        return decide_out_of_fold(outputs, self.val_targets, self.target, self.metric, groups=groups, allow_empty=empty)
+
     def measure(self, outputs: np.ndarray, loss: nn.Module | None) -> dict[str, float]:
         found = {"loss": self._loss(outputs)}
         if self.metric != "loss":
-            found = {self.metric: registry.METRICS[self.metric].function(outputs, self.val_targets), **found}
+            found = {self.metric: registry.METRICS[self.metric].function(self._decided(outputs), self.val_targets), **found}
         _require_metric(self.metric, {name: value for name, value in found.items() if not np.isnan(value)}, len(outputs))
         return found
 
     def evaluate(self, outputs: np.ndarray, loss: nn.Module | None) -> Evaluation:
-        metrics = {**registry.compute_metrics(self.target, outputs, self.val_targets), "loss": self._loss(outputs)}
+        decided = self._decided(outputs)
+        metrics = registry.compute_metrics(self.target, outputs, self.val_targets, self.metric, decided)
+        metrics["loss"] = self._loss(outputs)
         _require_metric(self.metric, metrics, len(outputs))
 
         def interval() -> tuple[float, float] | None:
             if registry.METRICS[self.metric].resampled is None:
                 return None
-            return bootstrap_interval((self.metric, outputs, self.val_targets), groups=self.val.groups)
+            return bootstrap_interval((self.metric, decided, self.val_targets), groups=self.val.groups)
 
         return Evaluation(metrics, outputs, compute_interval=interval)
 

@@ -306,13 +306,6 @@ AFTER = [
     ),
     after(
         ensemble,
-        f"{S} --method weighted --metric log_loss",
-        "votes weighted by a loss",
-        "needs a metric that is better when higher (found log_loss)",
-        TWIN,
-    ),
-    after(
-        ensemble,
         "--runs w1 w2 --method stack_lr",
         "a stack of many classes",
         "for at most 500 classes (found 501); use greedy",

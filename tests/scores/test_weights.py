@@ -5,7 +5,6 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss
 
-from lib.errors import FlukeError
 from lib.metrics.registry import METRICS
 from lib.scores.combination import METHODS, fit_combination
 from lib.scores.decisions import AdjustmentOptions
@@ -78,9 +77,11 @@ def test_optimal_weights_are_the_best_of_a_grid():
     assert w[0] == pytest.approx(np.argmin(losses) / 100, abs=0.02)
 
 
-def test_votes_are_weighted_by_score_and_a_loss_is_refused():
+def test_votes_are_weighted_by_score_and_by_the_inverse_of_a_loss():
     z, targets = members()
     scores = np.array([accuracy(m, targets) for m in z])
     np.testing.assert_allclose(METHODS["weighted"].fit(out_of_fold(z, targets)).weights, scores / scores.sum())
-    with pytest.raises(FlukeError, match="better when higher"):
-        METHODS["weighted"].fit(out_of_fold(z, targets, "log_loss"))
+    losses = np.array([METRICS["log_loss"].function(m, targets) for m in z])
+    np.testing.assert_allclose(
+        METHODS["weighted"].fit(out_of_fold(z, targets, "log_loss")).weights, 1 / losses / (1 / losses).sum()
+    )

@@ -187,7 +187,6 @@ def test_bad_input_is_refused_in_a_sentence_and_overwrites_nothing(tmp_path):
     refused("macro_map doesn't fit one label per image", "--metric", "macro_map", where=new)
     refused("--metric loss: is computed in training only", "--metric", "loss", where=new)
     refused("did you mean greedy", "--method", "gredy", where=new)
-    refused("better when higher", "--method", "weighted", "--metric", "log_loss", where=new)
     recipe(runs[0], "image,label\nelsewhere.jpg,a\n")
     refused("no prediction: 'elsewhere.jpg'", where=new / "never")
     (Path(runs[0]) / "recipe.yaml").unlink()

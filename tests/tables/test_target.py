@@ -82,6 +82,8 @@ def test_a_specialist_redistributes_only_the_probability_of_its_classes() -> Non
 def test_a_target_is_one_object_also_in_another_process() -> None:
     for target in TARGETS:
         assert pickle.loads(pickle.dumps(target)) is target
+        assert stored_target(target.outputs, target.several, target.name) is target
+    for target in (ONE_LABEL, SEVERAL_LABELS, IDENTITY):  # as files before targets had names
         assert stored_target(target.outputs, target.several) is target
     assert recipe_target(None, embedding=True) is IDENTITY
     assert recipe_target("|", embedding=False) is SEVERAL_LABELS

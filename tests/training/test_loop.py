@@ -228,7 +228,8 @@ def test_weights_that_are_kept_are_validated_once(
     kept = score_file.load_scores(tmp_path / "run" / "scores_val.npz")
     again = load_network(tmp_path / "run" / "best" / "model.safetensors")
     images = ImageDataset([contest_image(arguments, name) for name in kept.names], ResizeToSquare(32, "squash"))
-    assert np.array_equal(predict([again], images, Accelerator(cpu=True), InferenceOptions(64, 0))[0], kept.logits)
+    found = predict([again], images, Accelerator(cpu=True), InferenceOptions(64, 0))[0]
+    assert found == pytest.approx(kept.logits, abs=1e-6)  # some CPUs sum in another order for another memory format
 
 
 def contest_image(arguments: Callable, name: str) -> Path:

@@ -79,7 +79,8 @@ def test_what_is_validated_is_what_is_kept(fields: dict, arguments: Callable, co
     saved = score_file.load_scores(tmp_path / "run" / "scores_val.npz")
     network = load_network(tmp_path / "run" / "best" / "model.safetensors")
     images = ImageDataset([contest / "images" / name for name in saved.names], ResizeToSquare(32, "squash"))
-    assert np.array_equal(predict([network], images, Accelerator(cpu=True), InferenceOptions(64, 0))[0], saved.logits)
+    found = predict([network], images, Accelerator(cpu=True), InferenceOptions(64, 0))[0]
+    assert found == pytest.approx(saved.logits, abs=1e-6)  # some CPUs sum in another order for another memory format
 
 
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [1e-3] * 4), ("plateau", [1e-3, 1e-3, 1e-4, 1e-5])])
