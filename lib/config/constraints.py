@@ -24,6 +24,14 @@ def _tables(recipe: Recipe) -> Table:
     numbers = d.task == "number"
     by_column, by_table = f.group_column is not None, f.group_csv is not None
     return [
+        (d.label_columns and d.label_pattern, "set one of data.label_columns and data.label_pattern"),
+        (d.label_columns and (folder or d.task == "number"), "data.label_columns are labels of data.train_csv"),
+        (d.train_where and folder, "data.train_where needs data.train_csv"),
+        (
+            d.image_pattern and ("{name}" not in d.image_pattern or folder),
+            "data.image_pattern needs data.train_csv, and holds {name}",
+        ),
+        (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
         ((d.train_csv is not None) == folder, "set exactly one of data.train_csv and data.train_dir (the other to null)"),
         (several and folder, "data.label_separator needs data.train_csv, not data.train_dir"),
         (
@@ -41,9 +49,11 @@ def _tables(recipe: Recipe) -> Table:
             numbers and (d.min_images > 1 or d.take or d.only_classes),
             "data.only_classes, min_images and take are for classes (data.task not number)",
         ),
-        (by_column and by_table, "set one of folds.group_column and folds.group_csv, not both"),
-        (by_column and folder, "folds.group_column needs data.train_csv; with data.train_dir use folds.group_csv"),
-        (f.csv is not None and (by_column or by_table), "folds.csv excludes folds.group_column and folds.group_csv"),
+        (by_column and folder and not by_table, "folds.group_column needs data.train_csv or folds.group_csv"),
+        (
+            f.csv is not None and (by_column or by_table or f.group_pattern),
+            "folds.csv excludes folds.group_column, group_csv and group_pattern",
+        ),
     ]
 
 

@@ -69,6 +69,24 @@ class Data:
     """Column of image names, with or without extension or folder."""
     label_column: str = "label"
     """Column of labels; they stay strings ("01", "NA" and "1e5" survive)."""
+    label_columns: list[str] = field(default_factory=list)
+    """Instead of `label_column`: one-hot columns by name or pattern (`"ETT*"`); a row's labels are the columns whose cell is above
+    0. One label per row, or with `label_separator` any number."""
+    label_pattern: str | None = None
+    """Instead of `label_column` and class folders: a regular expression that finds the label in an image's name, folders included;
+    its group `label`, else its first group: `^(cat|dog)`."""
+    class_map: dict[str, str | None] = field(default_factory=dict)
+    """Other names for labels, which merges classes of one name; null leaves a class out: {Cover: "0", UERD: "1", Test: null}."""
+    train_where: dict[str, str | list[str]] = field(default_factory=dict)
+    """Rows of `train_csv` to train on, by columns: {split: train}."""
+    test_where: dict[str, str | list[str]] = field(default_factory=dict)
+    """Rows of `test_csv` (null: of `train_csv`) to predict, by columns: {split: [test, query]}."""
+    id_column: str | None = None
+    """Column of `test_csv` whose values the sample submission lists instead of image names; null: looked for where the sample's
+    ids are no image names. Images of one id are answered together (`predict.pool`)."""
+    image_pattern: str | None = None
+    """Files of a row whose cell in `image_column` is no file name: `"{name}-*.jpg"` takes all images of a pet or product, which
+    stay on one side of a split and are answered together."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """Separator between the labels of one image (" ", "|", ...); null: one label per image (softmax)."""
     task: Literal["label", "ordinal", "number"] = "label"
@@ -320,9 +338,13 @@ class Folds:
     stratify: bool = True
     """Keep the share of every class on each side (of every label: iterative stratification; as near as whole groups allow)."""
     group_column: str | None = None
-    """Column of the training table; rows with the same value never sit on both sides (bursts, photographs of one lesion)."""
+    """Column of the training table, or of `group_csv`; rows with the same value never sit on both sides (bursts, photographs of one
+    lesion)."""
     group_csv: str | None = None
-    """Table (image, group) instead of a column: first column image names, second groups; relative to `data.root`."""
+    """Another table with image names and groups, relative to `data.root`: its columns are found by the image names and
+    `group_column`, or it has just these two."""
+    group_pattern: str | None = None
+    """Regular expression that finds an image's group in its name, folders included; its first group: `^(\\d+)_(left|right)`."""
     csv: str | None = None
     """Your own folds, such as those of a published solution: a table (image, fold), relative to `data.root`; train_classifier
     validates on fold 0."""
@@ -344,6 +366,11 @@ class Predict:
     scores: a column of probabilities per class (of two classes one column, that of the second); confidence: one label and its
     probability. auto: what `train.metric` wants, if that is not auto and the columns allow it; else scores when the columns are the
     classes, labels with several labels per image, topk when the sample's cells are lists, else label."""
+    pool: Literal["mean", "max", "noisy_or"] = "mean"
+    """Several images of one row of the sample (a product, a patient): the mean of their probabilities, the largest, or the
+    probability that any of them shows it, 1 - product of (1 - p), for several labels or two classes."""
+    fill: dict[str, float] = field(default_factory=dict)
+    """Values of the sample's columns that are no classes of the training: {UNK: 0.0}."""
     topk: Count = 5
     """Labels per row for `submission: topk` unless `train.metric` says how many (map@3), and names per query in retrieval."""
     allow_empty: bool = False

@@ -59,7 +59,7 @@ def _row_faults(rows: Rows, sample: Sample) -> list[str]:
 def _cell_faults(rows: Rows, sample: Sample, fmt: Format) -> list[str]:
     found: dict[str, list[str]] = {}
     for line, row in rows:
-        for cell in row[: sample.id_column] + row[sample.id_column + 1 :]:
+        for cell in sample.cells_of(row):
             if fault := fmt.cell_fault(cell):
                 found.setdefault(fault, []).append(f"line {line} ({cell if len(cell) < 40 else cell[:39] + '…'!r})")
     return [f"{len(where):,} {fault}: {first_few(where)}" for fault, where in found.items()]

@@ -86,8 +86,8 @@ def _write(path: Path, sample: Sample, fmt: Format, cells: Iterable[list[str]]) 
     with atomic_write(path) as temporary:
         with open(temporary, "w", encoding=sample.encoding, newline="") as handle:
             handle.write(_format_line(sample.columns, sample))
-            for name, row in zip(sample.ids, cells, strict=True):
-                handle.write(_format_line([*row[: sample.id_column], name, *row[sample.id_column :]], sample))
+            for i, (_, row) in enumerate(zip(sample.ids, cells, strict=True)):
+                handle.write(_format_line(sample.row(i, row), sample))
         check_file(temporary, sample, fmt, path)
 
 

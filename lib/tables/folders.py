@@ -6,6 +6,7 @@ Each folder is listed once, because a disk access per row costs seconds for 100,
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -64,6 +65,61 @@ def find_images(folder: Path, names: Sequence[str], trusted: Sequence[Path] = ()
             f"{folder}: {len(ambiguous):,} image names match several files: {first_few(ambiguous)}; add the extension to each name."
         )
     return paths, missing
+
+
+def walk_images(folder: Path, without: Sequence[Path] = ()) -> list[str]:
+    """Return the sorted names of all images below a folder, relative to it, without hidden ones and the folders `without`."""
+    excluded = {os.path.realpath(path) for path in without}
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) not in excluded
+        ]
+        prefix = os.path.relpath(parent, folder).replace(os.sep, "/")
+        images = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")]
+        names += images if prefix == "." else [f"{prefix}/{name}" for name in images]
+    return sorted(names)
+
+
+def find_deeper(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return {name: its path relative to `folder`} of the images of `names` that lie further down, with or without extension.
+
+    Raises FlukeError for names that several files in different folders have.
+    """
+    by_file, by_stem = defaultdict(list), defaultdict(list)
+    for path in walk_images(folder):
+        file = path.rpartition("/")[2]
+        by_file[file].append(path)
+        by_stem[image_stem(file)].append(path)
+    found, ambiguous = {}, []
+    for name in names:
+        file = name.replace("\\", "/").rpartition("/")[2]
+        matches = by_file.get(file) or by_stem.get(file) or by_stem.get(image_stem(file), [])
+        if len(matches) > 1:
+            ambiguous.append(f"{name!r} ({', '.join(matches[:3])})")
+        elif matches:
+            found[name] = matches[0]
+    if ambiguous:
+        raise FlukeError(
+            f"{folder}: {len(ambiguous):,} image names are in several folders: {first_few(ambiguous)}; write the folder before each "
+            "name, or name the folder with data.image_dir or test_dir."
+        )
+    return found
+
+
+def find_by_pattern(folder: Path, pattern: str) -> dict[str, list[str]]:
+    """Return {name: its files below `folder`} for a pattern with {name} and *: "{name}-*.jpg"; "*" stands for no folder."""
+    before, _, after = pattern.partition("{name}")
+    expression = re.compile("(?:.*/)?" + _as_expression(before) + "(?P<name>[^/]+?)" + _as_expression(after))
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in walk_images(folder):
+        if match := expression.fullmatch(path):
+            files[match["name"]].append(path)
+    return files
+
+
+def _as_expression(pattern: str) -> str:
+    return "[^/]*".join(map(re.escape, pattern.split("*")))
 
 
 def image_stem(name: str) -> str:

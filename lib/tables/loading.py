@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
-from lib.tables.folders import find_images, list_images
+from lib.tables.folders import find_by_pattern, find_deeper, find_images, image_stem, list_images, walk_images
+from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, map_classes, select_rows
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
+from lib.tables.sample import find_id_column, read_sample
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, Target, label_target
 
@@ -22,12 +26,13 @@ from lib.tables.target import ONE_LABEL, Target, label_target
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     """Return the recipe's training images after its filters, with the groups and the user's own folds of `folds`.
 
-    Order of the filters: drop_images, missing files (on_unreadable), take, min_images, only_classes.
+    Order of the filters: train_where, class_map, drop_images, missing files (on_unreadable), take, min_images, only_classes.
     With `keep_others`, rows that only_classes leaves out stay, with labels outside of the class list (Table.in_classes).
     Raises FlukeError that names all rows with one kind of fault.
     """
     root = Path(data.root)
-    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_class_folders(root / data.train_dir, data)
+    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_train_dir(root / data.train_dir, data)
+    table, missing = map_classes(table, data.class_map, missing)
     table, missing = drop_images(table, missing, data.drop_images)
     table = drop_unreadable(table, missing, data.on_unreadable)
     refuse_repeats(table)
@@ -36,13 +41,28 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
         table.targets()  # what is no number is found before any image is read
     else:
         table = note_similar_labels(filter_by_class(table, data, keep_others))
+    return _with_folds(table, root, folds)
+
+
+def _with_folds(table: Table, root: Path, folds: Folds) -> Table:
+    """Return the table with the groups and folds that other tables, or the images' names, say."""
     if folds.group_csv is not None:
-        table = replace(table, groups=np.array(read_mapping(root / folds.group_csv, table.names)))
+        groups = read_mapping(root / folds.group_csv, table.names, folds.group_column, "folds.group_column")
+        table = replace(table, groups=np.array(groups))
+    if folds.group_pattern is not None:
+        found = from_pattern("folds.group_pattern", folds.group_pattern, table.names, "group")
+        if without := [name for name, group in zip(table.names, found) if group is None]:
+            raise FlukeError(
+                f"folds.group_pattern {folds.group_pattern!r}: finds nothing in {len(without):,} of {len(table):,} image names: "
+                f"{first_few(map(repr, without))}."
+            )
+        table = replace(table, groups=np.array(found))
     if folds.csv is not None:
-        assigned = read_mapping(root / folds.csv, table.names)
+        column = "fold" if "fold" in read_header(root / folds.csv) else None
+        assigned = read_mapping(root / folds.csv, table.names, column, "a column called fold")
         if invalid := sorted({fold for fold in assigned if not re.fullmatch("[0-9]{1,9}", fold)}):
-            found = first_few(map(repr, invalid))
-            raise FlukeError(f"{root / folds.csv}: some folds are not numbers from 0 on: {found}; number the folds 0, 1, 2, ...")
+            shown = first_few(map(repr, invalid))
+            raise FlukeError(f"{root / folds.csv}: some folds are not numbers from 0 on: {shown}; number the folds 0, 1, 2, ...")
         table = replace(table, folds=np.array(assigned, dtype=np.int64))
     return table
 
@@ -50,20 +70,51 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
 def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | None:
     """Return the recipe's test images: `test_csv`, else the sample submission's rows, else all of `test_dir`; None without any.
 
-    Labels are read from a `test_csv` that has them, but not from a sample submission, whose labels are placeholders.
-    Raises FlukeError.
+    With `test_where` they are those rows of `test_csv` or `train_csv`. Labels are read from a `test_csv` that has them, but not from
+    a sample submission, whose labels are placeholders. Raises FlukeError.
     """
     root = Path(data.root)
     folder = root / (data.test_dir or data.image_dir)
-    names_sample = data.test_csv is not None and _same_file(root / data.test_csv, root / (data.sample_submission or ""))
-    if data.test_csv is not None and not names_sample:
-        return _without_placeholders(load_images(root / data.test_csv, folder, data, classes, target))
+    source = data.test_csv or (data.train_csv if data.test_where else None)
+    names_sample = source is not None and _same_file(root / source, root / (data.sample_submission or ""))
+    if source is not None and not names_sample:
+        table = _without_placeholders(load_images(root / source, folder, data, classes, target, where=data.test_where))
+        return table if data.sample_submission is None else _with_ids(table, root / data.sample_submission, data)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
-        if header and data.image_column not in header:  # samples may call it "id" and have it first
-            data = replace(data, image_column=header[0])
-        return load_images(root / sample, folder, data, classes, target, with_labels=False)
+        if header:  # samples may call it "id"
+            data = replace(data, image_column=header[find_id_column(header, data.image_column)])
+        table = load_images(root / sample, folder, data, classes, target, with_labels=False)
+        return _with_ids(table, root / sample, data)
     return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
+
+
+def _with_ids(table: Table, sample: Path, data: Data) -> Table:
+    """Return the test table with the ids under which the sample submission knows its rows, where these are no image names.
+
+    They are in the column data.id_column, or in the first column of the table that holds all of the sample's ids. Rows that the
+    sample doesn't ask for are kept.
+    """
+    if table.ids is not None or table.source.is_dir() or _same_file(table.source, sample):
+        return table
+    lines = table.lines
+    assert lines is not None
+    header = read_header(table.source)
+    wanted = set(read_sample(sample, data.image_column).ids)
+    if data.id_column is None:
+        if wanted <= set(table.names) or {image_stem(name) for name in wanted} <= {image_stem(name) for name in table.names}:
+            return table
+        columns, at = read_columns(table.source, {column: column for column in dict.fromkeys(header) if header.count(column) == 1})
+        found = next((column for column, cells in columns.items() if wanted <= set(cells)), None)
+        if found is None:
+            return table  # the sample's check names the ids that have no image
+        note = f"the sample's ids are in the column {found!r} of {table.source} (data.id_column names another)"
+    else:
+        columns, at = read_columns(table.source, {data.id_column: data.id_column})
+        found, note = data.id_column, ""
+    of_line = dict(zip(at.tolist(), columns[found]))
+    ids = [of_line[line] for line in lines.tolist()]
+    return replace(table, ids=ids, notes=(*table.notes, note) if note else table.notes)
 
 
 def _same_file(path: Path, other: Path) -> bool:
@@ -78,11 +129,19 @@ def _without_placeholders(table: Table) -> Table:
     return replace(table, labels=None, notes=(*table.notes, note))
 
 
-def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], target: Target, with_labels: bool = True) -> Table:
-    """Return images to predict: those that the CSV or Parquet file `path` names, below `folder`, or all of the folder `path`.
+def load_images(
+    path: Path,
+    folder: Path,
+    data: Data,
+    classes: tuple[str, ...],
+    target: Target,
+    with_labels: bool = True,
+    where: Mapping[str, str | list[str]] | None = None,
+) -> Table:
+    """Return images to predict: those that the table `path` names, below `folder`, or all of the folder `path`.
 
-    Labels are read if `with_labels` and the file has a `data.label_column` in which any row is not blank.
-    Raises FlukeError, also for a missing image, because each row needs a prediction.
+    Only the rows that are as `where` says are taken. Labels are read if `with_labels` and the file has the recipe's columns of
+    labels, in which any row is not blank. Raises FlukeError, also for a missing image, because each row needs a prediction.
     """
     if path.is_dir():
         names, folders, others = list_images(path)
@@ -90,75 +149,205 @@ def load_images(path: Path, folder: Path, data: Data, classes: tuple[str, ...], 
             found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
             raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
         table, missing = _find_rows(path, path, names, data)
-        table = replace(table, notes=_ignored_entries(path, folders, others))
+        table = replace(table, notes=(*table.notes, *_ignored_entries(path, folders, others)))
     else:
-        wanted = {"data.image_column": data.image_column}
-        if with_labels and set(label_columns := _label_columns(data, target)) <= set(read_header(path)):
-            wanted |= {f"data.label_column {i}": column for i, column in enumerate(label_columns)}
-        columns, lines = read_columns(path, wanted)
-        table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines)
-        rows = list(zip(*(columns[name] for name in wanted if name != "data.image_column")))
-        if any(cell.strip() for row in rows for cell in row):
-            if target.numeric:
-                table = replace(table, labels=rows, target=target)
-            else:
-                table = _add_labels(table, [cell for (cell,) in rows], data.label_separator if target.several else None, data.task)
+        header, wanted = read_header(path), {"data.image_column": data.image_column}
+        labels = _label_fields(path, header, data) if with_labels and _has_labels(header, data) else {}
+        columns, lines, rows = _read_rows(path, wanted | labels, where or {}, "data.test_where")
+        table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines, rows)
+        if any(cell.strip() for field in labels for cell in columns[field]):
+            table, missing = _with_labels(table, missing, columns, labels, data, target.several)
+            table, missing = map_classes(table, {old: new for old, new in data.class_map.items() if old in table.counts()}, missing)
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
 
 
+def _read_rows(
+    source: Path, fields: dict[str, str], where: Mapping[str, str | list[str]], field: str
+) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:
+    """Return the columns of `read_columns`, the line and the position of each row that is as `where` says."""
+    columns, lines = read_columns(source, fields | {f"{field} {column}": column for column in where})
+    if not where:
+        return columns, lines, np.arange(len(lines), dtype=np.int64)
+    rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
+    return {name: [cells[i] for i in rows] for name, cells in columns.items()}, lines[rows], rows
+
+
+def _has_labels(header: list[str], data: Data) -> bool:
+    """Return whether a table to predict has the columns of the recipe's labels."""
+    if data.task == "number":
+        return set(number_columns(data)) <= set(header)
+    if data.label_columns:
+        return any(fnmatchcase(column, pattern) for column in header for pattern in data.label_columns)
+    return data.label_pattern is None and data.label_column in header
+
+
+def _label_fields(source: Path, header: list[str], data: Data) -> dict[str, str]:
+    """Return the columns that hold labels, by the field of the recipe that names each. Raises FlukeError."""
+    if data.task == "number":
+        return {f"{_number_field(data)} {name}": name for name in number_columns(data)}
+    if data.label_columns:
+        return {f"data.label_columns {name}": name for name in expand_columns(source, header, data.label_columns)}
+    return {} if data.label_pattern is not None else {"data.label_column": data.label_column}
+
+
+def _with_labels(
+    table: Table, missing: dict[int, str], columns: dict[str, list[str]], fields: dict[str, str], data: Data, several: bool
+) -> tuple[Table, dict[int, str]]:
+    """Return the table with the labels of its columns or names, and `missing` for its positions."""
+    separator, lines = data.label_separator if several else None, table.lines
+    assert lines is not None
+    if data.task == "number":
+        for field, name in fields.items():
+            refuse_blanks(table.source, name, columns[field], lines)
+        labels = list(zip(*(columns[field] for field in fields)))
+        return replace(table, labels=labels, target=label_target(None, data.task)), missing
+    if data.label_columns:
+        rows = from_one_hot(table.source, list(fields.values()), [columns[field] for field in fields], several, lines)
+        table = replace(table, labels=rows, target=label_target(separator, data.task))
+    elif data.label_pattern is not None:
+        return _labels_by_pattern(table, missing, data)
+    else:
+        table = _add_labels(table, columns["data.label_column"], separator, data.task)
+    return join_rows_of_an_image(table, missing) if several else (table, missing)
+
+
+def _labels_by_pattern(table: Table, missing: dict[int, str], data: Data) -> tuple[Table, dict[int, str]]:
+    """Return the images in whose name data.label_pattern finds a label, and `missing` for their positions. Raises FlukeError."""
+    found = from_pattern("data.label_pattern", data.label_pattern or "", table.names, "label")
+    kept = np.flatnonzero([label is not None for label in found])
+    if not len(kept):
+        raise FlukeError(
+            f"data.label_pattern {data.label_pattern!r}: finds no label in any of {len(table):,} image names, such as "
+            f"{first_few(map(repr, table.names), 3)}."
+        )
+    notes = table.notes
+    if len(kept) < len(table):
+        others = [name for name, label in zip(table.names, found) if label is None]
+        notes += (f"data.label_pattern: {len(others):,} images without a label left out ({first_few(others, 3)})",)
+    labelled = replace(table, labels=[(label or "",) for label in found], target=label_target(None, data.task), notes=notes)
+    return labelled.take(kept), {new: missing[old] for new, old in enumerate(kept.tolist()) if old in missing}
+
+
 def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
     """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
     source = Path(data.root) / (data.train_csv or "")
-    wanted = {"data.image_column": data.image_column}
-    if data.task == "number":
-        wanted |= {f"{_number_field(data)} {name}": name for name in number_columns(data)}
-    else:
-        wanted["data.label_column"] = data.label_column
-    if folds.group_column is not None:
-        wanted["folds.group_column"] = folds.group_column
-    columns, lines = read_columns(source, wanted)
-    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines)
-    if data.task == "number":
-        cells = [columns[f"{_number_field(data)} {name}"] for name in number_columns(data)]
-        for name, column in zip(number_columns(data), cells):
-            refuse_blanks(source, name, column, lines)
-        table = replace(table, labels=list(zip(*cells)), target=label_target(None, data.task))
-    else:
-        table = _add_labels(table, columns["data.label_column"], data.label_separator, data.task)
-    if folds.group_column is not None:
-        refuse_blanks(source, folds.group_column, columns["folds.group_column"], lines)
+    labels = _label_fields(source, read_header(source), data)
+    wanted = {"data.image_column": data.image_column} | labels
+    by_column = folds.group_column is not None and folds.group_csv is None
+    if by_column:
+        wanted["folds.group_column"] = folds.group_column or ""
+    columns, lines, rows = _read_rows(source, wanted, data.train_where, "data.train_where")
+    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines, rows)
+    if by_column:
+        refuse_blanks(source, folds.group_column or "", columns["folds.group_column"], lines)
+        columns |= {"data.image_column": columns["data.image_column"]}
+    if data.image_pattern is not None:  # a row may have several images
+        position = {line: i for i, line in enumerate(lines.tolist())}
+        of_image = [position[line] for line in (table.lines if table.lines is not None else lines).tolist()]
+        columns = {field: [cells[i] for i in of_image] for field, cells in columns.items()}
+        table = replace(table, groups=np.array(columns["data.image_column"]))
+    if by_column:
         table = replace(table, groups=np.array(columns["folds.group_column"]))
-    return table, missing
+    return _with_labels(table, missing, columns, labels, data, data.label_separator is not None)
 
 
-def _read_class_folders(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
-    """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images."""
+def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
+    """Return the labelled images of a folder, and {position: reason} of missing ones."""
+    test = Path(data.root) / data.test_dir if data.test_dir is not None else None
+    if data.label_pattern is None:
+        return _read_class_folders(folder, data, test)
+    names = walk_images(folder, [test] if test is not None else [])
+    if not names:
+        raise FlukeError(f"{folder}: holds no images (data.train_dir).")
+    table, missing = _find_rows(folder, folder, names, data)
+    return _labels_by_pattern(table, missing, data)
+
+
+def _read_class_folders(folder: Path, data: Data, test: Path | None) -> tuple[Table, dict[int, str]]:
+    """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images.
+
+    Images in folders within a class folder are of that class. The folder of the test images is no class.
+    """
     loose, classes, others = list_images(folder)
     names, empty, notes = [], [], _ignored_entries(folder, [], loose + others)
     for label in classes:
-        images, folders, others = list_images(safe_join(folder, label, [Path(root) for root in data.trusted_roots]))
-        names += [f"{label}/{image}" for image in images]
-        notes += _ignored_entries(folder / label, folders, others)
-        if not images:
+        inside = safe_join(folder, label, [Path(root) for root in data.trusted_roots])
+        if test is not None and (_same_file(inside, test) or os.path.realpath(test).startswith(os.path.realpath(inside) + os.sep)):
+            notes += (f"{inside}: is no class, because data.test_dir is there",)
+            continue
+        if label in data.class_map and data.class_map[label] is None:
+            notes += (f"{inside}: left out by data.class_map",)
+            continue
+        images, folders, others = list_images(inside)
+        deeper = [name for name in walk_images(inside) if "/" in name] if folders else []
+        names += [f"{label}/{image}" for image in images + deeper]
+        notes += _ignored_entries(inside, [], others)
+        if deeper:
+            notes += (f"{inside}: {len(deeper):,} images in its sub-folders count as {label!r} ({first_few(folders, 3)})",)
+        if not images and not deeper:
             empty.append(f"{label!r}" + (f" (only folders: {first_few(folders, 3)})" if folders else ""))
-    if empty or not classes:
+    if empty or not names:
         found = f"without images: {first_few(empty)}" if empty else "no folders at all"
         raise FlukeError(f"{folder}: is not a folder of class folders ({found}); put each class's images in a folder of its name.")
     table, missing = _find_rows(folder, folder, names, data)
-    return replace(_add_labels(table, [name.split("/")[0] for name in names], None, data.task), notes=notes), missing
+    labels = [name.split("/")[0] for name in names]
+    return replace(_add_labels(table, labels, None, data.task), notes=(*table.notes, *notes)), missing
 
 
 def _find_rows(
-    source: Path, folder: Path, names: list[str], data: Data, lines: np.ndarray | None = None
+    source: Path, folder: Path, names: list[str], data: Data, lines: np.ndarray | None = None, rows: np.ndarray | None = None
 ) -> tuple[Table, dict[int, str]]:
-    """Return a table, without labels and classes, of the images `names` below `folder`, and {position: reason} of missing ones."""
+    """Return a table, without labels and classes, of the images `names` below `folder`, and {position: reason} of missing ones.
+
+    Images that aren't where their name says are looked for further down. With data.image_pattern a name stands for all files that
+    match it: these become rows, whose id is the name.
+    """
     if lines is not None:
         refuse_blanks(source, "image name", names, lines)
-    paths, missing = find_images(folder, names, [Path(root) for root in data.trusted_roots])
-    rows = np.arange(len(names), dtype=np.int64)
-    return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines), missing
+    rows = np.arange(len(names), dtype=np.int64) if rows is None else rows
+    if data.image_pattern is not None and lines is not None:
+        return _find_files_of_rows(source, folder, names, data.image_pattern, lines)
+    trusted = [Path(root) for root in data.trusted_roots]
+    paths, missing = find_images(folder, names, trusted)
+    notes: tuple[str, ...] = ()
+    if missing and lines is not None:
+        deeper = find_deeper(folder, [names[i] for i in missing])
+        for i in [i for i in missing if names[i] in deeper]:
+            paths[i] = safe_join(folder, deeper[names[i]], trusted)
+            del missing[i]
+        if deeper:
+            example = next(iter(deeper.values()))
+            notes = (f"{len(deeper):,} images found by their names in folders below {folder}, such as {example}",)
+    return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines, notes=notes), missing
+
+
+def _find_files_of_rows(
+    source: Path, folder: Path, names: list[str], pattern: str, lines: np.ndarray
+) -> tuple[Table, dict[int, str]]:
+    """Return a table with a row for each file that matches data.image_pattern with one of `names`; the files are its names."""
+    of_name = find_by_pattern(folder, pattern)
+    if without := [name for name in names if name not in of_name]:
+        raise FlukeError(
+            f"{source}: {len(without):,} of {len(names):,} rows have no image: {first_few(map(repr, without))} (data.image_pattern "
+            f"{pattern!r} below {folder}); drop these rows, or change the pattern."
+        )
+    files = [(file, name, line) for name, line in zip(names, lines.tolist()) for file in of_name[name]]
+    note = f"data.image_pattern: {len(names):,} rows have {len(files):,} images"
+    return Table(
+        np.arange(len(files), dtype=np.int64),
+        [file for file, _, _ in files],
+        [folder / file for file, _, _ in files],
+        None,
+        (),
+        None,
+        ONE_LABEL,
+        source=source,
+        lines=np.array([line for _, _, line in files]),
+        notes=(note,),
+        ids=[name for _, name, _ in files],
+    ), {}
 
 
 def number_columns(data: Data) -> tuple[str, ...]:
@@ -168,10 +357,6 @@ def number_columns(data: Data) -> tuple[str, ...]:
 
 def _number_field(data: Data) -> str:
     return "data.number_columns" if data.number_columns else "data.label_column"
-
-
-def _label_columns(data: Data, target: Target) -> tuple[str, ...]:
-    return number_columns(data) if target.numeric else (data.label_column,)
 
 
 def _add_labels(table: Table, cells: list[str], separator: str | None, task: str = "label") -> Table:

@@ -162,22 +162,35 @@ def read_columns(path: Path, fields: dict[str, str]) -> tuple[dict[str, list[str
     return columns, np.array(lines, dtype=np.int64)
 
 
-def read_mapping(path: Path, names: Sequence[str]) -> list[str]:
-    """Return the value (a group, a fold) that a table of two columns, image name and value, has for each of `names`.
+def read_mapping(path: Path, names: Sequence[str], value_column: str | None, field: str) -> list[str]:
+    """Return the value (a group, a fold) that a table of image names and values has for each of `names`.
 
-    Names match exactly, else without folder and extension if that is unique in the table and in `names`. Other rows are ignored.
-    Raises FlukeError for repeated or missing names and for blank values.
+    The values are in `value_column`; None: in the other one of two columns. The image names are in the column that holds most of
+    `names`. Names match exactly, else without folder and extension if that is unique in the table and in `names`. Other rows are
+    ignored. Raises FlukeError, which tells to name the column by `field`, for repeated or missing names and for blank values.
     """
     header = read_header(path)
     if len(header) < 2:
-        raise FlukeError(f"{path}: needs two columns (found: {header}); put image names in the first and values in the second.")
-    columns, lines = read_columns(path, {"image": header[0], "value": header[1]})
-    refuse_blanks(path, header[1], columns["value"], lines)
-    if repeated := [name for name, count in Counter(columns["image"]).items() if count > 1]:
+        raise FlukeError(f"{path}: needs two columns (found: {header}); put image names in one and values in the other.")
+    if value_column is None and len(header) > 2:
+        raise FlukeError(f"{path}: has {len(header)} columns ({first_few(header)}); name the one to take with {field}.")
+    wanted = {f"column {column}": column for column in header if column != value_column}
+    columns, lines = read_columns(path, wanted | ({field: value_column} if value_column is not None else {}))
+    stems = {image_stem(name) for name in names}
+    found = {column: len(stems & set(map(image_stem, columns[key]))) for key, column in wanted.items()}
+    image_column = max(found, key=lambda column: found[column])
+    images = columns[f"column {image_column}"]
+    if value_column is None:
+        (value_column,) = set(header) - {image_column}
+        cells = columns[f"column {value_column}"]
+    else:
+        cells = columns[field]
+    refuse_blanks(path, value_column, cells, lines)
+    if repeated := [name for name, count in Counter(images).items() if count > 1]:
         raise FlukeError(
             f"{path}: {len(repeated):,} images come more than once: {first_few(map(repr, repeated))}; keep one row per image."
         )
-    values = dict(zip(columns["image"], columns["value"]))
+    values = dict(zip(images, cells))
     values_by_stem = defaultdict(list)
     for name, value in values.items():
         values_by_stem[image_stem(name)].append(value)
@@ -187,8 +200,8 @@ def read_mapping(path: Path, names: Sequence[str]) -> list[str]:
         if name not in values and stem_counts[stem] == len(values_by_stem.get(stem, ())) == 1:
             values[name] = values_by_stem[stem][0]
     if missing := [name for name in names if name not in values]:
-        found = f"{len(missing):,} of {len(names):,} images: {first_few(map(repr, missing))}"
-        raise FlukeError(f"{path}: has no row for {found}; add one row per image.")
+        shown = f"{len(missing):,} of {len(names):,} images: {first_few(map(repr, missing))}"
+        raise FlukeError(f"{path}: has no row for {shown}; add one row per image.")
     return [values[name] for name in names]
 
 

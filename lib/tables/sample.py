@@ -38,10 +38,23 @@ class Sample:
     encoding: str
     """utf-8, or utf-8-sig when the file begins with a byte order mark."""
 
+    index: list[str] | None = None
+    """Cells of a first column without a name, which are copied; None without one."""
+
     @property
     def prediction_columns(self) -> list[str]:
-        """The columns to fill in: all but the image names'."""
-        return [column for i, column in enumerate(self.columns) if i != self.id_column]
+        """The columns to fill in: all but the image names' and the index."""
+        return [column for i, column in enumerate(self.columns) if i != self.id_column and (i or self.index is None)]
+
+    def row(self, i: int, cells: list[str]) -> list[str]:
+        """Return row i of the file, with the `cells` of the prediction columns."""
+        index = [] if self.index is None else [self.index[i]]
+        at = self.id_column - len(index)
+        return [*index, *cells[:at], self.ids[i], *cells[at:]]
+
+    def cells_of(self, row: list[str]) -> list[str]:
+        """Return the cells of the prediction columns of a row of the file."""
+        return [cell for i, cell in enumerate(row) if i != self.id_column and (i or self.index is None)]
 
 
 def load_sample(recipe: Recipe) -> Sample | None:
@@ -53,8 +66,9 @@ def load_sample(recipe: Recipe) -> Sample | None:
 
 
 def read_sample(path: Path, image_column: str | None = None) -> Sample:
-    """Read a sample submission. The image names are column `image_column` if it has one, else the first column.
+    """Read a sample submission. The image names are in column `image_column`, else in the first column.
 
+    A first column without a name, or called "Unnamed: 0", is an index that pandas wrote: it is copied.
     Raises FlukeError: no such file, not UTF-8, fewer than two columns, no rows, rows with another number of fields, repeated
     columns or image names, blank image names.
     """
@@ -74,24 +88,42 @@ def read_sample(path: Path, image_column: str | None = None) -> Sample:
         raise FlukeError(f"{path}: has several columns {first_few(repeated)}; a sample submission names each column once.")
     if not body:
         raise FlukeError(f"{path}: has a header but no rows; a sample submission lists the images to predict.")
-    at = columns.index(image_column) if image_column in columns else 0
+    at = find_id_column(columns, image_column)
     ids = [row[at] for _, row in body]
     if blank := [line for (line, _), name in zip(body, ids) if not name.strip()]:
         raise FlukeError(f"{path}: {len(blank):,} rows have a blank {columns[at]}: line {first_few(blank)}; fill it in.")
     if repeated := [repr(name) for name, count in Counter(ids).items() if count > 1]:
         raise FlukeError(f"{path}: {len(repeated):,} images come more than once: {first_few(repeated)}; keep one row per image.")
+    index = [row[0] for _, row in body] if at and _is_index(columns) else None
+    others = [i for i in range(len(columns)) if i != at and (i or index is None)]
     header = text[: text.find("\n") + 1]
     return Sample(
         path,
         columns,
         at,
         ids,
-        cells=[row[1 - at] for _, row in body] if len(columns) == 2 else [],
+        cells=[row[others[0]] for _, row in body] if len(others) == 1 else [],
         delimiter=delimiter,
         newline="\r\n" if header.endswith("\r\n") else "\n",
         quote_all=header.startswith('"') and f'"{delimiter}"' in header,
         encoding="utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8",
+        index=index,
     )
+
+
+def find_id_column(columns: Sequence[str], image_column: str | None = None) -> int:
+    """Return the position of the image names among a sample's columns: `image_column`, in any case, else the first one."""
+    if image_column in columns:
+        return columns.index(image_column)
+    folded = [column.casefold() for column in columns]
+    if image_column is not None and folded.count(image_column.casefold()) == 1:
+        return folded.index(image_column.casefold())
+    return 1 if _is_index(columns) else 0
+
+
+def _is_index(columns: Sequence[str]) -> bool:
+    """Return whether the first column is an index that pandas wrote."""
+    return len(columns) > 2 and columns[0] in ("", "Unnamed: 0")
 
 
 def match_images(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:

@@ -44,6 +44,8 @@ class Table:
     """The file or folder that the table was read from, for messages."""
     lines: np.ndarray | None = None
     """(n,) int64: line of each row in a CSV file, its number from 1 in a Parquet file; None for a folder."""
+    ids: list[str] | None = None
+    """What the sample submission calls each row where that isn't the image's name; rows of one id are answered together."""
     notes: tuple[str, ...] = ()
     """One sentence per filter that left something out."""
 
@@ -66,6 +68,7 @@ class Table:
             groups=select(self.groups),
             folds=select(self.folds),
             lines=select(self.lines),
+            ids=None if self.ids is None else [self.ids[i] for i in kept],
         )
 
     def join(self, other: Table) -> Table:
@@ -80,6 +83,7 @@ class Table:
             groups=np.concatenate([self.groups, other.groups]) if both else None,
             folds=None,
             lines=None,
+            ids=None,
         )
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:
