@@ -39,7 +39,9 @@ METRICS: dict[str, MetricTraits] = {
     "topK_accuracy": MetricTraits(CLASSES, "share of rows with the right class among the K best", "ranking"),
     "map@K": MetricTraits(CLASSES, "mean of 1 / rank of the right class, 0 below rank K", "ranking"),
     "macro_f1": MetricTraits(
-        (*CLASSES, SEVERAL), "mean over classes of F1 = 2 TP / (2 TP + FP + FN), without those neither true nor predicted", "label"
+        (*CLASSES, SEVERAL),
+        "mean over classes (labels from probability 0.5 on) of 2 TP / (2 TP + FP + FN), without those neither true nor predicted",
+        "label",
     ),
     "micro_f1": MetricTraits((SEVERAL,), "F1 of all labels together, each from probability 0.5 on", "labels"),
     "samples_f1": MetricTraits(

@@ -61,8 +61,8 @@ class Data:
     """Folders outside `image_dir` into which links may lead: a Hugging Face, DVC or git-annex cache."""
     test_csv: str | None = None
     """Table of test images, or the sample submission; null: the sample submission, else every image of `test_dir`."""
-    test_dir: str | None = None
-    """Folder of the test images where it is not `image_dir`."""
+    test_dir: str | list[str] | None = None
+    """Folder of the test images where it is not `image_dir`, or several folders among which they lie."""
     sample_submission: str | None = None
     """The contest's sample submission, whose columns, rows and order the submission has; null: no submission is written."""
     image_column: str = "image"
@@ -361,11 +361,12 @@ class Predict:
     tta: list[Literal["hflip", "vflip", "hvflip", "mirror"]] = field(default_factory=list)
     """Flips whose outputs are averaged with those of the image as it is. mirror, for `data.mirror_identities`: the embedding of the
     mirrored image is appended instead, so that a similarity is the mean of two."""
-    submission: Literal["auto", "label", "topk", "labels", "scores", "confidence"] = "auto"
+    submission: Literal["auto", "label", "topk", "labels", "scores", "confidence", "numbers"] = "auto"
     """What the sample's columns hold. label: one label; topk: `topk` labels, best first; labels: every label over its threshold;
     scores: a column of probabilities per class (of two classes one column, that of the second); confidence: one label and its
-    probability. auto: what `train.metric` wants, if that is not auto and the columns allow it; else scores when the columns are the
-    classes, labels with several labels per image, topk when the sample's cells are lists, else label."""
+    probability; numbers: the predicted numbers. auto: what `train.metric` wants, if that is not auto and the columns allow it;
+    else scores when the columns are the classes, labels with several labels per image, topk when the sample's cells are lists,
+    else label."""
     pool: Literal["mean", "max", "noisy_or"] = "mean"
     """Several images of one row of the sample (a product, a patient): the mean of their probabilities, the largest, or the
     probability that any of them shows it, 1 - product of (1 - p), for several labels or two classes."""

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lib.errors import FlukeError, one_line
+from lib.images.arrays import ARRAY_SUFFIXES, open_array
 from lib.tables.folders import IMAGE_FORMATS
 
 MAX_PIXELS = 100_000_000
@@ -38,6 +39,8 @@ def open_image(path: Path) -> Image.Image:
     """Open an image file, read its header and check its size; pixels are not decoded yet. Raises FlukeError."""
     if not os.path.isfile(path):  # a named pipe would block for ever
         raise FlukeError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}.")
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return open_array(path)
     try:
         source = Image.open(path, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own limit, of about twice MAX_PIXELS

@@ -160,7 +160,7 @@ def brier(logits: Array, targets: Array, weights: Array) -> Array:
     if targets.ndim == 2:
         return weighted_mean(((expit(logits.astype(np.float64)) - targets) ** 2).mean(axis=1), weights)
     p = softmax(logits.astype(np.float64), axis=1)
-    distance = ((p - (np.arange(p.shape[1]) == targets[:, None])) ** 2).sum(axis=1)
+    distance = np.maximum(np.einsum("nc,nc->n", p, p) - 2 * p[np.arange(len(p)), targets] + 1, 0)
     return weighted_mean(distance / 2 if p.shape[1] == 2 else distance, weights)
 
 

@@ -221,8 +221,7 @@ def make_classification_loss(
         scale = [torch.from_numpy(each.astype(np.float32)) for each in (numbers.mean(0), std)]
         return NumberLoss(o.name, scale[0], scale[1], target is ORDINAL)
     if o.name not in fitting:
-        takes = ", ".join(name for name, traits in LOSSES.items() if target.name in traits.targets)
-        raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {takes}.")
+        raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")
     n = len(classes)
     weight = class_weights(targets, n, o.class_weight_power) if o.class_weights == "balanced" else np.ones(n, np.float32)
     shares = np.maximum(target.counts(targets, n), 1) / len(targets)

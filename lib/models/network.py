@@ -20,7 +20,7 @@ from lib.config.validation import make_section
 from lib.errors import FlukeError, one_line
 from lib.models.backbone import make_backbone
 from lib.models.heads import make_last_layer
-from lib.tables.target import Target, stored_target
+from lib.tables.target import Target, describe_target, stored_target
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values, which `from_dict` reads."""
-        stored = {"multi": self.target.several, "target": self.target.name, "kind": self.kind, "size": self.size, "fit": self.fit}
-        return {"model": asdict(self.model), "classes": list(self.classes), **stored, "head": self.head}
+        stored = {**describe_target(self.target), "kind": self.kind, "size": self.size, "fit": self.fit}
+        stored |= {} if self.head == "linear" else {"head": self.head}
+        return {"model": asdict(self.model), "classes": list(self.classes), **stored}
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> NetworkSpec:

@@ -67,7 +67,7 @@ def combine_runs(arguments: EnsembleArguments) -> dict[str, Any]:
         arguments = replace(arguments, options=fitted)
     ensemble = combine_scores(arguments, metric, oof, test)
     print(describe_combination(ensemble.result))
-    write_ensemble(folder, ensemble, recipe, sample)
+    write_ensemble(folder, ensemble, recipe, sample, arguments.metric)
     return ensemble.result
 
 
@@ -157,7 +157,10 @@ def prepare_out_of_fold(runs: Sequence[str], metric: str, oof: Sequence[Scores])
     groups = None if oof[lead].groups is None else np.array(oof[lead].groups)
     table = RunFolder(runs[lead]).folds
     if table.exists():
-        folds, origin = np.unique(read_mapping(table, oof[lead].names), return_inverse=True)[1], str(table)
+        folds, origin = (
+            np.unique(read_mapping(table, oof[lead].names, "fold", "a column called fold"), return_inverse=True)[1],
+            str(table),
+        )
     else:
         folds = inner_folds(oof[0].target.strata(targets), groups=groups)
         origin = "5, random" if groups is None else "5, random, of whole groups"
@@ -168,14 +171,16 @@ def _shared_groups(oof: Sequence[Scores]) -> list[str] | None:
     return next((scores.groups for scores in oof if scores.groups is not None), None)
 
 
-def write_ensemble(folder: RunFolder, ensemble: Ensemble, recipe: Recipe | None, sample: Sample | None) -> None:
-    """Write what the ensemble has: submission, scores, recipe, and the result last."""
+def write_ensemble(
+    folder: RunFolder, ensemble: Ensemble, recipe: Recipe | None, sample: Sample | None, metric: str | None = None
+) -> None:
+    """Write what the ensemble has: submission (for `metric`, by default the recipe's), scores, recipe, and the result last."""
     result, runs = ensemble.result, ensemble.result["runs"]
     source = {"run": folder.name, "model": f"{result['method']} of {len(runs)}", "metric": result["metric"], "runs": runs}
     if ensemble.test is not None:
         test = replace(ensemble.test, source=source)
         if recipe is not None and sample is not None:
-            submit(recipe.predict, folder.submission, sample, test, ensemble.thresholds, metric=recipe.train.metric)
+            submit(recipe.predict, folder.submission, sample, test, ensemble.thresholds, metric=metric or recipe.train.metric)
         save_scores(folder.scores_test, test)
     if ensemble.oof is not None:
         save_scores(folder.oof, replace(ensemble.oof, source=source))

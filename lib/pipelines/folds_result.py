@@ -200,7 +200,7 @@ def predict_test(
     except Interrupted:
         raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
     source = {"run": folder.name, "model": recipe.model.name, "metric": metric, "folds": recipe.folds.n}
-    of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source)
+    of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source, ids=test.ids)
 
     def write() -> None:
         save_scores(folder.scores_test, of_test)

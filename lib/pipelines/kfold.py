@@ -35,6 +35,7 @@ from lib.tables.target import Target, recipe_target
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import broadcast_from_main
 from lib.training.run import Run
+from lib.training.tasks import check_task
 
 
 def cross_validate(
@@ -47,6 +48,7 @@ def cross_validate(
     when a signal came and the state is saved.
     """
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
+    check_task(recipe, target)
     with open_run(arguments, recipe, kfold=True) as (run, recipe):
         if broadcast_from_main(run.accelerator, run.folder.cv.exists):
             run.log(f"{run.folder}: finished already")
@@ -80,8 +82,9 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
         run.log(f"embeddings of different folds are not comparable: only their metrics are combined, in {run.folder.cv.name}")
     elif recipe.data.only_classes:
         run.log("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
-    elif test is not None and (sample := load_sample(recipe)) is not None:  # its faults are found now, not after the training
-        run.log(check_sample(sample, recipe.predict, test.names, train.classes, train.target, recipe.train.metric))
+    elif test is not None and (sample := load_sample(recipe, test.answers, train.classes)) is not None:
+        # Its faults are found now, not after the training.
+        run.log(check_sample(sample, recipe.predict, test.answers, train.classes, train.target, recipe.train.metric))
     _check_folds(train, of_row)
     return FoldTables(train, of_row, test, sample)
 

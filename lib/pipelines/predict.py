@@ -76,7 +76,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     outputs = predict_average(files, recipe, table, accelerator)
     classes = () if spec.target.outputs == "embeddings" else spec.classes
     source = {"run": arguments.run, "model": spec.model.name, "networks": len(files), "table": str(table.source)}
-    scores = Scores(table.rows, table.names, classes, outputs, table.labels, spec.target, source)
+    scores = Scores(table.rows, table.names, classes, outputs, table.labels, spec.target, source, ids=table.ids)
 
     def write() -> dict[str, Any]:
         if sample is not None:
@@ -160,7 +160,7 @@ def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: Network
             raise FlukeError(f"--run {arguments.run}: its recipe has no test images; name a table or a folder with --table.")
     else:
         path = Path(arguments.table)
-        folder = path.parent if recipe is None else Path(data.root) / (data.test_dir or data.image_dir)
+        folder = path.parent if recipe is None else loading.test_folders(data)[0]
         has_labels = arguments.sample is None or os.path.realpath(path) != os.path.realpath(arguments.sample)
         table = loading.load_images(path, Path(arguments.image_dir or folder), data, spec.classes, spec.target, has_labels)
     return table, replace(recipe or Recipe(), data=data)
@@ -172,23 +172,23 @@ def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, 
     if arguments.sample:
         sample = read_sample(Path(arguments.sample), recipe.data.image_column)
     elif spec.target.outputs == "logits":
-        sample = _recipe_sample(arguments, recipe)
+        sample = _recipe_sample(arguments, recipe, table, spec)
     if sample is not None and not arguments.sample and arguments.table is not None:
         if not set(map(without_extension, sample.ids)) <= set(map(without_extension, table.names)):
             if is_main_process():
                 print(f"no submission: {sample.path} lists images that {arguments.table} doesn't; --sample names another one")
             sample = None
     if sample is not None:  # its faults are found now, not after the prediction
-        line = check_sample(sample, recipe.predict, table.names, spec.classes, spec.target, recipe.train.metric)
+        line = check_sample(sample, recipe.predict, table.answers, spec.classes, spec.target, recipe.train.metric)
         if is_main_process():
             print(line)
     return sample
 
 
-def _recipe_sample(arguments: PredictArguments, recipe: Recipe) -> Sample | None:
+def _recipe_sample(arguments: PredictArguments, recipe: Recipe, table: Table, spec: NetworkSpec) -> Sample | None:
     """Return the recipe's sample submission; None where other images are predicted and it can't be read any more."""
     try:
-        return load_sample(recipe)
+        return load_sample(recipe, table.answers, spec.classes)
     except FlukeError as error:
         if arguments.table is None:
             raise

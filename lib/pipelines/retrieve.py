@@ -62,7 +62,7 @@ def load_queries(session: RetrievalSession, path: Path | None, image_dir: Path |
     """Return the images of `path`, or the recipe's test images. Raises FlukeError where there are none."""
     d = session.recipe.data
     if path is not None:
-        return loading.load_images(path, image_dir or Path(d.root) / (d.test_dir or d.image_dir), d, classes, ONE_LABEL)
+        return loading.load_images(path, image_dir or loading.test_folders(d)[0], d, classes, ONE_LABEL)
     found = loading.load_test(d, classes, ONE_LABEL)
     if found is None:
         raise FlukeError(
@@ -193,7 +193,7 @@ def _write_submission(session: RetrievalSession, result: RetrievalResult) -> Non
     if sample is None:
         return
     classes = [*result.gallery.identities.tolist(), *([new_label] if new_label is not None else [])]
-    submit_ranking(p, session.folder.submission, sample, result.queries.names, result.names, classes)
+    submit_ranking(p, session.folder.submission, sample, result.queries.ids or result.queries.names, result.names, classes)
 
 
 def _untried_options(session: RetrievalSession) -> Sequence[str]:

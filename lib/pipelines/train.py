@@ -44,7 +44,7 @@ from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict
 from lib.training.loop import Datasets, Outcome, Trainer, fit
 from lib.training.run import Run
-from lib.training.tasks import Task, make_task
+from lib.training.tasks import Task, check_task, make_task
 
 
 def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> d
     Raises FlukeError; Interrupted when a signal came and the state is saved.
     """
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
+    check_task(recipe, target)
     with open_run(arguments, recipe) as (run, resolved):
         return train_run(resolved, run, target)
 
@@ -95,9 +96,9 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
         return None
     if test is not None and test.labels is not None:
         test.targets()
-    sample = load_sample(recipe) if fold is None else None
+    sample = load_sample(recipe, [] if test is None else test.answers, task.classes) if fold is None else None
     if sample is not None and test is not None:
-        run.log(check_sample(sample, recipe.predict, test.names, task.classes, task.target, recipe.train.metric))
+        run.log(check_sample(sample, recipe.predict, test.answers, task.classes, task.target, recipe.train.metric))
     return sample
 
 
@@ -210,7 +211,7 @@ def predict_splits(recipe: Recipe, run: Run, task: Task, network: Network, table
 
     def scores_of(table: Table, outputs: np.ndarray) -> Scores:
         classes = () if task.target.outputs == "embeddings" else table.classes
-        return Scores(table.rows, table.names, classes, outputs, table.labels, task.target, source, group_list(table))
+        return Scores(table.rows, table.names, classes, outputs, table.labels, task.target, source, group_list(table), table.ids)
 
     val_outputs = outcome.val_outputs
     if val_outputs is None:  # validated by another process, before an interruption

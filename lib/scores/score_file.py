@@ -18,7 +18,7 @@ import numpy as np
 
 from lib.errors import FlukeError, first_few, one_line
 from lib.files import atomic_write
-from lib.tables.target import ONE_LABEL, Target, stored_target
+from lib.tables.target import ONE_LABEL, Target, describe_target, stored_target
 
 FORMAT = "fluke scores 1"
 
@@ -43,6 +43,8 @@ class Scores:
     """Origin, plain JSON: run, model, fold, metric, git, ..."""
     groups: list[str] | None = None
     """n groups (sightings, patients) whose images belong together when rows are resampled or split; None: each row alone."""
+    ids: list[str] | None = None
+    """n names by which the sample submission knows the rows, several images to one where they share an answer; None: `names`."""
 
 
 def save_scores(path: Path, scores: Scores) -> None:
@@ -51,14 +53,13 @@ def save_scores(path: Path, scores: Scores) -> None:
     meta = {
         "format": FORMAT,
         "kind": scores.target.outputs,
-        "multi": scores.target.several,
-        "target": scores.target.name,
+        **describe_target(scores.target),
         "names": list(scores.names),
         "classes": list(scores.classes),
         "labels": scores.labels,
         "groups": scores.groups,
         "source": scores.source,
-    }
+    } | ({} if scores.ids is None else {"ids": scores.ids})
     arrays = {
         "meta": np.frombuffer(json.dumps(meta).encode("ascii"), dtype=np.uint8),
         "rows": np.ascontiguousarray(scores.rows),
@@ -90,6 +91,7 @@ def load_scores(path: Path) -> Scores:
             *meta["names"],
             *meta["classes"],
             *(meta.get("groups") or ()),
+            *(meta.get("ids") or ()),
             *(label for row in meta["labels"] or () for label in row),
         ]
         if not all(isinstance(text, str) for text in texts) or not isinstance(meta["source"], dict):
@@ -105,6 +107,7 @@ def load_scores(path: Path) -> Scores:
             stored_target(kind, bool(meta["multi"]), meta.get("target")),
             meta["source"],
             groups,
+            None if meta.get("ids") is None else list(meta["ids"]),
         )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise FlukeError(f"{path}: {error.strerror}.") from None
@@ -136,6 +139,8 @@ def _validate(scores: Scores, path: Path) -> None:
         faults.append(f"classes named more than once: {first_few(twice)}")
     if scores.groups is not None and len(scores.groups) != n:
         faults.append(f"{len(scores.groups)} groups for {n} names")
+    if scores.ids is not None and len(scores.ids) != n:
+        faults.append(f"{len(scores.ids)} ids for {n} names")
     if scores.labels is not None and len(scores.labels) != n:
         faults.append(f"{len(scores.labels)} rows of labels for {n} names")
     elif bad_rows := [r for r, row in enumerate(scores.labels or ()) if not scores.target.accepts(row)]:

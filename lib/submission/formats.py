@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Format(ABC):
     topk: int = 5
     separator: str = " "
     allow_empty: bool = False
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Values of columns that are no classes (predict.fill)."""
     thresholds: float | NDArray[np.floating] = 0.5
     """Probability from which on a label is written, one for all or (C,)."""
     second_of_two: bool = False
@@ -84,7 +86,7 @@ class ScoresFormat(Format):
         return f"the probability of {self.classes[columns[0]]!r}" if only and columns else self.holds
 
     def recognizes(self, sample: Sample) -> bool:
-        if set(sample.prediction_columns) == self.known:
+        if set(sample.prediction_columns) == self.known | set(self.fixed):
             return True
         of_two = len(self.classes) == 2 and not self.target.several and _first_fraction(sample, self.known) is not None
         return of_two and self._column_classes(sample) is not None
@@ -93,12 +95,16 @@ class ScoresFormat(Format):
         if self._column_classes(sample) is not None:
             return None
         unknown = [repr(column) for column in sample.prediction_columns if column not in self.known]
-        return f"{len(unknown):,} of its columns are not classes: {first_few(unknown)}; rename them, or set predict.submission"
+        return (
+            f"{len(unknown):,} of its columns are not classes: {first_few(unknown)}; give them a value with predict.fill, or set "
+            "predict.submission"
+        )
 
     def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
         columns = self._column_classes(sample)
+        constants = {i: self.fixed[name] for i, name in enumerate(sample.prediction_columns) if name in self.fixed}
         for row in self.target.probabilities(logits.astype(np.float64))[:, columns].tolist():
-            yield [repr(value) for value in row]
+            yield [repr(constants.get(i, value)) for i, value in enumerate(row)]
 
     def cell_fault(self, cell: str) -> str | None:
         return None if _is_finite(cell) and "_" not in cell else "scores that are not finite numbers"
@@ -109,7 +115,7 @@ class ScoresFormat(Format):
         A single column of any other name is class 1 of the classes 0 and 1, true of false and true, and the second of two classes
         for a metric of probabilities.
         """
-        position = {label: i for i, label in enumerate(self.classes)}
+        position = dict.fromkeys(self.fixed, 0) | {label: i for i, label in enumerate(self.classes)}
         if all(column in position for column in sample.prediction_columns):
             return [position[column] for column in sample.prediction_columns]
         distinct = list(dict.fromkeys(label.casefold() for label in self.classes))
@@ -318,8 +324,11 @@ def resolve_format(
     wanted = _answer_of(metric, target)
     k = int(family_value(metric) or p.topk) if wanted == "ranking" else p.topk
     of_two = wanted == "scores"
-    formats = {name: each(classes, target, k, p.separator, p.allow_empty, least, of_two) for name, each in FORMATS.items()}
-    if target.numeric and p.submission != "auto":
+    if clashing := sorted(set(p.fill) & set(classes)):
+        raise FlukeError(f"predict.fill names {clashing[0]!r}, which is a class: its probability is written.")
+    options: dict[str, Any] = {"topk": k, "separator": p.separator, "allow_empty": p.allow_empty, "fixed": p.fill}
+    formats = {name: each(classes, target, **options, thresholds=least, second_of_two=of_two) for name, each in FORMATS.items()}
+    if target.numeric and p.submission not in ("auto", "numbers"):
         raise FlukeError(f"predict.submission {p.submission} is for labels; with data.task number leave it at auto.")
     if p.submission != "auto":
         return formats[p.submission]

@@ -17,6 +17,7 @@ from lib.scores.cut_points import cut_at
 from lib.scores.score_file import Scores
 from lib.submission.checking import check_file
 from lib.submission.formats import Format, ranking_format, resolve_format
+from lib.submission.pooling import pool_images
 from lib.tables.sample import Sample, match_images
 
 
@@ -34,11 +35,15 @@ def submit(
     """Write the submission that the recipe's predict section and `metric` ask for, from the logits of `test`, and log its format.
 
     `thresholds` maps each label to the probability from which on it is written, default 0.5; `cut_points`
-    (C - 1) lie between ordered classes. Where probabilities are written, their
-    logits are divided by `temperature`; thresholds are for probabilities as they are. Raises FlukeError when the
+    (C - 1) lie between ordered classes. Where probabilities are written, their logits are divided by `temperature`; thresholds are
+    for probabilities as they are. Images of one row of the sample are pooled first (predict.pool). Raises FlukeError when the
     predictions don't fit the sample; a file at `path` is left as it is then.
     """
     fmt = resolve_format(sample, p, test.classes, test.target, thresholds, metric)
+    as_probabilities = fmt.name in ("scores", "confidence")
+    if as_probabilities and temperature != 1:
+        test = replace(test, logits=test.logits / np.float32(temperature))
+    test = pool_images(test, p.pool)
     positions = _match_rows(path, sample, test.names, fmt)
     # -inf is an excluded class and valid, but a row needs a finite score; the maximum of a row with NaN is NaN.
     if bad := [repr(test.names[i]) for i in np.flatnonzero(~np.isfinite(test.logits.max(axis=1))).tolist()]:
@@ -47,9 +52,7 @@ def submit(
         )
     if cut_points is not None and fmt.name in ("label", "topk"):
         test = replace(test, logits=cut_at(test.logits, np.array(cut_points)))
-    as_probabilities = fmt.name in ("scores", "confidence")
-    logits = test.logits[positions] / np.float32(temperature) if as_probabilities else test.logits[positions]
-    _write(path, sample, fmt, fmt.fill(logits, sample))
+    _write(path, sample, fmt, fmt.fill(test.logits[positions], sample))
     if cut_points is not None and fmt.name in ("label", "topk"):
         log(f"  cut points on the expected class: {', '.join(f'{cut:.2f}' for cut in cut_points)} (best quadratic_kappa)")
     calibrated = f", probabilities at temperature {temperature:.2f}" if as_probabilities and temperature != 1 else ""

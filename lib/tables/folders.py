@@ -22,7 +22,8 @@ from lib.files import safe_join
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats of images, under Pillow's names."""
 IMAGE_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in IMAGE_FORMATS}
-"""Their file suffixes, in lower case."""
+IMAGE_SUFFIXES |= {".npy", ".dcm", ".dicom"}
+"""File suffixes of images, in lower case: of these formats, NumPy arrays and DICOM."""
 
 
 def list_images(folder: Path) -> tuple[list[str], list[str], list[str]]:
@@ -101,8 +102,8 @@ def find_deeper(folder: Path, names: Sequence[str]) -> dict[str, str]:
             found[name] = matches[0]
     if ambiguous:
         raise FlukeError(
-            f"{folder}: {len(ambiguous):,} image names are in several folders: {first_few(ambiguous)}; write the folder before each "
-            "name, or name the folder with data.image_dir or test_dir."
+            f"{folder}: {len(ambiguous):,} image names are in several folders: {first_few(ambiguous)}; write the folder "
+            "before each name, or name the folder with data.image_dir or test_dir."
         )
     return found
 

@@ -49,7 +49,7 @@ def from_one_hot(source: Path, names: Sequence[str], columns: Sequence[Sequence[
             f"{source}: {len(wrong):,} rows have no label or several in data.label_columns: line {first_few(lines[wrong])}; set "
             "data.label_separator if an image may have several."
         )
-    return [tuple(names[i] for i in np.flatnonzero(row > 0)) for row in values]
+    return [tuple(names[i] for i in np.flatnonzero(row > 0).tolist()) for row in values]
 
 
 def from_pattern(field: str, pattern: str, names: Sequence[str], group: str) -> list[str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -70,23 +70,31 @@ def _with_folds(table: Table, root: Path, folds: Folds) -> Table:
 def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | None:
     """Return the recipe's test images: `test_csv`, else the sample submission's rows, else all of `test_dir`; None without any.
 
-    With `test_where` they are those rows of `test_csv` or `train_csv`. Labels are read from a `test_csv` that has them, but not from
-    a sample submission, whose labels are placeholders. Raises FlukeError.
+    With `test_where` they are those rows of `test_csv` or `train_csv`. Labels are read from a `test_csv` that has them, but not
+    from a sample submission, whose labels are placeholders. Raises FlukeError.
     """
     root = Path(data.root)
-    folder = root / (data.test_dir or data.image_dir)
+    folder, *more = test_folders(data)
     source = data.test_csv or (data.train_csv if data.test_where else None)
     names_sample = source is not None and _same_file(root / source, root / (data.sample_submission or ""))
     if source is not None and not names_sample:
-        table = _without_placeholders(load_images(root / source, folder, data, classes, target, where=data.test_where))
+        table = _without_placeholders(load_images(root / source, folder, data, classes, target, where=data.test_where, more=more))
         return table if data.sample_submission is None else _with_ids(table, root / data.sample_submission, data)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
         if header:  # samples may call it "id"
             data = replace(data, image_column=header[find_id_column(header, data.image_column)])
-        table = load_images(root / sample, folder, data, classes, target, with_labels=False)
+        table = load_images(root / sample, folder, data, classes, target, with_labels=False, more=more)
         return _with_ids(table, root / sample, data)
+    if more:
+        raise FlukeError("data.test_dir: several folders need a table of the test images: data.test_csv or data.sample_submission.")
     return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
+
+
+def test_folders(data: Data) -> list[Path]:
+    """Return the folders of the test images, one at least."""
+    named = [data.test_dir] if isinstance(data.test_dir, str) else data.test_dir
+    return [Path(data.root) / name for name in named or [data.image_dir]]
 
 
 def _with_ids(table: Table, sample: Path, data: Data) -> Table:
@@ -137,8 +145,9 @@ def load_images(
     target: Target,
     with_labels: bool = True,
     where: Mapping[str, str | list[str]] | None = None,
+    more: Sequence[Path] = (),
 ) -> Table:
-    """Return images to predict: those that the table `path` names, below `folder`, or all of the folder `path`.
+    """Return images to predict: those that the table `path` names, below `folder` or one of `more`, or all of the folder `path`.
 
     Only the rows that are as `where` says are taken. Labels are read if `with_labels` and the file has the recipe's columns of
     labels, in which any row is not blank. Raises FlukeError, also for a missing image, because each row needs a prediction.
@@ -155,6 +164,11 @@ def load_images(
         labels = _label_fields(path, header, data) if with_labels and _has_labels(header, data) else {}
         columns, lines, rows = _read_rows(path, wanted | labels, where or {}, "data.test_where")
         table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines, rows)
+        for other in more if missing else ():
+            elsewhere, still_missing = _find_rows(path, other, columns["data.image_column"], data, lines, rows)
+            paths = [new if i in missing else old for i, (old, new) in enumerate(zip(table.paths, elsewhere.paths))]
+            table = replace(table, paths=paths, notes=(*table.notes, *elsewhere.notes))
+            missing = {i: reason for i, reason in missing.items() if i in still_missing}
         if any(cell.strip() for field in labels for cell in columns[field]):
             table, missing = _with_labels(table, missing, columns, labels, data, target.several)
             table, missing = map_classes(table, {old: new for old, new in data.class_map.items() if old in table.counts()}, missing)
@@ -255,17 +269,17 @@ def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
 
 def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
     """Return the labelled images of a folder, and {position: reason} of missing ones."""
-    test = Path(data.root) / data.test_dir if data.test_dir is not None else None
+    tests = test_folders(data) if data.test_dir is not None else []
     if data.label_pattern is None:
-        return _read_class_folders(folder, data, test)
-    names = walk_images(folder, [test] if test is not None else [])
+        return _read_class_folders(folder, data, tests)
+    names = walk_images(folder, tests)
     if not names:
         raise FlukeError(f"{folder}: holds no images (data.train_dir).")
     table, missing = _find_rows(folder, folder, names, data)
     return _labels_by_pattern(table, missing, data)
 
 
-def _read_class_folders(folder: Path, data: Data, test: Path | None) -> tuple[Table, dict[int, str]]:
+def _read_class_folders(folder: Path, data: Data, tests: Sequence[Path]) -> tuple[Table, dict[int, str]]:
     """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images.
 
     Images in folders within a class folder are of that class. The folder of the test images is no class.
@@ -274,19 +288,17 @@ def _read_class_folders(folder: Path, data: Data, test: Path | None) -> tuple[Ta
     names, empty, notes = [], [], _ignored_entries(folder, [], loose + others)
     for label in classes:
         inside = safe_join(folder, label, [Path(root) for root in data.trusted_roots])
-        if test is not None and (_same_file(inside, test) or os.path.realpath(test).startswith(os.path.realpath(inside) + os.sep)):
+        if any(f"{os.path.realpath(test)}{os.sep}".startswith(os.path.realpath(inside) + os.sep) for test in tests):
             notes += (f"{inside}: is no class, because data.test_dir is there",)
             continue
-        if label in data.class_map and data.class_map[label] is None:
-            notes += (f"{inside}: left out by data.class_map",)
-            continue
         images, folders, others = list_images(inside)
-        deeper = [name for name in walk_images(inside) if "/" in name] if folders else []
+        # A folder of several folders is more likely a level above the classes than a class.
+        deeper = [name for name in walk_images(inside) if "/" in name] if folders and (images or len(folders) == 1) else []
         names += [f"{label}/{image}" for image in images + deeper]
         notes += _ignored_entries(inside, [], others)
         if deeper:
             notes += (f"{inside}: {len(deeper):,} images in its sub-folders count as {label!r} ({first_few(folders, 3)})",)
-        if not images and not deeper:
+        if not images and not deeper and data.class_map.get(label, label) is not None:
             empty.append(f"{label!r}" + (f" (only folders: {first_few(folders, 3)})" if folders else ""))
     if empty or not names:
         found = f"without images: {first_few(empty)}" if empty else "no folders at all"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.tables.folders import IMAGE_SUFFIXES
+from lib.tables.readers import read_columns
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,24 @@ class Sample:
         return [cell for i, cell in enumerate(row) if i != self.id_column and (i or self.index is None)]
 
 
-def load_sample(recipe: Recipe) -> Sample | None:
-    """Return the recipe's sample submission; None without one and in a dry run (train.limit_rows). Raises FlukeError."""
-    d = recipe.data
-    if d.sample_submission is None or recipe.train.limit_rows is not None:
+def load_sample(recipe: Recipe, answers: Sequence[str] = (), classes: Sequence[str] = ()) -> Sample | None:
+    """Return the recipe's sample submission; None without one and in a dry run (train.limit_rows). Raises FlukeError.
+
+    Without a file, but with a form in `predict.submission`, it is made: the rows are `answers`, the names of the test images, in
+    their order; the columns are `data.image_column` and the `classes` (scores), or `data.label_column`.
+    """
+    d, form = recipe.data, recipe.predict.submission
+    if recipe.train.limit_rows is not None:
         return None
+    if d.sample_submission is None:
+        if form == "auto" or not answers:
+            return None
+        several = form == "scores" or (form == "numbers" and d.number_columns)
+        columns = [d.image_column, *(classes if several else [d.label_column])]
+        ids = list(answers)
+        if len({without_extension(name) for name in ids}) == len(ids) and d.train_csv is not None and d.test_csv is None:
+            ids = [without_extension(name) for name in ids] if _names_lack_extensions(recipe) else ids
+        return Sample(Path(d.root) / "predict.submission", columns, 0, ids, [], ",", "\n", False, "utf-8")
     return read_sample(Path(d.root) / d.sample_submission, d.image_column)
 
 
@@ -124,6 +138,13 @@ def find_id_column(columns: Sequence[str], image_column: str | None = None) -> i
 def _is_index(columns: Sequence[str]) -> bool:
     """Return whether the first column is an index that pandas wrote."""
     return len(columns) > 2 and columns[0] in ("", "Unnamed: 0")
+
+
+def _names_lack_extensions(recipe: Recipe) -> bool:
+    """Return whether the training table writes image names without extension, as the contest's answers will be."""
+    d = recipe.data
+    columns, _ = read_columns(Path(d.root) / (d.train_csv or ""), {"data.image_column": d.image_column})
+    return all(without_extension(name) == name for name in columns["data.image_column"])
 
 
 def match_images(ids: Sequence[str], names: Sequence[str], path: Path) -> NDArray[np.int64]:

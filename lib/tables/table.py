@@ -95,6 +95,11 @@ class Table:
             raise FlukeError(f"{self.source}: has no labels; name their column with data.label_column.")
         return self.target.encode(self.labels, self.classes if classes is None else classes, str(self.source))
 
+    @property
+    def answers(self) -> list[str]:
+        """The names by which a sample submission may know the rows, each once."""
+        return self.names if self.ids is None else list(dict.fromkeys(self.ids))
+
     def in_classes(self) -> np.ndarray:
         """Return (n,) bool: whether all labels of the row are among the classes; numbers always are."""
         if self.target.numeric:

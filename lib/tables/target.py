@@ -7,6 +7,7 @@ the kind of target is in the classes below, so that a new kind is one more class
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, logit, softmax
@@ -185,8 +186,15 @@ def recipe_target(separator: str | None, embedding: bool, task: str = "label") -
     return IDENTITY if embedding else label_target(separator, task)
 
 
+def describe_target(target: Target) -> dict[str, Any]:
+    """Return what files hold of a target beside its outputs: whether it is of several labels, and its name where that isn't
+    enough."""
+    named = {} if target in (ONE_LABEL, SEVERAL_LABELS, IDENTITY) else {"target": target.name}
+    return {"multi": target.several, **named}
+
+
 def stored_target(outputs: str, several: bool, name: str | None = None) -> Target:
-    """Return the target that a file stores as outputs ("logits" or "embeddings"), `several` and, in newer files, its name.
+    """Return the target that a file stores as outputs ("logits" or "embeddings"), `several` and, where that isn't enough, its name.
 
     Raises KeyError.
     """

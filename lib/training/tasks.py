@@ -88,6 +88,16 @@ def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
     return EmbeddingTask(recipe, train, val) if target is IDENTITY else ClassificationTask(recipe, train, val)
 
 
+def check_task(recipe: Recipe, target: Target) -> None:
+    """Raise FlukeError when the metric or a classifier's objective doesn't fit the target: before any table is read."""
+    registry.resolve_metric(recipe.train.metric, target)
+    if target is not IDENTITY and target.name not in LOSSES[recipe.objective.name].targets:
+        takes = ", ".join(name for name, traits in LOSSES.items() if target.name in traits.targets)
+        raise FlukeError(
+            f"objective.name {recipe.objective.name} is not for {target.wording} in train_classifier; it takes {takes}."
+        )
+
+
 class ClassificationTask(Task):
     """Train logits, of one label per image or several, or numbers. Raises FlukeError as `make_task` does."""
 

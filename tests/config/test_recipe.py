@@ -78,7 +78,7 @@ def test_names_of_losses_are_those_of_the_registry() -> None:
     assert choices(schemas["name"]) == choices(schemas["also"]["propertyNames"]) == list(LOSSES)
     for name, traits in LOSSES.items():
         assert read("--objective.name", name).objective.name == name
-        assert set(traits.targets) <= {"one_label", "several_labels", "identity"}
+        assert set(traits.targets) <= {"one_label", "ordinal", "several_labels", "regression", "identity"}
         assert "identity" in traits.targets or not (traits.compares_pairs or traits.has_centres)
 
 

@@ -172,7 +172,7 @@ def test_equal_error_rate_of_perfect_and_of_reversed_scores() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_resampled_metrics_equal_metrics_of_repeated_rows(target: Target) -> None:
     """A row with weight 3 counts as three rows."""
-    logits, targets = multi(80) if target.several else single(80)
+    logits, targets = multi(80) if target.several or target.numeric else single(80)
     if target is IDENTITY:
         targets = np.where(targets == 0, logits.shape[1] - 1, targets)
     weights = np.random.default_rng(0).integers(0, 4, (80, 6))
@@ -198,7 +198,7 @@ def test_every_target_has_its_metrics(target: Target) -> None:
 
 
 def test_directions() -> None:
-    assert {name for name in METRICS if not METRICS[name].higher_is_better} == {"loss", "log_loss", "brier", "ece"}
+    assert {name for name in METRICS if not METRICS[name].higher_is_better} == {"loss", "log_loss", "brier", "ece", "rmse", "mae"}
 
 
 def test_an_unknown_or_unfit_metric_is_refused() -> None:

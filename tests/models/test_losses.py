@@ -12,7 +12,7 @@ from lib.config.recipe import Objective
 from lib.config.traits import LOSSES
 from lib.errors import FlukeError
 from lib.models.embedding_losses import EMBEDDING_LOSSES, PairLoss
-from lib.models.losses import CLASSIFICATION_LOSSES, class_weights, make_classification_loss
+from lib.models.losses import CLASSIFICATION_LOSSES, NumberLoss, class_weights, make_classification_loss
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 
 CLASSES = ("a", "b", "c", "d")
@@ -172,7 +172,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 
 def test_traits_of_the_recipe_describe_the_losses() -> None:
     for target, fitting in {**CLASSIFICATION_LOSSES, "identity": EMBEDDING_LOSSES}.items():
-        assert {name for name, traits in LOSSES.items() if target in traits.targets} == set(fitting), target
+        numbers = NumberLoss.LOSSES if target in ("ordinal", "regression") else {}
+        assert {name for name, traits in LOSSES.items() if target in traits.targets} == {*fitting, *numbers}, target
     for name, make in EMBEDDING_LOSSES.items():
         loss = make(Objective(name=name), np.array([2, 3]), 4)
         assert isinstance(loss, PairLoss) == LOSSES[name].compares_pairs, name

@@ -336,13 +336,17 @@ def test_class_folders(tmp_path: Path) -> None:
     ):
         write_contest(tmp_path, [], files=[f"t/{name}"])
     table = train(tmp_path, train_csv=None, train_dir="t")
-    assert table.names == ["01/a.PNG", "01/b.jpg", "NA/a.jpg", "two words/a.jpg"]
-    assert table.labels == [("01",), ("01",), ("NA",), ("two words",)]
+    assert table.names == ["01/a.PNG", "01/b.jpg", "NA/a.jpg", "two words/a.jpg", "two words/deep/x.jpg"]
+    assert table.labels == [("01",), ("01",), ("NA",), ("two words",), ("two words",)]
     assert table.paths[3] == tmp_path / "t/two words/a.jpg"
     description = describe_table(table)
     assert all(
         part in description
-        for part in ("two words: 1 sub-folders ignored (deep)", "01: 1 files ignored (Thumbs.db)", "t: 1 files ignored")
+        for part in (
+            "two words: 1 images in its sub-folders count as 'two words' (deep)",
+            "01: 1 files ignored (Thumbs.db)",
+            "t: 1 files ignored",
+        )
     )
     (tmp_path / "t/empty").mkdir()
     assert "'empty'" in load_error(tmp_path, train_csv=None, train_dir="t")

@@ -1,0 +1,132 @@
+"""What lies in a contest's folder: tables, images, the sample submission, and what each column of a table may be."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from lib.errors import FlukeError
+from lib.tables.folders import image_stem, walk_images
+from lib.tables.readers import READERS, read_columns, read_header
+from lib.tables.sample import Sample, read_sample
+
+TABLE_SUFFIXES = (".csv", ".tsv", *READERS)
+SAMPLE_NAME = re.compile("sample.*sub|submission|sample", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundTable:
+    """A table of the folder, with all of its columns as text."""
+
+    path: str
+    """Relative to the folder."""
+    columns: dict[str, list[str]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a folder holds."""
+
+    folder: Path
+    images: list[str]
+    """All images below the folder, relative to it."""
+    tables: list[FoundTable]
+    """Readable tables but the sample submission."""
+    sample: Sample | None
+    sample_path: str | None
+    notes: list[str] = field(default_factory=list)
+    """What was seen and left aside."""
+
+    @cached_property
+    def stems(self) -> dict[str, list[str]]:
+        """{name without folder and extension: images of that name}."""
+        found: dict[str, list[str]] = {}
+        for image in self.images:
+            found.setdefault(image_stem(image), []).append(image)
+        return found
+
+    def images_of(self, cells: Sequence[str]) -> list[str]:
+        """Return the images that the cells of a column name, one per cell that names any, in its folder if it has one."""
+        found = []
+        for cell in (cell.replace("\\", "/") for cell in cells):
+            if same := self.stems.get(image_stem(cell)):
+                found.append(next((image for image in same if f"/{image}".endswith(f"/{cell}")), same[0]))
+        return found
+
+    def image_column(self, table: FoundTable) -> tuple[str, float] | None:
+        """Return the column whose cells name most images, and the share of its cells that do; None below a half."""
+        shares = {column: len(self.images_of(cells)) / max(len(cells), 1) for column, cells in table.columns.items()}
+        # Of equal ones, file names with an extension, or longer names, can't be numbers that happen to be image names.
+        best = max(shares, key=lambda column: (shares[column], max(map(len, table.columns[column]), default=0)), default=None)
+        return None if best is None or shares[best] < 0.5 else (best, shares[best])
+
+
+def survey_folder(folder: Path) -> Survey:
+    """Return what lies in `folder`. Raises FlukeError where there is neither an image nor a table."""
+    if not folder.is_dir():
+        raise FlukeError(f"{folder}: is not a folder; unpack the contest's archive there.")
+    paths = sorted(
+        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+        for parent, folders, files in os.walk(folder)
+        for name in files
+        if os.path.splitext(name)[1].lower() in TABLE_SUFFIXES and not name.startswith(".") and not _is_deep(parent, folder)
+    )
+    tables, notes, samples = [], [], []
+    for path in paths:
+        try:
+            header = read_header(folder / path)
+            columns, _ = read_columns(folder / path, {column: column for column in header if header.count(column) == 1})
+        except FlukeError as error:
+            notes.append(f"{path}: not read ({str(error).removeprefix(f'{folder / path}: ')})")
+            continue
+        if SAMPLE_NAME.search(Path(path).name):
+            samples.append(path)
+        else:
+            tables.append(FoundTable(path, columns))
+    chosen = min(samples, key=lambda path: (not re.search("sub", path, re.IGNORECASE), path.count("/"), len(path)), default=None)
+    images = walk_images(folder)
+    if not images and not tables:
+        raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there.")
+    if len(samples) > 1:
+        notes.append(f"other samples: {', '.join(path for path in samples if path != chosen)}")
+    return Survey(folder, images, tables, None if chosen is None else read_sample(folder / chosen), chosen, notes)
+
+
+def _is_deep(parent: str, folder: Path) -> bool:
+    return os.path.relpath(parent, folder).count(os.sep) > 2
+
+
+def common_folder(images: Sequence[str]) -> str:
+    """Return the deepest folder that holds all `images`, "." for the top."""
+    folders = [image.rpartition("/")[0] for image in images]
+    return os.path.commonpath(folders).replace(os.sep, "/") or "." if folders and all(folders) else "."
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a finite number."""
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", cell.strip()) is not None
+
+
+def splits_into_labels(cells: Sequence[str]) -> str | None:
+    """Return the separator of cells that hold several labels, None where they hold one: parts recur far more often than cells."""
+    filled = [cell for cell in cells if cell.strip()]
+    for separator in ("|", ";", ",", " "):
+        parts = Counter(part.strip() for cell in filled for part in cell.split(separator) if part.strip())
+        several = sum(separator in cell.strip() for cell in filled)
+        if several < len(filled) / 20 or not parts:
+            continue
+        alone = set(filled)
+        # "Common wheat" has a blank too, but "wheat" isn't a cell of its own, nor part of many different ones.
+        if len(parts) < len(alone) and (
+            all(is_number(part) for part in parts) or sum(part in alone for part in parts) > len(parts) / 3
+        ):
+            return separator
+    return None
