@@ -27,6 +27,8 @@ class MetricTraits:
     """What a submission of a contest with this metric holds; None where it says nothing about it."""
     higher_is_better: bool = True
     range: tuple[float, float] = (0.0, 1.0)
+    two_classes: bool = False
+    """Whether it is of the second of two classes, and undefined for more."""
 
 
 ONE, ORDINAL, SEVERAL, NUMBERS, RETRIEVAL = "one_label", "ordinal", "several_labels", "regression", "identity"
@@ -61,27 +63,40 @@ METRICS: dict[str, MetricTraits] = {
         "label",
         range=(-1.0, 1.0),
     ),
-    "f1": MetricTraits(CLASSES, "F1 of the second of two classes", "label"),
+    "matthews": MetricTraits(
+        CLASSES,
+        "Matthews correlation of given and right classes: (c n - sum p t) / sqrt((n^2 - sum p^2) (n^2 - sum t^2)), c right "
+        "rows, p given and t right rows of a class",
+        "label",
+        range=(-1.0, 1.0),
+    ),
+    "f1": MetricTraits(CLASSES, "F1 of the second of two classes", "label", two_classes=True),
     "roc_auc": MetricTraits(
         (*CLASSES, SEVERAL),
         "area under the ROC curve: of the second of two classes, else the mean over classes (one against the rest)",
         "scores",
     ),
     "weighted_auc": MetricTraits(
-        CLASSES, "ROC AUC of the second of two classes, the area below a true positive rate of 0.4 twice", "scores"
+        CLASSES,
+        "ROC AUC of the second of two classes, the area below a true positive rate of 0.4 twice",
+        "scores",
+        two_classes=True,
     ),
     "partial_auc": MetricTraits(
         CLASSES,
         "ROC AUC of the second of two classes, the area above a true positive rate of 0.8 alone",
         "scores",
         range=(0.0, 0.2),
+        two_classes=True,
     ),
     "average_precision": MetricTraits(
         CLASSES, "sum over recalls of (R_n - R_n-1) * P_n: of the second of two classes, else the mean over classes", "scores"
     ),
     "macro_map": MetricTraits((SEVERAL,), "mean average precision over the labels that have rows", "scores"),
     "micro_map": MetricTraits((SEVERAL,), "average precision over all pairs of row and label", "scores"),
-    "probabilistic_f1": MetricTraits(CLASSES, "2 sum(p y) / (sum(p) + sum(y)) of the second of two classes", "scores"),
+    "probabilistic_f1": MetricTraits(
+        CLASSES, "2 sum(p y) / (sum(p) + sum(y)) of the second of two classes", "scores", two_classes=True
+    ),
     "log_loss": MetricTraits(
         (*CLASSES, SEVERAL),
         "mean of -log(probability of the right class); several labels: of each label's right side",
@@ -113,6 +128,9 @@ METRICS: dict[str, MetricTraits] = {
     "map@r": MetricTraits(
         (RETRIEVAL,), "mean average precision over the R nearest images, R images of the identity (Musgrave et al.)"
     ),
+    "known_accuracy": MetricTraits((RETRIEVAL,), "mean over known individuals of the share of queries named right (BAKS)", "label"),
+    "new_accuracy": MetricTraits((RETRIEVAL,), "mean over new individuals of the share of queries called new (BAUS)", "label"),
+    "open_set_accuracy": MetricTraits((RETRIEVAL,), "square root of known_accuracy * new_accuracy (AnimalCLEF 2025)", "label"),
     "auroc": MetricTraits((RETRIEVAL,), "ROC AUC of known against unknown identities by their best score"),
 }
 """Metrics by their name, or a family's."""
@@ -121,14 +139,9 @@ FAMILIES = {"topK_accuracy": r"top([1-9]\d*)_accuracy", "map@K": r"map@([1-9]\d*
 FAMILIES |= {f"fB_{average}": rf"f((?=.*[1-9])\d+(?:\.\d+)?)_{average}" for average in ("samples", "macro", "micro")}
 """Patterns of the names of each family's members; the group is K or B."""
 
-HINTS = {
-    "auc": "roc_auc",
-    "auroc": "roc_auc",
-    "ap": "average_precision",
-    "logloss": "log_loss",
-    "f1_score": "macro_f1",
-    "map": "macro_map",
-}
+HINTS = {"auc": "roc_auc", "auroc": "roc_auc", "ap": "average_precision", "map": "macro_map", "logloss": "log_loss"}
+HINTS |= {"f1_score": "macro_f1", "micro_f1": "accuracy", "f2": "f2_samples", "mcc": "matthews", "qwk": "quadratic_kappa"}
+HINTS |= {"kappa": "quadratic_kappa", "mse": "rmse", "f1_micro": "accuracy", "f1_macro": "macro_f1"}
 """Names that other programs use for some metrics."""
 
 

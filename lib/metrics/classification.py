@@ -61,6 +61,14 @@ def micro_f1(logits: Array, targets: Array, weights: Array) -> Array:
     return ratio(2 * correct, predicted + true)
 
 
+def matthews(logits: Array, targets: Array, weights: Array) -> Array:
+    """Compute the Matthews correlation of several classes (Gorodkin 2004), 0 where all rows have, or get, one class."""
+    correct, predicted, true = _counts(logits, targets, weights)
+    n = weights.sum(axis=0)
+    spread = (n**2 - (predicted**2).sum(axis=0)) * (n**2 - (true**2).sum(axis=0))
+    return np.nan_to_num(ratio(correct.sum(axis=0) * n - (predicted * true).sum(axis=0), np.sqrt(np.maximum(spread, 0))))
+
+
 def log_loss(logits: Array, targets: Array, weights: Array) -> Array:
     """Compute the mean negative log-probability of the target, 708 at most, so that a true class at -inf stays finite.
 

@@ -137,6 +137,7 @@ METRICS = _Registry(
         _named("micro_f1", c.micro_f1, thresholds="joint"),
         _named("samples_f1", partial(c.f_beta, 1.0, "samples"), thresholds="joint"),
         _named("quadratic_kappa", c.quadratic_kappa, handed_in=True),
+        _named("matthews", c.matthews),
         _named("f1", c.f1),
         _named("roc_auc", c.roc_auc, compares_rows=True, sorts=True),
         _named("weighted_auc", c.weighted_auc, compares_rows=True),
@@ -155,6 +156,9 @@ METRICS = _Registry(
         _named("recall@1", None),  # this and the following: lib/retrieval/evaluation.py
         _named("recall@5", None),
         _named("map@r", None),
+        _named("known_accuracy", None),
+        _named("new_accuracy", None),
+        _named("open_set_accuracy", None),
         _named("auroc", None),
     ]
 )
@@ -196,10 +200,13 @@ def resolve_metric(name: str, target: Target) -> str:
     if find_traits(name) is None:
         otherwise = f"; there are {', '.join(fitting)}."
         hint = HINTS.get(name.lower().replace("-", "_").replace(" ", "_"), "")
-        nearest = f"; did you mean {hint}?" if hint in fitting else did_you_mean(name, fitting, otherwise=otherwise)
+        nearest = f"; did you mean {hint}?" if find_traits(hint, target.name) else did_you_mean(name, fitting, otherwise=otherwise)
         raise FlukeError(f"Unknown metric {name!r}{nearest}")
     if find_traits(name, target.name) is None:
-        hint = f"; did you mean {HINTS[name]}?" if HINTS.get(name) in fitting else f"; these do: {', '.join(fitting)}."
+        near = HINTS.get(name, "")
+        hint = (
+            f"; did you mean {near}?" if near in fitting or find_traits(near, target.name) else f"; these do: {', '.join(fitting)}."
+        )
         raise FlukeError(f"Metric {name} doesn't fit {target.wording}{hint}")
     return name
 

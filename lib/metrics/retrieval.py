@@ -20,6 +20,21 @@ def reciprocal_ranks(truth: Sequence[str], ranked: Sequence[Sequence[str]], k: i
     return np.array([1 / (1 + top.index(label)) if label in top else 0.0 for label, top in zip(truth, tops, strict=True)])
 
 
+def open_set_accuracies(truth: Array, right: Array, known: Array) -> dict[str, float]:
+    """Compute the balanced accuracies of known and of new individuals, and their geometric mean (AnimalCLEF 2025).
+
+    truth (q,) individuals, right (q,) bool, known (q,) bool. {} where either kind is missing.
+    """
+    if known.all() or not known.any():
+        return {}
+    accuracies = []
+    for side in (known, ~known):
+        individual = np.unique(truth[side], return_inverse=True)[1]
+        accuracies.append(float((np.bincount(individual, weights=right[side]) / np.bincount(individual)).mean()))
+    both = float(np.sqrt(accuracies[0] * accuracies[1]))
+    return {"known_accuracy": accuracies[0], "new_accuracy": accuracies[1], "open_set_accuracy": both}
+
+
 def map_at_r(hits: Array, relevant: Array) -> NDArray[np.float64]:
     """Compute the average precision at R of each query (Musgrave et al. 2020), (m,) float64; the mean over queries is mAP@R.
 

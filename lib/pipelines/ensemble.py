@@ -65,7 +65,7 @@ def combine_runs(arguments: EnsembleArguments) -> dict[str, Any]:
     if oof and (needed := decision_options(metric, target)).any:  # the metric is of what is handed in
         fitted = replace(arguments.options, thresholds=needed.thresholds, cut_points=needed.cut_points)
         arguments = replace(arguments, options=fitted)
-    ensemble = combine_scores(arguments, metric, oof, test)
+    ensemble = combine_scores(arguments, metric, oof, test, recipe is not None and recipe.predict.allow_empty)
     print(describe_combination(ensemble.result))
     write_ensemble(folder, ensemble, recipe, sample, arguments.metric)
     return ensemble.result
@@ -119,7 +119,9 @@ def load_first_recipe(run: str, has_test: bool) -> tuple[Recipe | None, Sample |
     return recipe, load_sample(recipe) if recipe is not None and has_test else None
 
 
-def combine_scores(arguments: EnsembleArguments, metric: str, oof: Sequence[Scores], test: Sequence[Scores]) -> Ensemble:
+def combine_scores(
+    arguments: EnsembleArguments, metric: str, oof: Sequence[Scores], test: Sequence[Scores], allow_empty: bool = False
+) -> Ensemble:
     """Fit and evaluate the combination on `oof`, unless that is empty, and apply it to `test`, unless that is empty."""
     options = arguments.options
     result: dict[str, Any] = {"runs": arguments.runs, "method": arguments.method, "metric": metric}
@@ -127,6 +129,7 @@ def combine_scores(arguments: EnsembleArguments, metric: str, oof: Sequence[Scor
     combined, thresholds = None, None
     if oof:
         data, result["inner_folds"] = prepare_out_of_fold(arguments.runs, metric, oof)
+        data = replace(data, allow_empty=allow_empty)
         evaluation = evaluate_combination(arguments.method, data, options)
         combination, combined = evaluation.combination, replace(oof[0], logits=evaluation.logits, groups=_shared_groups(oof))
         result |= evaluation.report

@@ -48,13 +48,13 @@ def combine_folds(
         num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
         metric = registry.metric_from_logits(result["metric"], target)
 
-        def pooled() -> dict[str, Any]:
-            decided = decide_out_of_fold(
+        decided = broadcast_from_main(
+            run.accelerator,
+            lambda: decide_out_of_fold(
                 logits, held_out.targets(), target, metric, tables.of_row[trained], allow_empty=recipe.predict.allow_empty
-            )
-            return pooled_metrics(held_out, logits, decided, metric, num_test)
-
-        result |= broadcast_from_main(run.accelerator, pooled)
+            ),
+        )
+        result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
         run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
         run.log(describe_folds_result(result))
         thresholds = shift = None
@@ -73,7 +73,7 @@ def combine_folds(
             if shift is not None:
                 run.log(describe_shift(shift[0]))
                 result["test_shift"] = shift[0].summary()
-        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, shift))
+        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift))
     if broadcast_from_main(run.accelerator, lambda: all(folder.fold(k).is_finished for k in range(recipe.folds.n))):
         run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
         run.log(f"done: {folder}")

@@ -26,7 +26,7 @@ from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_table
 from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
 from lib.pipelines.train import train_run
 from lib.run_folder import RunFolder
-from lib.submission.formats import check_sample
+from lib.submission.choice import check_sample
 from lib.tables import splits
 from lib.tables.readers import read_columns
 from lib.tables.sample import load_sample

@@ -29,7 +29,7 @@ from lib.run_folder import RunFolder, default_run_folder, run_of_weights
 from lib.scores.cut_points import cut_at
 from lib.scores.decided import give_one_label
 from lib.scores.score_file import Scores, save_scores
-from lib.submission.formats import check_sample
+from lib.submission.choice import check_sample
 from lib.submission.writing import submit
 from lib.tables import filters, loading
 from lib.tables.sample import Sample, load_sample, read_sample, without_extension
@@ -154,6 +154,9 @@ def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: Network
     names = ("image_column", "label_column", "label_separator")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     data = replace(Data(label_separator=" ") if recipe is None else recipe.data, **given)
+    if spec.target.numeric and (recipe is None or arguments.label_column is not None):
+        named = arguments.label_column is not None and len(spec.classes) == 1
+        data = replace(data, number_columns=[data.label_column] if named else list(spec.classes))
     if arguments.table is None:
         table = loading.load_test(data, spec.classes, spec.target)
         if table is None:

@@ -14,7 +14,7 @@ from lib.config import command_line
 from lib.errors import FlukeError, first_few
 from lib.files import write_text
 from lib.images.checking import describe_sizes
-from lib.submission.formats import check_sample
+from lib.submission.choice import check_sample
 from lib.tables.folders import image_stem
 from lib.tables.loading import load_test, load_train
 from lib.tables.sample import load_sample
@@ -78,9 +78,8 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     if survey.sample_path is not None:
         draft.set("data.sample_submission", survey.sample_path)
     else:
-        draft.hint(
-            "predict", 'submission: label  # no sample submission was found; this writes one column of labels, "scores" more'
-        )
+        form = "scores" if "label_columns" in draft.fields["data"] else "label"
+        draft.set("predict.submission", form, "no sample submission was found: this form is written")
     _describe_size(survey, draft)
     draft.hint("model", "name: tf_efficientnet_lite0  # any model of timm; the default is resnet18")
     text = draft.text()

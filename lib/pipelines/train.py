@@ -34,7 +34,7 @@ from lib.scores.decided import decision_options
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
-from lib.submission.formats import check_sample
+from lib.submission.choice import check_sample
 from lib.submission.writing import submit
 from lib.tables.sample import Sample, load_sample
 from lib.tables.splits import keep_split

@@ -50,7 +50,7 @@ def write_run_page(
         drawn |= _open_set_figures(evaluation.open_set, recipe)
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images)
+        more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images, evaluation.decided)
         drawn |= more
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
         if title in drawn:
@@ -76,13 +76,15 @@ def write_folds_page(
     table: Table,
     logits: np.ndarray,
     result: dict[str, Any],
+    decided: np.ndarray | None = None,
     shift: tuple[Shift, Table] | None = None,
 ) -> None:
     """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
 
-    `result` is what cv.json holds; `shift` is as in `write_run_page`.
+    `result` is what cv.json holds; the plain decisions of `decided` (n, C) are those of a submission (None: those of `logits`);
+    `shift` is as in `write_run_page`.
     """
-    drawn, tables, mistakes = _class_results(table.target, table, logits)
+    drawn, tables, mistakes = _class_results(table.target, table, logits, decided=decided)
     if "Confusion" in drawn:
         drawing.save_figure(drawn["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
@@ -125,34 +127,44 @@ def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str
 
 
 def _class_results(
-    target: Target, table: Table, logits: np.ndarray, train_images: list[int] | None = None
+    target: Target, table: Table, logits: np.ndarray, train_images: list[int] | None = None, decided: np.ndarray | None = None
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
-    """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class."""
+    """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class.
+
+    Of ordered classes, confusions are those of the answers, by `decided` (n, C).
+    """
     classes, paths, targets = table.classes, table.paths, table.targets()
     if target.numeric:
         drawn = {"Predictions": number_results.prediction_chart(targets, logits, classes)}
         return drawn, {"Largest errors": number_results.largest_errors(table.names, targets, logits, classes)}, []
     probabilities = target.probabilities(logits)
-    per_class = class_tables.class_table(logits, targets, classes, train_images)
-    draw = _label_results if target.several else _confusion_results
-    drawn, tables = draw(per_class, targets, probabilities, classes)
+    if target.several:
+        per_class = class_tables.class_table(logits, targets, classes, train_images)
+        drawn, tables = _label_results(per_class, targets, classes)
+    else:
+        per_class = class_tables.class_table(logits if decided is None else decided, targets, classes, train_images)
+        drawn, tables = _confusion_results(per_class, targets, probabilities, classes, decided)
     return drawn, tables, class_tables.confident_mistakes(paths, targets, probabilities, classes)
 
 
 def _label_results(
-    per_class: pd.DataFrame, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+    per_class: pd.DataFrame, targets: np.ndarray, classes: Sequence[str]
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
     precisions = per_class.sort_values("#")["average precision"].to_numpy()
     return {"Labels": figures.average_precision_chart(classes, precisions, targets.mean(0))}, {"Labels": per_class}
 
 
 def _confusion_results(
-    per_class: pd.DataFrame, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+    per_class: pd.DataFrame,
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    decided: np.ndarray | None = None,
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
-    answers, tables = probabilities.argmax(1), {"Classes": per_class}
+    answers, tables = (probabilities if decided is None else decided).argmax(1), {"Classes": per_class}
     drawn = {
         "Confusion": figures.confusion_matrix(targets, answers, classes),
-        "Calibration": figures.reliability_diagram(probabilities.max(1), answers == targets),
+        "Calibration": figures.reliability_diagram(probabilities.max(1), probabilities.argmax(1) == targets),
     }
     if (answers != targets).any():
         tables["Most frequent mistakes"] = class_tables.confused_pairs(targets, answers, classes)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from lib.config.recipe import Recipe, Retrieval
-from lib.metrics.retrieval import map_at_r, reciprocal_ranks
+from lib.metrics.retrieval import map_at_r, open_set_accuracies, reciprocal_ranks
 from lib.retrieval.calibration import NEW_SHARES, estimate_new_share
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import Gallery, GalleryRows, build_gallery
@@ -128,7 +128,12 @@ def evaluate_queries(
     hits = (gallery.rows.labels[positions] == truth[known, None]) & (positions >= 0)
     per_query["map@r"] = np.full(len(truth), np.nan)
     per_query["map@r"][known] = map_at_r(hits, counts[known])
-    return mean_metrics(per_query, result.scores, known), per_query
+    metrics = mean_metrics(per_query, result.scores, known)
+    if new_label is not None:  # the first answer, the new label for a score below the threshold
+        first = rank_with_new(result.names, result.scores, lowest, new_label, 1)
+        right = np.array([names[0] == (name if there else new_label) for names, name, there in zip(first, truth.tolist(), known)])
+        metrics |= open_set_accuracies(truth, right, known)
+    return metrics, per_query
 
 
 def metrics_per_query(

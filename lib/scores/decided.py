@@ -12,6 +12,9 @@ from lib.scores.decisions import AdjustmentOptions, fit_adjustment
 from lib.scores.out_of_fold import inner_folds
 from lib.tables.target import Target
 
+LARGE = 20_000_000
+"""Logits from which on two folds are used: fitting thresholds of 3,000 labels on 25,000 rows takes 20 s, at each validation."""
+
 
 def decision_options(metric: str, target: Target) -> AdjustmentOptions:
     """Return what has to be fitted before a metric of what is handed in can be computed; nothing for other metrics."""
@@ -30,13 +33,14 @@ def decide_out_of_fold(
 ) -> np.ndarray:
     """Return logits (n, C) whose plain decisions are those that a submission would give, each row's fitted on other folds' rows.
 
-    `targets` are encoded. `folds` (n,) default to five random ones, of whole `groups` (n,). For a metric that isn't of what is
-    handed in, and where all rows are of one fold, the logits are returned as they are.
+    `targets` are encoded. `folds` (n,) default to random ones, five (two of many numbers), of whole `groups` (n,). For a metric
+    that isn't of what is handed in, and where all rows are of one fold, the logits are returned as they are.
     """
     options = decision_options(metric, target)
     if not options.any:
         return logits
-    fold = inner_folds(target.strata(targets), groups=groups) if folds is None else folds
+    few = logits.size > LARGE
+    fold = inner_folds(target.strata(targets), 2 if few else 5, groups=groups) if folds is None else folds
     if len(np.unique(fold)) < 2:
         return logits
     out = np.empty(logits.shape, dtype=np.float32)

@@ -93,27 +93,50 @@ def fit_thresholds(logits: np.ndarray, targets: np.ndarray, metric: str | None =
         out[c] = _best_threshold(logits[:, c], targets[:, c], beta)
     if metric is None or METRICS[metric].thresholds != "joint":
         return out
-    # All that the metric needs of the other labels: their counts of each row, so that a try costs one column, not all.
     true, per_row = targets > 0, metric.endswith("samples") or metric.startswith("samples")
+    ascend = _ascend_per_row if per_row else _ascend_totals
+    return ascend(logits, true, out, labels, beta)
+
+
+def _tries(column: np.ndarray, now: float) -> list[float]:
+    return [now, *np.quantile(column, np.linspace(0.025, 0.975, 20))]
+
+
+def _ascend_totals(logits: np.ndarray, true: np.ndarray, out: np.ndarray, labels: np.ndarray, beta: float) -> np.ndarray:
+    """Return thresholds (C,), from `out` on, with a better F-beta of all labels together: only totals change with a threshold."""
+    given = logits - out >= 0
+    correct, size = int((given & true).sum()), float(given.sum() + beta**2 * true.sum())
+    own = {c: (np.sort(logits[:, c]), np.sort(logits[true[:, c], c])) for c in labels.tolist()}
+    tries = {c: _tries(logits[:, c], out[c]) for c in own}
+    for _ in range(2):
+        for c, (column, positives) in own.items():
+            points = [out[c], *tries[c][1:]]
+            found = [(len(positives) - np.searchsorted(positives, t), len(column) - np.searchsorted(column, t)) for t in points]
+            hits, counts = np.array(found).T
+            rest, rest_size = correct - hits[0], size - counts[0]
+            best = int(np.argmax((1 + beta**2) * (rest + hits) / np.maximum(rest_size + counts, 1)))
+            out[c], correct, size = points[best], rest + hits[best], rest_size + counts[best]
+    return out
+
+
+def _ascend_per_row(logits: np.ndarray, true: np.ndarray, out: np.ndarray, labels: np.ndarray, beta: float) -> np.ndarray:
+    """Return thresholds (C,), from `out` on, with a better mean F-beta of the rows; a try costs one column, not all."""
     given = logits - out >= 0
     correct, size = (given & true).sum(axis=1), given.sum(axis=1) + beta**2 * true.sum(axis=1)
     for _ in range(2):
         for c in labels:
-            tries = [out[c], *np.quantile(logits[:, c], np.linspace(0.025, 0.975, 20))]
-            now = given[:, c]
+            tries, now = _tries(logits[:, c], out[c]), given[:, c]
             rest, rest_size = correct - (now & true[:, c]), size - now
             trial = [logits[:, c] - t >= 0 for t in tries]
-            values = [_joint_f(rest + (each & true[:, c]), rest_size + each, beta, per_row) for each in trial]
+            values = [_mean_f(rest + (each & true[:, c]), rest_size + each, beta) for each in trial]
             best = int(np.argmax(values))
             out[c], given[:, c] = tries[best], trial[best]
             correct, size = rest + (trial[best] & true[:, c]), rest_size + trial[best]
     return out
 
 
-def _joint_f(correct: np.ndarray, size: np.ndarray, beta: float, per_row: bool) -> float:
-    """Return F-beta from the rows' correct labels (n,) and sizes, given + beta^2 * right ones (n,): the mean of rows, or of all."""
-    if not per_row:
-        return float((1 + beta**2) * correct.sum() / max(size.sum(), 1))
+def _mean_f(correct: np.ndarray, size: np.ndarray, beta: float) -> float:
+    """Return the mean F-beta of rows from their correct labels (n,) and sizes, given + beta^2 * right ones (n,)."""
     return float(np.where(size == 0, 1, (1 + beta**2) * correct / np.where(size > 0, size, 1)).mean())
 
 

@@ -11,6 +11,7 @@ from lib.metrics.intervals import bootstrap_interval, gain_interval
 from lib.metrics.registry import METRICS
 from lib.scores.averaging import Members
 from lib.scores.combination import METHODS, Combination, fit_combination
+from lib.scores.decided import give_one_label
 from lib.scores.decisions import AdjustmentOptions
 from lib.scores.out_of_fold import OutOfFold, crossfit
 
@@ -41,10 +42,14 @@ def evaluate_combination(method: str, data: OutOfFold, options: AdjustmentOption
     if metric.compares_rows and options.any:
         # A threshold or a temperature changes no order within a label, but one per fold would change it in the pooled rows.
         scored = crossfit_combination(method, data, AdjustmentOptions())
+    elif metric.handed_in and data.target.several and not data.allow_empty:
+        scored = give_one_label(scored, scored)
     members = data.members
     if options.cut_points or (options.thresholds and metric.thresholds != "none"):  # else the gain would include what these gain
         own = AdjustmentOptions(thresholds=options.thresholds, cut_points=options.cut_points)
         members = [crossfit_combination("mean", replace(data, members=[m]), own) for m in data.members]
+        if metric.handed_in and data.target.several and not data.allow_empty:
+            members = [give_one_label(m, m) for m in members]
     report = _compare(data, members, scored)
     weights = combination.method.weights
     for i, member in enumerate(report["members"]):

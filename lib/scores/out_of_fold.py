@@ -30,6 +30,8 @@ class OutOfFold:
     """(n,): rows of one fold are left out together."""
     groups: np.ndarray | None = None
     """(n,): rows of one group stay in one fold and are resampled together; None: each row alone."""
+    allow_empty: bool = False
+    """Several labels: whether a submission may give a row no label (predict.allow_empty)."""
 
     def score(self, logits: np.ndarray) -> float:
         """Return the metric of `logits` (n, C), negated where lower is better."""

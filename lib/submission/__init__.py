@@ -1,6 +1,7 @@
 """The submission of a contest, in the sample submission's columns, rows and file format, in reading order:
 
-formats   one class per format of a submission's columns, their registry, and the check of a sample before training
+formats   one class per format of a submission's columns, and their registry
+choice    the format that the recipe, the metric or the sample asks for; the check of a sample before training
 writing   write a submission from logits or from ranked labels
 checking  read a written submission and compare it with the sample
 """

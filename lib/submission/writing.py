@@ -16,7 +16,8 @@ from lib.files import atomic_write
 from lib.scores.cut_points import cut_at
 from lib.scores.score_file import Scores
 from lib.submission.checking import check_file
-from lib.submission.formats import Format, ranking_format, resolve_format
+from lib.submission.choice import ranking_format, resolve_format
+from lib.submission.formats import Format
 from lib.submission.pooling import pool_images
 from lib.tables.sample import Sample, match_images
 

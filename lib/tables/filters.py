@@ -118,11 +118,11 @@ def order_classes(table: Table, data: Data, labels: list[str]) -> tuple[str, ...
     Raises FlukeError for an order that isn't of the classes, and for ordered classes without an order.
     """
     if data.order:
-        if unknown := sorted(set(labels) ^ set(data.order)):
-            raise FlukeError(
-                f"data.order: has to name each class of {table.source} once (missing or unknown: {first_few(map(repr, unknown))})."
-            )
-        return tuple(data.order)
+        wrong = sorted((set(labels) - set(data.order)) | (set(data.order) - set(table.counts())))
+        if wrong or len(set(data.order)) < len(data.order):
+            found = f"missing or unknown: {first_few(map(repr, wrong))}" if wrong else "some are named twice"
+            raise FlukeError(f"data.order: has to name each class of {table.source} once ({found}).")
+        return tuple(label for label in data.order if label in set(labels))
     if data.task != "ordinal":
         return tuple(sorted(labels))
     if words := [label for label in labels if not is_number(label)]:

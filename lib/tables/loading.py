@@ -18,6 +18,7 @@ from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, no
 from lib.tables.folders import find_by_pattern, find_deeper, find_images, image_stem, list_images, walk_images
 from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, map_classes, select_rows
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
+from lib.tables.regression_target import is_number
 from lib.tables.sample import find_id_column, read_sample
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, Target, label_target
@@ -38,7 +39,11 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     refuse_repeats(table)
     if data.task == "number":
         table = replace(table, classes=number_columns(data))
-        table.targets()  # what is no number is found before any image is read
+        if wrong := [i for i, row in enumerate(table.labels or []) if not all(map(is_number, row))]:  # before any image is read
+            found = first_few(f"{table.describe_row(i)} {' '.join((table.labels or [])[i])!r}" for i in wrong)
+            raise FlukeError(
+                f"{table.source}: {len(wrong):,} rows hold no number: {found}; correct or remove them, or see data.task."
+            )
     else:
         table = note_similar_labels(filter_by_class(table, data, keep_others))
     return _with_folds(table, root, folds)

@@ -35,6 +35,8 @@ class Evaluation:
     metrics: dict[str, float]
     outputs: np.ndarray
     """(n, C) logits or (n, D) embeddings of the task's validation table, float32."""
+    decided: np.ndarray | None = None
+    """(n, C) logits whose plain decisions are those of a submission, where they aren't `outputs`."""
     open_set: OpenSetEvaluation | None = None
     """Of embeddings: the threshold and the value of each query."""
     compute_interval: Callable[[], tuple[float, float] | None] = field(default=lambda: None, repr=False)
@@ -111,6 +113,10 @@ class ClassificationTask(Task):
         self.metric = registry.resolve_metric(recipe.train.metric, self.target)
         if recipe.train.sampler == "pk":
             raise FlukeError("train.sampler pk is for train_embedding; train_classifier takes shuffle or weighted.")
+        if registry.METRICS[self.metric].traits.two_classes and len(self.classes) != 2:
+            raise FlukeError(
+                f"train.metric {self.metric} is for two classes ({train.source} has {len(self.classes):,}); choose another."
+            )
         self.targets, self.val_targets = train.targets(), self.val.targets()
         self.val_loss = self.make_loss(0).eval()
         shares = np.maximum(self.target.counts(self.targets, len(self.classes)), 0.5) / len(self.train)
@@ -161,7 +167,7 @@ class ClassificationTask(Task):
                 return None
             return bootstrap_interval((self.metric, decided, self.val_targets), groups=self.val.groups)
 
-        return Evaluation(metrics, outputs, compute_interval=interval)
+        return Evaluation(metrics, outputs, decided, compute_interval=interval)
 
 
 class EmbeddingTask(Task):
@@ -236,7 +242,7 @@ class EmbeddingTask(Task):
             groups = None if self.val.groups is None else self.val.groups[-self.num_queries :]
             return mean_interval(found.per_query[self.metric], groups) if self.metric in found.per_query else None
 
-        return Evaluation(found.metrics, outputs, found, interval)
+        return Evaluation(found.metrics, outputs, None, found, interval)
 
 
 def class_centres(loss: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:

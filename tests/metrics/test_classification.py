@@ -206,6 +206,10 @@ def test_an_unknown_or_unfit_metric_is_refused() -> None:
         resolve_metric("acuracy", ONE_LABEL)
     with pytest.raises(FlukeError, match=r"Metric accuracy doesn't fit several labels per image; these do: loss, .*macro_map"):
         resolve_metric("accuracy", SEVERAL_LABELS)
+    with pytest.raises(FlukeError, match=r"micro_f1 doesn't fit one label per image; did you mean accuracy\?"):
+        resolve_metric("micro_f1", ONE_LABEL)
+    with pytest.raises(FlukeError, match=r"Unknown metric 'F2'; did you mean f2_samples\?"):
+        resolve_metric("F2", SEVERAL_LABELS)
     with pytest.raises(FlukeError, match="Metric recall@1 doesn't fit one label per image"):
         resolve_metric("recall@1", ONE_LABEL)
 

@@ -38,6 +38,28 @@ def several_labels(seed: int) -> Case:
     return logits, targets
 
 
+def numbers(seed: int) -> Case:
+    """Numbers far from 0 and near; one of several is constant."""
+    logits, _ = one_label(seed)
+    rng = np.random.default_rng(seed)
+    targets = (logits + rng.normal(size=logits.shape) + rng.choice([0, 1000])).astype(np.float32)
+    if seed % 4 == 0:
+        targets[:, 0] = 2.5
+    return logits, targets
+
+
+def r2(logits: np.ndarray, targets: np.ndarray) -> float:
+    return mean([sk.r2_score(t.astype(float), p.astype(float)) for t, p in zip(targets.T, logits.T) if np.ptp(t) > 0])
+
+
+def rmse(logits: np.ndarray, targets: np.ndarray) -> float:
+    return sk.root_mean_squared_error(targets.astype(float), logits.astype(float))
+
+
+def mae(logits: np.ndarray, targets: np.ndarray) -> float:
+    return sk.mean_absolute_error(targets.astype(float), logits.astype(float))
+
+
 def mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else np.nan
 
@@ -163,10 +185,14 @@ PUBLISHED: list[tuple[str, Callable[[int], Case], Callable[[np.ndarray, np.ndarr
     ("f1", partial(one_label, classes=2), f1),
     ("gap", one_label, gap),
     ("log_loss", one_label, log_loss),
+    ("matthews", one_label, lambda logits, targets: sk.matthews_corrcoef(targets, logits.argmax(axis=1))),
     ("log_loss", several_labels, labels_log_loss),
     ("brier", one_label, brier),
     ("brier", several_labels, brier),
     ("balanced_accuracy", one_label, balanced_accuracy),
+    ("rmse", numbers, rmse),
+    ("mae", numbers, mae),
+    ("r2", numbers, r2),
     ("quadratic_kappa", one_label, kappa),
     *((f"top{k}_accuracy", one_label, partial(top_k, k)) for k in (1, 3, 5, 10)),
     *((f"map@{k}", one_label, partial(map_at_k, k)) for k in (1, 3, 5, 12)),

@@ -1,9 +1,11 @@
 """Metrics of searches whose answers are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.config.recipe import Recipe, Retrieval
+from lib.metrics.retrieval import open_set_accuracies
 from lib.retrieval.evaluation import ValidationSet, evaluate_open_set, evaluate_queries, mean_metrics, metrics_per_query
 from lib.retrieval.gallery import GalleryRows, build_gallery
 from lib.retrieval.ranking import Ranking
@@ -25,12 +27,25 @@ def test_all_metrics_of_well_separated_individuals():
         result = search_identities(gallery, queries, Retrieval(method=method, neighbours=len(who)), "m", 5)
         curve = threshold_curve(LabelledScores(result.scores, result.names == truth[:, None], known))
         values, _ = evaluate_queries(gallery, queries, truth, result, fit_threshold(curve, "map@k", 0.5), "new")
-        assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc"]
+        open_set = ["known_accuracy", "new_accuracy", "open_set_accuracy"]
+        assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc", *open_set]
         assert values["map@5"] == pytest.approx(curve.map_at_k(0.5).max())
         assert values["recall@1"] == 1
         assert values["auroc"] > 0.98
         assert values["map@r"] > 0.98
         assert (result.names[:20, 0] == truth[:20]).all()  # those with one gallery image
+
+
+def test_open_set_accuracies_weigh_each_individual_alike():
+    """As AnimalCLEF 2025 scores them: balanced over known and over new individuals."""
+    rng = np.random.default_rng(0)
+    truth, right = rng.choice(list("aaaabbcdefffg"), 200), rng.random(200) < 0.6
+    known = np.isin(truth, list("abcd"))
+    table = pd.DataFrame({"truth": truth, "right": right.astype(float), "known": known})
+    of = table.groupby(["known", "truth"])["right"].mean().groupby("known").mean()
+    expected = {"known_accuracy": of[True], "new_accuracy": of[False], "open_set_accuracy": np.sqrt(of[True] * of[False])}
+    assert open_set_accuracies(truth, right, known) == pytest.approx(expected)
+    assert open_set_accuracies(truth[known], right[known], known[known]) == {}
 
 
 def test_metrics_leave_out_what_the_queries_do_not_define():

@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from lib.config.recipe import Predict
 from lib.scores.score_file import Scores
-from lib.submission.formats import check_sample
+from lib.submission.choice import check_sample
 from lib.submission.writing import submit
 from lib.tables.sample import read_sample
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target

@@ -11,7 +11,8 @@ import pytest
 from lib.config.recipe import Predict
 from lib.errors import FlukeError
 from lib.scores.score_file import Scores
-from lib.submission.formats import FORMATS, check_sample, resolve_format
+from lib.submission.choice import check_sample, resolve_format
+from lib.submission.formats import FORMATS
 from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import Sample, read_sample
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target

@@ -51,7 +51,7 @@ def test_one_hot_columns_are_one_label_or_several(tmp_path: Path) -> None:
         (["image", "x_1"], "no number"),
     ):
         with pytest.raises(FlukeError, match=fault):
-            train(tmp_path, label_columns=[column])
+            train(tmp_path, label_columns=columns)
 
 
 def test_labels_in_names_and_in_folders_of_any_depth(tmp_path: Path) -> None:
