@@ -57,6 +57,16 @@ class RetrievalFolder(_Folder):
     page = _Entry("retrieval.html")
 
 
+class DiscoveryFolder(_Folder):
+    """What scripts/discover.py writes."""
+
+    submission = _Entry("submission.csv")
+    clusters = _Entry("clusters.csv")
+    """The cluster of each image, its name, and how sure it is."""
+    metrics = _Entry("metrics.json")
+    page = _Entry("discovery.html")
+
+
 class RunFolder(_Folder):
     """A run of train_classifier or train_embedding, a k-fold run with its folds, or an ensemble."""
 
@@ -108,6 +118,11 @@ class RunFolder(_Folder):
         """Return the folders of the folds that have begun."""
         names = [path.name for path in self.path.glob("fold*") if re.fullmatch(r"fold\d+", path.name) and path.is_dir()]
         return [self.fold(number) for number in sorted(int(name.removeprefix("fold")) for name in names)]
+
+    @property
+    def discovery(self) -> DiscoveryFolder:
+        """Where discover.py writes unless --out says otherwise."""
+        return DiscoveryFolder(self.path / "discovery")
 
     @property
     def retrieval(self) -> RetrievalFolder:

@@ -391,6 +391,11 @@ class Retrieval:
     """FAISS index, as a faiss.index_factory string: Flat is exact; IVF1024,SQ8 or HNSW32 for a million images."""
     search: dict[str, Count] = field(default_factory=dict)
     """Search parameters of an index that is not exact: {nprobe: 16}, {efSearch: 64}, {k_factor_rf: 4}."""
+    part_column: str | None = None
+    """discover: column of the training and test tables (dataset, species) that parts the images: clusters never span two parts, and
+    each has its own threshold where enough individuals of it are held out; null: one part."""
+    encounters: str | None = None
+    """discover: table (image, encounter), relative to `data.root`: photographs of one encounter show the same individual."""
     neighbours: Count = 100
     """Gallery images searched per query, more where they belong to fewer than `predict.topk` identities; fewer are faster, and vote
     and mean_n count no others."""

@@ -131,3 +131,9 @@ def _make_empty(dimension: int, factory: str) -> faiss.Index:
 def faiss_reason(error: Exception) -> str:
     """Return the readable part of FAISS's message: without the C++ signature and file name before it."""
     return str(error).split("Error: ")[-1].split("cpp:")[-1].strip() or type(error).__name__
+
+
+def nearest_neighbours(vectors: Floats, k: int) -> Ints:
+    """Return the `k` rows of `vectors` (n, d) with the largest inner product with each row, (n, k) int64, itself included."""
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    return faiss.knn(vectors, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
