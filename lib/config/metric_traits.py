@@ -123,8 +123,8 @@ METRICS: dict[str, MetricTraits] = {
         (NUMBERS,), "1 - mean (p - y)^2 / variance of y; the mean over several numbers", "numbers", range=(-math.inf, 1.0)
     ),
     "map@5": MetricTraits((RETRIEVAL,), "mean of 1 / rank of the right identity, 0 below rank 5", "ranking"),
-    "recall@1": MetricTraits((RETRIEVAL,), "share of queries whose best identity is right", "label"),
-    "recall@5": MetricTraits((RETRIEVAL,), "share of queries with the right identity among the 5 best", "ranking"),
+    "recall@1": MetricTraits((RETRIEVAL,), "share of queries whose best identity is right"),
+    "recall@5": MetricTraits((RETRIEVAL,), "share of queries with the right identity among the 5 best"),
     "map@r": MetricTraits(
         (RETRIEVAL,), "mean average precision over the R nearest images, R images of the identity (Musgrave et al.)"
     ),

@@ -193,7 +193,8 @@ def _write_submission(session: RetrievalSession, result: RetrievalResult) -> Non
     if sample is None:
         return
     classes = [*result.gallery.identities.tolist(), *([new_label] if new_label is not None else [])]
-    submit_ranking(p, session.folder.submission, sample, result.queries.ids or result.queries.names, result.names, classes)
+    names, metric = result.queries.ids or result.queries.names, session.recipe.train.metric
+    submit_ranking(p, session.folder.submission, sample, names, result.names, classes, metric)
 
 
 def _untried_options(session: RetrievalSession) -> Sequence[str]:

@@ -12,7 +12,7 @@ from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.submission.formats import FORMATS, Format, RankedLabels, TopKFormat, first_fraction
 from lib.tables.sample import Sample, match_images
-from lib.tables.target import Target
+from lib.tables.target import IDENTITY, Target
 
 
 def resolve_format(
@@ -99,9 +99,11 @@ def describe_format(sample: Sample, fmt: Format, p: Predict, metric: str) -> str
     return line
 
 
-def ranking_format(p: Predict, labels: Sequence[str]) -> RankedLabels:
-    """Return the format for ranked labels: the one that `predict.submission` names if it takes a ranking, else topk."""
-    named = FORMATS.get(p.submission, TopKFormat)
+def ranking_format(p: Predict, labels: Sequence[str], metric: str = "auto") -> RankedLabels:
+    """Return the format for ranked labels: the one that `predict.submission` names if it takes a ranking; else one label for a
+    `metric` (train.metric) of one, else topk."""
+    one = p.submission == "auto" and _answer_of(metric, IDENTITY) == "label"
+    named = FORMATS.get("label" if one else p.submission, TopKFormat)
     ranked = named if issubclass(named, RankedLabels) else TopKFormat
     return ranked(labels, topk=p.topk, separator=p.separator)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
+from lib.metrics.registry import METRICS
 from lib.scores.cut_points import cut_at
 from lib.scores.score_file import Scores
 from lib.submission.checking import check_file
@@ -54,26 +55,33 @@ def submit(
     if cut_points is not None and fmt.name in ("label", "topk"):
         test = replace(test, logits=cut_at(test.logits, np.array(cut_points)))
     _write(path, sample, fmt, fmt.fill(test.logits[positions], sample))
-    if cut_points is not None and fmt.name in ("label", "topk"):
-        log(f"  cut points on the expected class: {', '.join(f'{cut:.2f}' for cut in cut_points)} (best quadratic_kappa)")
     calibrated = f", probabilities at temperature {temperature:.2f}" if as_probabilities and temperature != 1 else ""
     log(f"submission: {path}, {len(sample.ids):,} rows in the sample's order, format {fmt.name}{calibrated}")
+    if cut_points is not None and fmt.name in ("label", "topk"):
+        log(f"  cut points on the expected class: {', '.join(f'{cut:.2f}' for cut in cut_points)} (best quadratic_kappa)")
     if fmt.uses_thresholds and thresholds is not None:
+        best = f"best {metric}" if metric != "auto" and METRICS[metric].handed_in else "best F1 per label"
         low, middle, high = (f"{q:.3f}" for q in np.quantile(fmt.thresholds, [0, 0.5, 1]))
-        log(f"  thresholds of the labels: probability {low} to {high}, median {middle} (best F1 per label on validation rows)")
+        log(f"  thresholds of the labels: probability {low} to {high}, median {middle} ({best} on validation rows)")
 
 
 def submit_ranking(
-    p: Predict, path: Path, sample: Sample, names: Sequence[str], ranked: Sequence[Sequence[str]], labels: Sequence[str]
+    p: Predict,
+    path: Path,
+    sample: Sample,
+    names: Sequence[str],
+    ranked: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    metric: str = "auto",
 ) -> None:
     """Write a submission from n lists of labels, best first, for the images `names` (n).
 
-    Each cell takes one label if `predict.submission` is label, else `predict.topk`. `labels` are all that may be written.
-    Raises FlukeError as `submit` does.
+    Each cell takes one label if `predict.submission` is label, or auto with a `metric` of one label, else `predict.topk`. `labels`
+    are all that may be written. Raises FlukeError as `submit` does.
     """
     if len(ranked) != len(names):
         raise ValueError(f"{len(ranked)} lists of labels for {len(names)} images")
-    fmt = ranking_format(p, labels)
+    fmt = ranking_format(p, labels, metric)
     positions = _match_rows(path, sample, names, fmt)
     _write(path, sample, fmt, fmt.fill_from_ranking(ranked[i] for i in positions.tolist()))
 

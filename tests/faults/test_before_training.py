@@ -398,7 +398,7 @@ CASES = [
     Case("own folds that aren't numbers", "some folds are not numbers from 0 on", {"folds_csv": "train.csv"}),
     Case(
         "own folds of one column",
-        "needs two columns (found: ['image']); put image names in the first",
+        "needs two columns (found: ['image']); put image names in one",
         given(raw("f.csv", b"image\n1_000.png\n"), folds_csv="f.csv"),
     ),
     Case(

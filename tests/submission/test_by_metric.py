@@ -9,7 +9,7 @@ from scipy.special import softmax
 from lib.config.recipe import Predict
 from lib.scores.score_file import Scores
 from lib.submission.choice import check_sample
-from lib.submission.writing import submit
+from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import read_sample
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target
 from tests.submission import random_logits, read_rows, write_sample
@@ -68,3 +68,12 @@ def test_a_metric_that_the_columns_have_no_place_for_leaves_the_choice_to_the_sa
     cells, said, _ = written(tmp_path, ["x y"] * 3, ("x", "y", "z"), "macro_map", SEVERAL_LABELS)
     assert all(set(cell.split()) <= {"x", "y", "z"} for cell in cells)
     assert "no place for what train.metric macro_map wants" in said
+
+
+def test_a_ranking_of_individuals_is_cut_to_one_where_the_metric_wants_one(tmp_path: Path) -> None:
+    path = write_sample(tmp_path, "image,id\na.png,new\nb.png,new\n")
+    ranked = [["x", "new", "y"], ["new", "y", "x"]]
+    for metric, cells in (("open_set_accuracy", ["x", "new"]), ("map@5", ["x new y", "new y x"]), ("auto", ["x new y", "new y x"])):
+        out = tmp_path / f"{metric}.csv"
+        submit_ranking(Predict(), out, read_sample(path, "image"), ["a.png", "b.png"], ranked, ["x", "y", "new"], metric)
+        assert [row[1] for row in read_rows(out)[1:]] == cells
