@@ -1,0 +1,129 @@
+"""scripts/prepare.py: the recipe that it writes loads the tables as a person would."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib.config import command_line
+from lib.config.recipe import Recipe
+from lib.errors import FlukeError
+from lib.tables.loading import load_test, load_train
+from scripts import prepare
+
+
+def images(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (40, 50, 3)).astype(np.uint8)).save(root / name)
+
+
+def table(path: Path, header: str, rows: list[tuple[object, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=header.split()).to_csv(path, index=False)
+
+
+def written(root: Path) -> tuple[Recipe, str]:
+    """Return the recipe that is written for a folder, whose tables load, and its text."""
+    before = sorted(path for path in root.rglob("*"))
+    out = root.parent / "recipe.yaml"
+    text = prepare.main([str(root), "--out", str(out)])
+    assert sorted(path for path in root.rglob("*")) == before
+    recipe = command_line.parse(command_line.make_parser(""), ["--cfg", str(out)]).recipe
+    train = load_train(recipe.data, recipe.folds)
+    assert load_test(recipe.data, train.classes, train.target) is not None
+    return recipe, text
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "contest").mkdir()
+    return tmp_path / "contest"
+
+
+def test_a_table_and_a_sample_of_probabilities(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(root, *[f"train/{i:03}.jpg" for i in range(24)], *[f"test/t{i}.jpg" for i in range(5)])
+    table(root / "train.csv", "id patient_id sex target", [(f"{i:03}", i // 3, i % 2, int(i % 3 == 0)) for i in range(24)])
+    table(root / "test.csv", "id sex", [(f"t{i}", 0) for i in range(5)])
+    table(root / "sample_submission.csv", "id target", [(f"t{i}", 0) for i in range(5)])
+    recipe, text = written(root)
+    d = recipe.data
+    assert (d.train_csv, d.image_column, d.label_column, d.image_dir) == ("train.csv", "id", "target", "train")
+    assert (d.test_csv, d.test_dir, d.sample_submission) == ("test.csv", "test", "sample_submission.csv")
+    assert (recipe.train.metric, recipe.folds.group_column) == ("roc_auc", "patient_id")
+    assert "# a guess for two classes" in text
+    assert "24 images" in capsys.readouterr().out
+
+
+def test_one_hot_columns_and_ids_with_extension(root: Path) -> None:
+    images(root, *[f"images/a{i}.png" for i in range(12)])
+    table(root / "train.csv", "image_id red green", [(f"a{i}", i % 2, 1 - i % 2) for i in range(8)])
+    table(root / "sample_submission.csv", "image_id red green", [(f"a{i}.png", 0.5, 0.5) for i in range(8, 12)])
+    recipe, _ = written(root)
+    assert recipe.data.label_columns == ["red", "green"]
+    assert recipe.data.label_separator is None
+    assert recipe.train.metric in ("roc_auc", "log_loss")
+
+
+def test_coco_and_ids_that_are_no_names(root: Path) -> None:
+    images(root, *[f"train/{i % 3}/{i}.jpg" for i in range(12)], *[f"test/x{i}.jpg" for i in range(4)])
+    records = [{"id": i, "file_name": f"{i % 3}/{i}.jpg"} for i in range(12)]
+    annotations = [{"id": i, "image_id": i, "category_id": i % 3} for i in range(12)]
+    (root / "train.json").write_text(json.dumps({"images": records, "annotations": annotations, "categories": []}))
+    (root / "test.json").write_text(json.dumps({"images": [{"id": 50 + i, "file_name": f"x{i}.jpg"} for i in range(4)]}))
+    table(root / "sample_submission.csv", "Id Predicted", [(50 + i, 0) for i in range(4)])
+    recipe, _ = written(root)
+    d = recipe.data
+    assert (d.train_csv, d.image_column, d.label_column, d.image_dir) == ("train.json", "file_name", "category_id", "train")
+    assert (d.test_csv, d.test_dir, d.id_column) == ("test.json", "test", "id")
+
+
+def test_class_folders_with_drivers_in_a_table(root: Path) -> None:
+    names = [f"c{i % 2}/img_{i}.jpg" for i in range(12)]
+    images(root, *[f"imgs/train/{name}" for name in names], *[f"imgs/test/t{i}.jpg" for i in range(4)])
+    table(root / "drivers.csv", "subject classname img", [(f"p{i // 2}", name[:2], name[3:]) for i, name in enumerate(names)])
+    table(root / "sample_submission.csv", "img c0 c1", [(f"t{i}.jpg", 0.5, 0.5) for i in range(4)])
+    recipe, _ = written(root)
+    d = recipe.data
+    assert d.test_dir == "imgs/test"
+    assert (d.train_dir, d.train_csv) == ("imgs/train", None) or (d.train_csv, d.label_column) == ("drivers.csv", "classname")
+    assert recipe.folds.group_column == "subject"
+
+
+def test_labels_in_file_names(root: Path) -> None:
+    images(root, *[f"train/{name}.{i}.jpg" for name in ("cat", "dog") for i in range(5)], *[f"test/{i}.jpg" for i in range(4)])
+    table(root / "sample_submission.csv", "id label", [(i, 0.5) for i in range(4)])
+    recipe, _ = written(root)
+    assert recipe.data.label_pattern is not None
+    assert recipe.data.order == ["cat", "dog"]
+    assert recipe.train.metric == "log_loss"
+
+
+def test_lists_of_labels_individuals_and_numbers(root: Path) -> None:
+    images(root, *[f"train/{i}.jpg" for i in range(30)], *[f"test/t{i}.jpg" for i in range(4)])
+    table(root / "train.csv", "image labels", [(f"{i}.jpg", ["a", "a b", "b", "c", "b c"][i % 5]) for i in range(30)])
+    table(root / "sample_submission.csv", "image labels", [(f"t{i}.jpg", "a b") for i in range(4)])
+    assert written(root)[0].data.label_separator == " "
+    table(root / "train.csv", "Image Id", [(f"{i}.jpg", f"w_{i % 6}" if i % 6 else "new_whale") for i in range(30)])
+    table(root / "sample_submission.csv", "Image Id", [(f"t{i}.jpg", "new_whale w_1 w_2 w_3 w_4") for i in range(4)])
+    (root.parent / "recipe.yaml").unlink()
+    assert written(root)[0].data.new_label == "new_whale"
+    table(root / "train.csv", "Id Score", [(i, i * 3 + 1) for i in range(30)])
+    table(root / "sample_submission.csv", "Id Score", [(f"t{i}", 41.7) for i in range(4)])
+    (root.parent / "recipe.yaml").unlink()
+    recipe, _ = written(root)
+    assert (recipe.data.task, recipe.train.metric) == ("number", "rmse")
+
+
+def test_nothing_to_train_on_is_one_sentence(root: Path) -> None:
+    with pytest.raises(FlukeError, match="holds neither images nor tables"):
+        prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
+    images(root, "a.jpg", "b.jpg")
+    with pytest.raises(FlukeError, match="no table names its images with labels, and they are in no class folders"):
+        prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
+    (root.parent / "r.yaml").touch()
+    with pytest.raises(FlukeError, match="exists; name another file with --out"):
+        prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
