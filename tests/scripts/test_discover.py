@@ -55,7 +55,9 @@ def test_every_image_has_a_cluster_in_the_samples_form(run: Path, herd: Path) ->
     asked = table.loc[given["image_id"]]
     assert (asked["kind"].groupby(given["cluster"].to_numpy()).nunique() == 1).all()
     found = adjusted_rand_score(asked["truth"], given["cluster"])
-    chance = np.mean([adjusted_rand_score(asked["truth"], np.random.default_rng(i).permutation(given["cluster"])) for i in range(20)])
+    chance = np.mean(
+        [adjusted_rand_score(asked["truth"], np.random.default_rng(i).permutation(given["cluster"])) for i in range(20)]
+    )
     assert found > chance + 0.1
     clusters = pd.read_csv(folder / "clusters.csv", dtype={"image": str, "cluster": str}).set_index("image")
     assert clusters.loc[asked["path"], "cluster"].tolist() == given["cluster"].tolist()
