@@ -67,6 +67,18 @@ class DiscoveryFolder(_Folder):
     page = _Entry("discovery.html")
 
 
+class FinalFolder(_Folder):
+    """What kfold.py --final writes: a run per seed, and what they say together."""
+
+    scores_test = _Entry("scores_test.npz")
+    submission = _Entry("submission.csv")
+    final = _Entry("final.json")
+
+    def seed(self, seed: int) -> RunFolder:
+        """Return the folder of the run with a seed."""
+        return RunFolder(self.path / f"seed{seed}")
+
+
 class RunFolder(_Folder):
     """A run of train_classifier or train_embedding, a k-fold run with its folds, or an ensemble."""
 
@@ -109,6 +121,11 @@ class RunFolder(_Folder):
     cv = _Entry("cv.json")
     """The result of a finished k-fold run."""
     ensemble = _Entry("ensemble.json")
+
+    @property
+    def final(self) -> FinalFolder:
+        """Where kfold.py --final writes."""
+        return FinalFolder(self.path / "final")
 
     def fold(self, number: int) -> RunFolder:
         """Return the folder of a k-fold run's fold."""

@@ -3,10 +3,12 @@
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --only 0 3 --out runs/cv
     accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --resume --out runs/cv
+    accelerate launch scripts/kfold.py --cfg recipes/digits.yaml --folds.n 5 --resume --out runs/cv --final --seeds 0 1 2
 
 Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv holds the fold of each row. When
 all folds are finished, oof.npz and cv.json (mean, spread, interval) are written and, from one pass over the test images,
-scores_test.npz and submission.csv.
+scores_test.npz and submission.csv. With --final, models of all rows follow, without a hold-out: OUT/final has their mean prediction
+of the test; the score to cite is that of the folds.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     command_line.add_run_arguments(parser)
     parser.add_argument("--only", nargs="+", type=int, help="Train these folds now, counted from 0.")
     parser.add_argument("--kind", choices=("classifier", "embedding"), default="classifier", help="What to train.")
+    parser.add_argument(
+        "--final", action="store_true", help="Afterwards train on all rows, for the folds' best number of epochs, into OUT/final."
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, help="Seeds of the models of --final; default: train.seed alone.")
     args = command_line.parse(parser, argv)
     n = args.recipe.folds.n
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
@@ -33,7 +39,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib.pipelines.runs import RunArguments
 
     arguments = RunArguments(args.out, args.resume, args.recipe_file)
-    return cross_validate(args.recipe, arguments, args.kind == "embedding", args.only)
+    if args.seeds and not args.final:
+        raise FlukeError("--seeds: is for --final; train.seed is the folds' seed.")
+    seeds = args.seeds or [args.recipe.train.seed]
+    if args.final and args.kind == "embedding":
+        raise FlukeError("--final: is for classifiers and numbers; leave it out with --kind embedding.")
+    return cross_validate(args.recipe, arguments, args.kind == "embedding", args.only, seeds if args.final else ())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lib.pipelines.run_tables import FoldTables, group_list
 from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_folds_page
 from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
-from lib.run_folder import RunFolder
+from lib.run_folder import FinalFolder, RunFolder
 from lib.scores.cut_points import fit_cut_points
 from lib.scores.decided import decide_out_of_fold, decision_options
 from lib.scores.decisions import label_thresholds
@@ -190,11 +191,16 @@ def predict_test(
     metric: str,
     thresholds: dict[str, float] | None,
     cut_points: list[float] | None = None,
+    files: Sequence[Path] | None = None,
+    folder: RunFolder | FinalFolder | None = None,
 ) -> None:
-    """Predict the test images by the mean of the folds' models; write their scores and the submission. Raises Interrupted."""
-    folder, test = run.folder, tables.test
+    """Predict the test images by the mean of the models in `files` (None: the folds'); write their scores and the submission.
+
+    They are written to `folder`, None for the run's. Raises Interrupted.
+    """
+    folder, test = folder or run.folder, tables.test
     assert test is not None
-    files = [folder.fold(k).weights for k in range(recipe.folds.n)]
+    files = files or [run.folder.fold(k).weights for k in range(recipe.folds.n)]
     try:
         outputs = predict_average(files, recipe, test, run.accelerator, run.stop.check)
     except Interrupted:

@@ -21,6 +21,7 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import read_json, write_text
 from lib.models.weights import read_spec
+from lib.pipelines.final import train_final
 from lib.pipelines.folds_result import combine_folds
 from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
 from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
@@ -39,19 +40,25 @@ from lib.training.tasks import check_task
 
 
 def cross_validate(
-    recipe: Recipe, arguments: RunArguments, embedding: bool = False, only: Sequence[int] | None = None
+    recipe: Recipe,
+    arguments: RunArguments,
+    embedding: bool = False,
+    only: Sequence[int] | None = None,
+    final_seeds: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Run the folds that aren't finished (`only` these); when none is missing, combine them.
 
     `train.max_minutes` is for all folds together: what is left of it is shared equally among the folds to come, after the time that
-    predicting the test images will take. Returns what cv.json holds, or {} while folds are missing. Raises FlukeError; Interrupted
-    when a signal came and the state is saved.
+    predicting the test images will take. With `final_seeds`, models of all rows follow, one per seed. Returns what cv.json holds,
+    or {} while folds are missing. Raises FlukeError; Interrupted when a signal came and the state is saved.
     """
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
     with open_run(arguments, recipe, kfold=True) as (run, recipe):
         if broadcast_from_main(run.accelerator, run.folder.cv.exists):
             run.log(f"{run.folder}: finished already")
+            if final_seeds:
+                train_final(recipe, run, target, load_fold_tables(recipe, run, target), final_seeds)
             return read_json(run.folder.cv)
         tables = load_fold_tables(recipe, run, target)
         done = start_folds(recipe, run, target, tables)
@@ -65,7 +72,11 @@ def cross_validate(
             needed = f"{run.folder.oof.name} and {run.folder.cv.name} need all {n} folds"
             run.log(f"{run.folder}: {needed}, and {missing} are missing; {run.resume_command}")
             return {}
-        return combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
+        result = combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
+        finished = broadcast_from_main(run.accelerator, run.folder.cv.exists)
+        if final_seeds and finished:
+            train_final(recipe, run, target, tables, final_seeds)
+        return result
 
 
 def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:

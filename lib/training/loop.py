@@ -59,7 +59,8 @@ def fit(trainer: Trainer) -> Outcome:
         if not in_time and state.best_epoch is not None:
             return trainer.outcome(finished=False)
         is_last = state.epoch + 1 == t.epochs
-        metrics = trainer.validate() if not in_time or is_last or (state.epoch + 1) % t.validate_every == 0 else None
+        due = not in_time or is_last or (state.epoch + 1) % t.validate_every == 0
+        metrics = trainer.validate() if due and trainer.validates else None
         if not in_time:  # not one epoch in time: these weights count as the best so far, but not as an epoch
             trainer.save_weights(metrics)
             return trainer.outcome(finished=False)
@@ -98,6 +99,8 @@ class Trainer:
         self.loader = make_train_loader(data.train, self.batches, recipe.data.workers)
         self.inference = InferenceOptions.from_recipe(recipe, num_processes)
         self.val_loader = self.inference.make_loader(data.val, self.accelerator)
+        self.validates = True
+        """False for a training on all rows, which keeps its last weights."""
         self.val_outputs: np.ndarray | None = None
         """Outputs of the last validation."""
         self.kept_outputs: np.ndarray | None = None
