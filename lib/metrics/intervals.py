@@ -61,8 +61,10 @@ def _resample_counts(n_rows: int, n: int, seed: int, groups: Array | None) -> It
         yield np.ascontiguousarray(counts[unit], dtype=np.float64)
 
 
-def gain_interval(metric: str, logits: Array, base: Array, targets: Array, groups: Array | None = None) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the gain of `logits` over `base` in a metric; above 0 is better.
+def gain_interval(
+    metric: str, logits: Array, base: Array, targets: Array, groups: Array | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the gain of `logits` over `base` in a metric; above 0 is better.
 
     Both are computed on the same resampled rows or `groups`.
     """
@@ -70,7 +72,7 @@ def gain_interval(metric: str, logits: Array, base: Array, targets: Array, group
     assert resampled is not None, metric
     draws = _resample_counts(len(targets), _num_resamples(logits.size), 0, groups)
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
-    low, high = np.nanquantile(np.concatenate(found), [0.025, 0.975])
+    low, high = np.nanquantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

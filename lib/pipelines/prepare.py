@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _check(out: Path) -> None:
         train = load_train(recipe.data, recipe.folds)
         print(describe_table(train))
         test = load_test(recipe.data, train.classes, train.target)
-        print("no test images" if test is None else f"test: {len(test):,} images")
+        print("no test images" if test is None else describe_table(replace(test, labels=None), "test"))
         if test is not None and (sample := load_sample(recipe, test.answers, train.classes)) is not None:
             print(check_sample(sample, recipe.predict, test.answers, train.classes, train.target, recipe.train.metric))
     except FlukeError as error:

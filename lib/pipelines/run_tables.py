@@ -73,7 +73,7 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table 
     run.log(describe_table(train_table.take(train_table.in_classes())))
     run.log(f"  {describe_sizes(train_table.paths)}; unreadable: {len(bad_train):,}")
     if test is not None:
-        run.log(f"test: {len(test):,} images")
+        run.log("\n".join([f"test: {len(test):,} images of {test.source}", *(f"  {note}" for note in test.notes)]))
     return train_table, test
 
 

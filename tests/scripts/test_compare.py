@@ -1,0 +1,45 @@
+"""scripts/compare.py: scores, paired differences and differing fields of runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score
+
+from lib.errors import FlukeError
+from lib.scores.score_file import load_scores, save_scores
+from scripts import compare, train_classifier
+
+
+def test_runs_are_compared_on_the_rows_that_both_held_out(
+    arguments: Callable[..., list[str]], tmp_path: Path, no_report: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, fields in {"a": {}, "b": {"optim_lr": 0.01}}.items():
+        train_classifier.main(arguments(tmp_path / name, folds_holdout=20, train_epochs=1, **fields))
+    scores = load_scores(tmp_path / "a" / "scores_val.npz")
+    rng, targets = np.random.default_rng(0), scores.target.encode(scores.labels or [], scores.classes, "a")
+    for name, wrong in (("a", 2), ("b", 12)):
+        scores.logits = np.eye(4, dtype=np.float32)[targets] + 0.01 * rng.random((20, 4), np.float32)
+        scores.logits[:wrong] = np.roll(scores.logits[:wrong], 1, axis=1)
+        save_scores(tmp_path / name / "scores_val.npz", scores)
+    table = compare.main(
+        [str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path), "--out", str(tmp_path / "c"), "--metric", "accuracy"]
+    )
+    assert [Path(run).name for run in table["run"]] == ["a", "b"]
+    assert table["accuracy"].tolist() == pytest.approx([0.9, 0.4])
+    assert table["accuracy"][1] == accuracy_score(targets, scores.logits.argmax(1))
+    assert table["gain"][1] == pytest.approx(-0.5)
+    assert table["gain_low"][1] < -0.5 < table["gain_high"][1] < 0
+    assert (table["differs"][1], table["common_rows"][1]) == ("yes", 20)
+    assert table["optim.lr"].tolist() == ["0.001", "0.01"]
+    assert not {"data.workers", "train.epochs"} & set(table.columns)
+    assert pd.read_csv(tmp_path / "c" / "compare.csv")["run"].tolist() == table["run"].tolist()
+    assert "Runs by accuracy" in (tmp_path / "c" / "compare.html").read_text()
+    assert "optim.lr" in capsys.readouterr().out
+
+
+def test_fewer_than_two_runs_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FlukeError, match="0 of 1 names are runs"):
+        compare.main([str(tmp_path)])
