@@ -19,5 +19,6 @@ retrieval/            gallery with its FAISS index, search, ranking of identitie
 training/             the loop, checkpoints, optimizer, inference, several processes, tasks
 submission/           formats of a submission, writing and checking
 reports/              figures, pages of a run, of folds, of a retrieval
-pipelines/            what a script calls: train, kfold, predict, ensemble, embed, retrieve, discover, compare, prepare, unpack
+pipelines/            what a script calls: train, kfold, predict, ensemble, embed, retrieve, discover, compare, prepare, unpack,
+                      submit, export
 """
