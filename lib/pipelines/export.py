@@ -74,7 +74,8 @@ def export_network(run: Path, out: Path) -> dict[str, Any]:
     """Write model.onnx, model.pt2, model.json and example.py to `out`; returns what model.json holds.
 
     Normalization and softmax or sigmoid are inside; the image is given as uint8 at the network's size. Both exports are compared
-    with the run's network on real images. Raises FlukeError for a k-fold run, a head that can't be exported, and outputs that differ.
+    with the run's network on real images. Raises FlukeError for a k-fold run, a head that can't be
+    exported, and outputs that differ.
     """
     try:
         import onnx  # noqa: F401

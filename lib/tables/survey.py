@@ -95,6 +95,11 @@ def survey_folder(folder: Path) -> Survey:
     images = walk_images(folder)
     if not images and not tables:
         raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there.")
+    if not images:
+        named = ", ".join(table.path for table in tables[:5])
+        raise FlukeError(
+            f"{folder}: holds tables ({named}) but no images; put them there as well, or packed files through unpack.py."
+        )
     if len(samples) > 1:
         notes.append(f"other samples: {', '.join(path for path in samples if path != chosen)}")
     return Survey(folder, images, tables, None if chosen is None else read_sample(folder / chosen), chosen, notes)

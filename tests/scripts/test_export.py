@@ -26,9 +26,8 @@ def test_an_export_answers_as_the_run_does(
     about = export.main(["--run", str(run)])
     assert max(about["largest_difference"].values()) <= 1e-4
     scores = load_scores(run / "scores_test.npz")
-    images = [
-        Image.open(contest / "images" / name).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR) for name in scores.names
-    ]
+    images = [Image.open(contest / "images" / name).convert("RGB") for name in scores.names]
+    images = [image.resize((32, 32), Image.Resampling.BILINEAR) for image in images]
     pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
     (found,) = onnxruntime.InferenceSession(run / "export" / "model.onnx").run(None, {"image": pixels})
     assert about["classes"] == list(scores.classes)

@@ -121,6 +121,10 @@ def test_lists_of_labels_individuals_and_numbers(root: Path) -> None:
 def test_nothing_to_train_on_is_one_sentence(root: Path) -> None:
     with pytest.raises(FlukeError, match="holds neither images nor tables"):
         prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
+    table(root / "train.csv", "image label", [("a.jpg", "x")])
+    with pytest.raises(FlukeError, match=r"holds tables \(train.csv\) but no images"):
+        prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
+    (root / "train.csv").unlink()
     images(root, "a.jpg", "b.jpg")
     with pytest.raises(FlukeError, match="no table names its images with labels, and they are in no class folders"):
         prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
