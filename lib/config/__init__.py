@@ -7,5 +7,6 @@ constraints   constraints between several fields
 schema        the JSON schema of a recipe, and its types in words
 validation    a recipe from values, every wrong value named
 yaml_text     YAML without guesses: 01, yes and dates stay text
+draft         a recipe in the making, with comments
 command_line  recipe files and an option per field, read to a recipe; a recipe written back
 """

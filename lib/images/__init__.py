@@ -1,7 +1,9 @@
 """From an image file to a batch of tensors. Files in reading order:
 
+arrays        images stored as arrays: .npy and DICOM
 opening       open an image file by Pillow: formats, size limit, what its pixels mean as RGB
 decoding      decode an image file into a uint8 RGB tensor
+checked       which files were found readable before
 checking      find unreadable files before training, describe image sizes
 duplicates    files with the same bytes
 augmentation  resize images to the network's size; augment them with the transforms that the recipe names

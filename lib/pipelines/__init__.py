@@ -2,13 +2,22 @@
 
 runs               open a run: choose and lock its folder; start, resume or done
 run_tables         the tables of a run, and their images as datasets
+shift              test images compared with held-out ones
 train              one run from tables to report
 predict            any images with trained networks
 kfold              cross-validation: a run per fold
 folds_result       the results of all folds together
+final              models of all rows, after the folds
 ensemble           combinations of runs
 embed              embeddings of a table's images, kept in the run's folder
 retrieval_session  what one call of retrieve.py works with
 retrieve           queries searched in a gallery
 change_gallery     rows added to and removed from a gallery
+discover           the test images grouped into individuals
+compare            runs side by side
+prepare            a first recipe from a contest's folder
+prepare_table      its fields where a table lists the training images
+unpack             images of packed files as files
+submit             a submission handed in by Kaggle's client
+export             a network for programs without Fluke
 """

@@ -10,6 +10,8 @@ thresholds     the threshold for the new label: its curve, the rules, cross-fitt
 calibration    probabilities from scores, the share of new individuals
 evaluation     metrics of queries whose identities are known
 open_set       threshold, share and calibrations, fitted on held-out rows
+clustering     average linkage of images and known individuals
+discovery      known and new individuals: threshold, names, probabilities
 pairs          verification of pairs of images
 result         all answers as a table and as threshold.json
 """

@@ -2,6 +2,7 @@
 
 formats   one class per format of a submission's columns, and their registry
 choice    the format that the recipe, the metric or the sample asks for; the check of a sample before training
+pooling   one answer for several images
 writing   write a submission from logits or from ranked labels
 checking  read a written submission and compare it with the sample
 """

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,23 @@ from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
-from lib.tables.folders import find_by_pattern, find_deeper, find_images, image_stem, list_images, walk_images
-from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, map_classes, select_rows
+from lib.tables.folders import image_stem, list_images, walk_images
+from lib.tables.labels import from_pattern, map_classes
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.regression_target import is_number
+from lib.tables.rows import (
+    add_labels,
+    add_labels_by_pattern,
+    add_labels_of,
+    find_rows,
+    has_labels,
+    label_fields,
+    number_columns,
+    read_rows,
+)
 from lib.tables.sample import find_id_column, read_sample
 from lib.tables.table import Table
-from lib.tables.target import ONE_LABEL, Target, label_target
+from lib.tables.target import Target
 
 
 def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
@@ -162,103 +171,36 @@ def load_images(
         if not names:
             found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
             raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
-        table, missing = _find_rows(path, path, names, data)
+        table, missing = find_rows(path, path, names, data)
         table = replace(table, notes=(*table.notes, *_ignored_entries(path, folders, others)))
     else:
         header, wanted = read_header(path), {"data.image_column": data.image_column}
-        labels = _label_fields(path, header, data) if with_labels and _has_labels(header, data) else {}
-        columns, lines, rows = _read_rows(path, wanted | labels, where or {}, "data.test_where")
-        table, missing = _find_rows(path, folder, columns["data.image_column"], data, lines, rows)
+        labels = label_fields(path, header, data) if with_labels and has_labels(header, data) else {}
+        columns, lines, rows = read_rows(path, wanted | labels, where or {}, "data.test_where")
+        table, missing = find_rows(path, folder, columns["data.image_column"], data, lines, rows)
         for other in more if missing else ():
-            elsewhere, still_missing = _find_rows(path, other, columns["data.image_column"], data, lines, rows)
+            elsewhere, still_missing = find_rows(path, other, columns["data.image_column"], data, lines, rows)
             paths = [new if i in missing else old for i, (old, new) in enumerate(zip(table.paths, elsewhere.paths))]
             table = replace(table, paths=paths, notes=(*table.notes, *elsewhere.notes))
             missing = {i: reason for i, reason in missing.items() if i in still_missing}
         if any(cell.strip() for field in labels for cell in columns[field]):
-            table, missing = _with_labels(table, missing, columns, labels, data, target.several)
+            table, missing = add_labels_of(table, missing, columns, labels, data, target.several)
             table, missing = map_classes(table, {old: new for old, new in data.class_map.items() if old in table.counts()}, missing)
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
 
 
-def _read_rows(
-    source: Path, fields: dict[str, str], where: Mapping[str, str | list[str]], field: str
-) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:
-    """Return the columns of `read_columns`, the line and the position of each row that is as `where` says."""
-    columns, lines = read_columns(source, fields | {f"{field} {column}": column for column in where})
-    if not where:
-        return columns, lines, np.arange(len(lines), dtype=np.int64)
-    rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
-    return {name: [cells[i] for i in rows] for name, cells in columns.items()}, lines[rows], rows
-
-
-def _has_labels(header: list[str], data: Data) -> bool:
-    """Return whether a table to predict has the columns of the recipe's labels."""
-    if data.task == "number":
-        return set(number_columns(data)) <= set(header)
-    if data.label_columns:
-        return any(fnmatchcase(column, pattern) for column in header for pattern in data.label_columns)
-    return data.label_pattern is None and data.label_column in header
-
-
-def _label_fields(source: Path, header: list[str], data: Data) -> dict[str, str]:
-    """Return the columns that hold labels, by the field of the recipe that names each. Raises FlukeError."""
-    if data.task == "number":
-        return {f"{_number_field(data)} {name}": name for name in number_columns(data)}
-    if data.label_columns:
-        return {f"data.label_columns {name}": name for name in expand_columns(source, header, data.label_columns)}
-    return {} if data.label_pattern is not None else {"data.label_column": data.label_column}
-
-
-def _with_labels(
-    table: Table, missing: dict[int, str], columns: dict[str, list[str]], fields: dict[str, str], data: Data, several: bool
-) -> tuple[Table, dict[int, str]]:
-    """Return the table with the labels of its columns or names, and `missing` for its positions."""
-    separator, lines = data.label_separator if several else None, table.lines
-    assert lines is not None
-    if data.task == "number":
-        for field, name in fields.items():
-            refuse_blanks(table.source, name, columns[field], lines)
-        labels = list(zip(*(columns[field] for field in fields)))
-        return replace(table, labels=labels, target=label_target(None, data.task)), missing
-    if data.label_columns:
-        rows = from_one_hot(table.source, list(fields.values()), [columns[field] for field in fields], several, lines)
-        table = replace(table, labels=rows, target=label_target(separator, data.task))
-    elif data.label_pattern is not None:
-        return _labels_by_pattern(table, missing, data)
-    else:
-        table = _add_labels(table, columns["data.label_column"], separator, data.task)
-    return join_rows_of_an_image(table, missing) if several else (table, missing)
-
-
-def _labels_by_pattern(table: Table, missing: dict[int, str], data: Data) -> tuple[Table, dict[int, str]]:
-    """Return the images in whose name data.label_pattern finds a label, and `missing` for their positions. Raises FlukeError."""
-    found = from_pattern("data.label_pattern", data.label_pattern or "", table.names, "label")
-    kept = np.flatnonzero([label is not None for label in found])
-    if not len(kept):
-        raise FlukeError(
-            f"data.label_pattern {data.label_pattern!r}: finds no label in any of {len(table):,} image names, such as "
-            f"{first_few(map(repr, table.names), 3)}."
-        )
-    notes = table.notes
-    if len(kept) < len(table):
-        others = [name for name, label in zip(table.names, found) if label is None]
-        notes += (f"data.label_pattern: {len(others):,} images without a label left out ({first_few(others, 3)})",)
-    labelled = replace(table, labels=[(label or "",) for label in found], target=label_target(None, data.task), notes=notes)
-    return labelled.take(kept), {new: missing[old] for new, old in enumerate(kept.tolist()) if old in missing}
-
-
 def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
     """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
     source = Path(data.root) / (data.train_csv or "")
-    labels = _label_fields(source, read_header(source), data)
+    labels = label_fields(source, read_header(source), data)
     wanted = {"data.image_column": data.image_column} | labels
     by_column = folds.group_column is not None and folds.group_csv is None
     if by_column:
         wanted["folds.group_column"] = folds.group_column or ""
-    columns, lines, rows = _read_rows(source, wanted, data.train_where, "data.train_where")
-    table, missing = _find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines, rows)
+    columns, lines, rows = read_rows(source, wanted, data.train_where, "data.train_where")
+    table, missing = find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines, rows)
     if by_column:
         refuse_blanks(source, folds.group_column or "", columns["folds.group_column"], lines)
         columns |= {"data.image_column": columns["data.image_column"]}
@@ -269,7 +211,7 @@ def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
         table = replace(table, groups=np.array(columns["data.image_column"]))
     if by_column:
         table = replace(table, groups=np.array(columns["folds.group_column"]))
-    return _with_labels(table, missing, columns, labels, data, data.label_separator is not None)
+    return add_labels_of(table, missing, columns, labels, data, data.label_separator is not None)
 
 
 def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
@@ -280,8 +222,8 @@ def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
     names = walk_images(folder, tests)
     if not names:
         raise FlukeError(f"{folder}: holds no images (data.train_dir).")
-    table, missing = _find_rows(folder, folder, names, data)
-    return _labels_by_pattern(table, missing, data)
+    table, missing = find_rows(folder, folder, names, data)
+    return add_labels_by_pattern(table, missing, data)
 
 
 def _read_class_folders(folder: Path, data: Data, tests: Sequence[Path]) -> tuple[Table, dict[int, str]]:
@@ -308,83 +250,9 @@ def _read_class_folders(folder: Path, data: Data, tests: Sequence[Path]) -> tupl
     if empty or not names:
         found = f"without images: {first_few(empty)}" if empty else "no folders at all"
         raise FlukeError(f"{folder}: is not a folder of class folders ({found}); put each class's images in a folder of its name.")
-    table, missing = _find_rows(folder, folder, names, data)
+    table, missing = find_rows(folder, folder, names, data)
     labels = [name.split("/")[0] for name in names]
-    return replace(_add_labels(table, labels, None, data.task), notes=(*table.notes, *notes)), missing
-
-
-def _find_rows(
-    source: Path, folder: Path, names: list[str], data: Data, lines: np.ndarray | None = None, rows: np.ndarray | None = None
-) -> tuple[Table, dict[int, str]]:
-    """Return a table, without labels and classes, of the images `names` below `folder`, and {position: reason} of missing ones.
-
-    Images that aren't where their name says are looked for further down. With data.image_pattern a name stands for all files that
-    match it: these become rows, whose id is the name.
-    """
-    if lines is not None:
-        refuse_blanks(source, "image name", names, lines)
-    rows = np.arange(len(names), dtype=np.int64) if rows is None else rows
-    if data.image_pattern is not None and lines is not None:
-        return _find_files_of_rows(source, folder, names, data.image_pattern, lines)
-    trusted = [Path(root) for root in data.trusted_roots]
-    paths, missing = find_images(folder, names, trusted)
-    notes: tuple[str, ...] = ()
-    if missing and lines is not None:
-        deeper = find_deeper(folder, [names[i] for i in missing])
-        for i in [i for i in missing if names[i] in deeper]:
-            paths[i] = safe_join(folder, deeper[names[i]], trusted)
-            del missing[i]
-        if deeper:
-            example = next(iter(deeper.values()))
-            notes = (f"{len(deeper):,} images found by their names in folders below {folder}, such as {example}",)
-    return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines, notes=notes), missing
-
-
-def _find_files_of_rows(
-    source: Path, folder: Path, names: list[str], pattern: str, lines: np.ndarray
-) -> tuple[Table, dict[int, str]]:
-    """Return a table with a row for each file that matches data.image_pattern with one of `names`; the files are its names."""
-    of_name = find_by_pattern(folder, pattern)
-    if without := [name for name in names if name not in of_name]:
-        raise FlukeError(
-            f"{source}: {len(without):,} of {len(names):,} rows have no image: {first_few(map(repr, without))} (data.image_pattern "
-            f"{pattern!r} below {folder}); drop these rows, or change the pattern."
-        )
-    files = [(file, name, line) for name, line in zip(names, lines.tolist()) for file in of_name[name]]
-    note = f"data.image_pattern: {len(names):,} rows have {len(files):,} images"
-    return Table(
-        np.arange(len(files), dtype=np.int64),
-        [file for file, _, _ in files],
-        [folder / file for file, _, _ in files],
-        None,
-        (),
-        None,
-        ONE_LABEL,
-        source=source,
-        lines=np.array([line for _, _, line in files]),
-        notes=(note,),
-        ids=[name for _, name, _ in files],
-    ), {}
-
-
-def number_columns(data: Data) -> tuple[str, ...]:
-    """Return the columns of the numbers to predict."""
-    return tuple(data.number_columns or [data.label_column])
-
-
-def _number_field(data: Data) -> str:
-    return "data.number_columns" if data.number_columns else "data.label_column"
-
-
-def _add_labels(table: Table, cells: list[str], separator: str | None, task: str = "label") -> Table:
-    """Return the table with the labels of `cells`, one each, or several separated by `separator`."""
-    if separator is not None:
-        labels = [tuple(dict.fromkeys(part.strip() for part in cell.split(separator) if part.strip())) for cell in cells]
-    else:
-        if table.lines is not None:
-            refuse_blanks(table.source, "label", cells, table.lines)
-        labels = [(cell,) for cell in cells]
-    return replace(table, labels=labels, target=label_target(separator, task))
+    return replace(add_labels(table, labels, None, data.task), notes=(*table.notes, *notes)), missing
 
 
 def _ignored_entries(folder: Path, folders: list[str], files: list[str]) -> tuple[str, ...]:

@@ -1,0 +1,190 @@
+"""The fields of a recipe for a contest whose training images are listed in a table."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from lib.config.draft import Draft
+from lib.errors import first_few
+from lib.tables.folders import image_stem
+from lib.tables.guesses import (
+    GROUP_NAMES,
+    NEW_NAMES,
+    find_labels,
+    image_pattern,
+    image_root,
+    is_ambiguous,
+    is_measure,
+    split_column,
+    test_table,
+)
+from lib.tables.survey import FoundTable, Survey, common_folder, is_number, splits_into_labels
+
+
+def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> None:
+    """Set the fields of a training table, its images, its labels, the test and the groups."""
+    draft.set("data.train_csv", table.path, f"{len(table):,} rows")
+    column = survey.image_column(table)
+    if column is not None:
+        images = survey.images_of(table.columns[column[0]])
+        draft.set("data.image_column", column[0], f"its cells name {column[1]:.0%} of the rows' images")
+    else:
+        name, pattern = image_pattern(survey, table) or ("", "")
+        images = [image for image in survey.images if any(image_stem(image).startswith(cell) for cell in table.columns[name][:50])]
+        draft.set("data.image_column", name, "a row has several images, whose names begin with it")
+        draft.set("data.image_pattern", pattern)
+    folder = image_root(table.columns[column[0]] if column is not None else [], images)
+    draft.set("data.image_dir", folder)
+    split = split_column(table)
+    if split is not None:
+        draft.set("data.train_where", {split[0]: split[1]}, "the table holds training and test rows")
+        draft.set("data.test_where", {split[0]: split[2]})
+    _describe_labels(survey, table, draft)
+    _describe_test(survey, table, draft, split is not None)
+    _suggest_groups(survey, table, draft)
+
+
+def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
+    """Set the fields of the labels, the task, and the metric that the sample suggests."""
+    labels, why = find_labels(survey, table)
+    assert labels is not None
+    split = split_column(table)
+    rows = range(len(table)) if split is None else [i for i, cell in enumerate(table.columns[split[0]]) if cell in split[1]]
+    if isinstance(labels, list):
+        draft.set("data.label_columns", labels, why)
+        sums = Counter(sum(float(table.columns[column][i] or 0) > 0 for column in labels) for i in rows)
+        if set(sums) != {1}:
+            draft.set("data.label_separator", " ", f"{sum(n for k, n in sums.items() if k != 1):,} rows have no label or several")
+            draft.set("objective.name", "bce")
+        draft.set("train.metric", "roc_auc", "a guess; the sample's columns are probabilities, which log_loss wants as well")
+        return
+    cells = [table.columns[labels][i] for i in rows]
+    filled = [cell for cell in cells if cell.strip()]
+    draft.set(
+        "data.label_column", labels, f"{why}; {len(set(filled)):,} values, such as {first_few(map(repr, sorted(set(filled))), 3)}"
+    )
+    strangers = [label for label, _ in Counter(filled).most_common() if NEW_NAMES.match(label)]
+    if strangers:
+        draft.set("data.new_label", strangers[0], "an individual that isn't known; null makes it a class like the others")
+        draft.set("objective.name", "arcface")
+        return
+    answers = [] if survey.sample is None else survey.sample.cells
+    new = next((cell for cell in dict.fromkeys(answers) if NEW_NAMES.match(cell)), None)
+    if new is not None:
+        draft.set("data.new_label", new, "the sample's answer for an individual that isn't known")
+        draft.set("objective.name", "arcface")
+        draft.set("predict.submission", "label")
+        return
+    separator = splits_into_labels(filled)
+    if separator is not None:
+        draft.set("data.label_separator", separator, "cells hold several labels")
+        draft.set("objective.name", "bce")
+        draft.set("train.metric", "micro_f1", "a guess; samples_f1, macro_f1 and f2_samples are for lists of labels too")
+        return
+    _describe_one_label(filled, answers, survey, draft)
+
+
+def _describe_one_label(cells: Sequence[str], answers: Sequence[str], survey: Survey, draft: Draft) -> None:
+    """Set task and metric for one label or number per image."""
+    values = set(cells)
+    fractions = [cell for cell in answers if is_number(cell) and not float(cell).is_integer()]
+    numeric = all(is_number(cell) for cell in values)
+    known_answers = sum(all(part in values for part in cell.split()) for cell in answers)
+    longest = max((len(cell.split()) for cell in answers), default=0)
+    if survey.sample is not None and len(survey.sample.prediction_columns) > 1:
+        draft.set("train.metric", "log_loss", "a guess; the sample's columns are probabilities, which roc_auc wants as well")
+    elif len(values) == 2 and (fractions or (numeric and values <= {"0", "1", "0.0", "1.0"})):
+        draft.set("train.metric", "roc_auc", "a guess for two classes; log_loss also wants probabilities, accuracy and f1 labels")
+    elif numeric and len(values) > 2 and (fractions or is_measure(cells)):
+        draft.set("data.task", "number", "the labels are numbers, and the sample's cells are fractions")
+        draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
+    elif answers and known_answers > len(answers) / 2 and longest > 1 and not values & set(answers):
+        draft.set("train.metric", f"map@{longest}", f"a guess: the sample's cells are {longest} labels")
+        draft.set("predict.topk", longest)
+    elif answers and all(len(cell.split()) == 2 and cell.split()[0] in values and is_number(cell.split()[1]) for cell in answers):
+        draft.set("train.metric", "gap", "the sample's cells are a label and its confidence")
+    else:
+        draft.set("train.metric", "accuracy", "a guess; macro_f1 and balanced_accuracy are for one label too")
+        if numeric and 2 < len(values) <= 12:
+            draft.hint("data", "task: ordinal  # if the classes are ordered (grades), with train.metric: quadratic_kappa")
+
+
+def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bool) -> None:
+    """Set the fields of the test images and of the sample's ids."""
+    sample = survey.sample
+    if sample is None:
+        tests = [image for image in survey.images if re.search("test", image.partition("/")[0], re.IGNORECASE)]
+        if tests and not in_train:
+            draft.set("data.test_dir", common_folder(tests), "by its name")
+        return
+    if in_train:
+        _set_id_column(sample.ids, train, draft)
+        return
+    asked = survey.images_of(sample.ids)
+    table = test_table(survey, train)
+    names_are_images = len(asked) > 0.9 * len(sample.ids) and not is_ambiguous(survey, sample.ids)
+    if table is not None:
+        column = survey.image_column(table)
+        draft.set("data.test_csv", table.path, f"{len(table):,} rows")
+        cells = table.columns[column[0]] if column is not None else []
+        if column is not None and column[0] == draft.fields["data"]["image_column"][0]:
+            draft.set("data.test_dir", image_root(cells, survey.images_of(cells)))
+        elif column is None and "image_pattern" in draft.fields["data"]:
+            name = draft.fields["data"]["image_column"][0]
+            starts = tuple(table.columns.get(name, [])[:50])
+            found = [image for image in survey.images if starts and image_stem(image).startswith(starts)]
+            draft.set("data.test_dir", common_folder(found))
+        _set_id_column(sample.ids, table, draft)
+    elif names_are_images:
+        draft.set("data.test_dir", common_folder(asked), "holds the images that the sample lists")
+    elif "image_pattern" in draft.fields["data"]:
+        starts = tuple(sample.ids[:50])
+        found = [image for image in survey.images if image_stem(image).startswith(starts)]
+        draft.set("data.test_dir", common_folder(found))
+
+
+def _set_id_column(ids: Sequence[str], table: FoundTable, draft: Draft) -> None:
+    """Name the column of the sample's ids where they aren't the images' names."""
+    name = draft.fields["data"]["image_column"][0]
+    if {image_stem(cell) for cell in ids} <= {image_stem(cell) for cell in table.columns.get(name, [])}:
+        return
+    for column, cells in table.columns.items():
+        if set(ids) <= set(cells):
+            draft.set("data.id_column", column, "holds the sample's ids")
+            if len(set(cells)) < len(cells):
+                draft.hint("predict", "pool: max  # several images have one id; the mean of their probabilities is the default")
+            return
+
+
+def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
+    """Set a group column that is called like one, and suggest others in which values recur."""
+    data = draft.fields["data"]
+    taken = {data[key][0] for key in ("image_column", "label_column", "id_column") if key in data}
+    chosen = None
+    for column, cells in table.columns.items():
+        values = len(set(cells))
+        if column in taken or not 1 < values < 0.9 * len(cells) or any(not cell.strip() for cell in cells):
+            continue
+        if GROUP_NAMES.search(column) and values >= 5 and chosen is None:
+            chosen = column
+            draft.set("folds.group_column", column, f"{values:,} values: images of one stay on one side of a split")
+        elif values >= 10 and re.search("id$|group", column, re.IGNORECASE):
+            draft.hint(
+                "folds", f"group_column: {column}  # {values:,} values recur; if images of one are alike, keep them together"
+            )
+    if chosen is not None:
+        return
+    names = {image_stem(cell) for cell in table.columns.get(data["image_column"][0], [])} if "image_pattern" not in data else set()
+    for other in survey.tables:
+        if other is table or survey.image_column(other) is None or "test" in other.path.lower():
+            continue
+        image = survey.image_column(other)
+        if image is None or not names <= {image_stem(cell) for cell in other.columns[image[0]]}:
+            continue
+        columns = [name for name, cells in other.columns.items() if GROUP_NAMES.search(name) and len(set(cells)) < len(other)]
+        if columns:
+            draft.set("folds.group_csv", other.path)
+            draft.set("folds.group_column", columns[0], "images of one stay on one side of a split")
+            return

@@ -1,0 +1,128 @@
+"""Guesses about a contest's tables: which one trains, which column holds what."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.tables.folders import image_stem
+from lib.tables.survey import FoundTable, Survey, common_folder, is_number
+
+SPLIT_VALUES = {"train": ("train", "training", "database"), "test": ("test", "query", "testing")}
+"""Cells of a column that parts one table into training and test rows."""
+LABEL_NAMES = re.compile("^(label|labels|target|class|category|category_id|species|identity|individual.*|breed|diagnosis|y)$", re.I)
+GROUP_NAMES = re.compile("patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|camera|driver", re.IGNORECASE)
+NEW_NAMES = re.compile("^new[_ -]\\w+$", re.IGNORECASE)
+
+
+def choose_train_table(survey: Survey) -> FoundTable | None:
+    """Return the table that lists training images with labels; None without any."""
+    asked = set() if survey.sample is None else {image_stem(name) for name in survey.sample.ids}
+    best: tuple[float, FoundTable] | None = None
+    for table in survey.tables:
+        column = survey.image_column(table)
+        share = column[1] if column is not None else 0.4 if image_pattern(survey, table) else 0.0
+        if not share or len(table.columns) < 2:
+            continue
+        cells = table.columns[column[0]] if column is not None else []
+        answered = sum(image_stem(cell) in asked for cell in cells) / max(len(cells), 1)
+        name = Path(table.path).name.lower() + " " + table.path.lower()
+        has_label = find_labels(survey, table)[0] is not None
+        score = share + 2 * has_label + 0.5 * ("train" in name or "label" in name) - ("test" in name) - answered
+        score += 0.1 * (split_column(table) is not None)
+        if has_label and (best is None or score > best[0]):
+            best = score, table
+    return None if best is None else best[1]
+
+
+def image_pattern(survey: Survey, table: FoundTable) -> tuple[str, str] | None:
+    """Return a column whose cells begin the names of several images, and the pattern of their files."""
+    prefixes: dict[str, Counter[str]] = {}
+    for image in survey.images:
+        stem, suffix = image_stem(image), image[image.rfind(".") :]
+        for mark in "-_":
+            head, found, _ = stem.rpartition(mark)
+            if found:
+                prefixes.setdefault(head, Counter())[f"{mark}*{suffix}"] += 1
+    for column, cells in table.columns.items():
+        known = [cell for cell in cells if cell in prefixes]
+        if len(known) > 0.9 * len(cells):
+            ending = sum((prefixes[cell] for cell in known), Counter()).most_common(1)[0][0]
+            return column, "{name}" + ending
+    return None
+
+
+def split_column(table: FoundTable) -> tuple[str, list[str], list[str]] | None:
+    """Return a column that says train or test, and its values for each."""
+    for column, cells in table.columns.items():
+        values = set(cells)
+        train = sorted(value for value in values if value.lower() in SPLIT_VALUES["train"])
+        test = sorted(value for value in values if value.lower() in SPLIT_VALUES["test"])
+        if train and test and len(values) < 8:
+            return column, train, test
+    return None
+
+
+def find_labels(survey: Survey, table: FoundTable) -> tuple[str | list[str] | None, str]:
+    """Return the label column, or one-hot columns, of a table, and why; (None, "") without any."""
+    sample, columns = survey.sample, table.columns
+    wanted = [] if sample is None else sample.prediction_columns
+    image = survey.image_column(table)
+    others = [column for column in columns if image is None or column != image[0]]
+    if len(wanted) > 1:
+        if all(column in columns for column in wanted):
+            return wanted, "the sample's columns are columns of the table"
+        names = set(wanted)
+        for column in others:
+            if len(set(columns[column]) & names) > len(names) / 2:
+                return column, "its values are the sample's columns"
+    if len(wanted) == 1 and wanted[0] in others:
+        return wanted[0], "the sample's column has its name"
+    if sample is not None and sample.cells:
+        cells = {part for cell in sample.cells for part in (cell, *cell.split())}
+        for column in others:
+            values = Counter(columns[column])
+            if len(values) > 1 and cells & set(values) and max(values.values()) > 1 and not is_measure(columns[column]):
+                return column, "the sample's cells are among its values"
+    named = [column for column in others if LABEL_NAMES.match(column)]
+    if named:
+        return named[0], "by its name"
+    one_hot = [column for column in others if set(columns[column]) <= {"0", "1", "0.0", "1.0"}]
+    if len(one_hot) > 1:
+        return one_hot, "columns of 0 and 1"
+    for column in others:
+        if 1 < len(set(columns[column])) < len(columns[column]) / 2 and not is_measure(columns[column]):
+            return column, "a guess: its values recur"
+    return None, ""
+
+
+def is_measure(cells: Sequence[str]) -> bool:
+    return all(is_number(cell) for cell in cells) and any("." in cell and not cell.endswith(".0") for cell in cells)
+
+
+def test_table(survey: Survey, train: FoundTable) -> FoundTable | None:
+    """Return the table that lists what the sample asks for: one called test that has its ids and the images' column."""
+    assert survey.sample is not None
+    asked = {image_stem(name) for name in survey.sample.ids}
+    for table in survey.tables:
+        if table is train or not re.search("test|query", table.path, re.IGNORECASE):
+            continue
+        if any(asked <= {image_stem(cell) for cell in cells} for cells in table.columns.values()):
+            return table
+    return None
+
+
+def image_root(cells: Sequence[str], images: Sequence[str]) -> str:
+    """Return the folder that cells with folders are relative to, else the deepest one that holds all images."""
+    if cells and "/" in cells[0] and images:
+        cell = cells[0].replace("\\", "/")
+        found = [image for image in images if f"/{image}".endswith(f"/{cell}")]
+        if found:
+            return found[0].removesuffix(cell).rstrip("/") or "."
+    return common_folder(images)
+
+
+def is_ambiguous(survey: Survey, names: Sequence[str]) -> bool:
+    return any(len(survey.stems.get(image_stem(name), [])) > 1 for name in names)
