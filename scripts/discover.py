@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the script with `argv`; returns what metrics.json holds."""
     parser = command_line.make_parser(__doc__)
     parser.add_argument("--run", nargs="+", help="Runs of train_embedding; default: the newest below runs/.")
-    parser.add_argument("--queries", type=Path, help="Table or folder of images, instead of the recipe's test images.")
+    parser.add_argument(
+        "--queries", type=Path, nargs="+", help="A table, a folder, or images, instead of the recipe's test images."
+    )
     parser.add_argument("--image_dir", type=Path, help="Folder of the images that the table of --queries names.")
     parser.add_argument("--out", type=Path, help="Folder to write; default: <run>/discovery.")
     parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="How runs become one embedding.")

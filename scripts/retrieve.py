@@ -4,6 +4,7 @@
     python scripts/retrieve.py --run runs/whale --retrieval.centre_weight 0.5 --predict.tta '[hflip]'
     python scripts/retrieve.py --run runs/whale runs/whale_large         # several runs, or folds, as one embedding
     python scripts/retrieve.py --queries photos/                         # other images: a folder, or a table and --image_dir
+    python scripts/retrieve.py --queries a.jpg b.jpg                     # some photographs
     python scripts/retrieve.py --evaluate labelled.csv                   # metrics only
     python scripts/retrieve.py --pair a.jpg b.jpg                        # whether two images show the same individual
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for name, kind, count, meaning in (
         ("run", str, "+", "Runs of train_embedding; default: the newest below runs/."),
         ("topk", int, None, "Names per query; short for --predict.topk."),
-        ("queries", Path, None, "Table or folder of images to answer, instead of the recipe's test images."),
+        ("queries", Path, "+", "A table, a folder, or images to answer, instead of the recipe's test images."),
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
         ("image_dir", Path, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
         ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table."),
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return change_gallery.add_to_gallery(session, args.add, args.image_dir)
     if args.remove:
         return change_gallery.remove_from_gallery(session, args.remove)
-    return retrieve.answer_queries(session, args.queries or args.evaluate, args.image_dir, metrics_only=args.evaluate is not None)
+    paths = args.queries or ([args.evaluate] if args.evaluate is not None else None)
+    return retrieve.answer_queries(session, paths, args.image_dir, metrics_only=args.evaluate is not None)
 
 
 if __name__ == "__main__":

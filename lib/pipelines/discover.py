@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,12 @@ class Clusters:
     """(n,) that the image is in the right cluster; NaN where nothing could be fitted."""
 
 
-def discover(session: RetrievalSession, folder: DiscoveryFolder, path: Path | None, image_dir: Path | None) -> dict[str, Any]:
-    """Group the images of `path`, or the recipe's test images; returns what metrics.json holds. Raises FlukeError."""
+def discover(
+    session: RetrievalSession, folder: DiscoveryFolder, paths: Sequence[Path] | None, image_dir: Path | None
+) -> dict[str, Any]:
+    """Group the images of `paths`, or the recipe's test images; returns what metrics.json holds. Raises FlukeError."""
     train = loading.load_train(session.recipe.data, session.recipe.folds)
-    queries = load_queries(session, path, image_dir, train.classes)
+    queries = load_queries(session, paths, image_dir, train.classes)
     embedded_train, embedded_queries = session.embed(train, "train"), session.embed(queries, "test")
 
     def group_and_write() -> dict[str, Any]:

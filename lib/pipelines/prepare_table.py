@@ -99,6 +99,7 @@ def _describe_one_label(cells: Sequence[str], answers: Sequence[str], survey: Su
         draft.set("train.metric", "roc_auc", "a guess for two classes; log_loss also wants probabilities, accuracy and f1 labels")
     elif numeric and len(values) > 2 and (fractions or is_measure(cells)):
         draft.set("data.task", "number", "the labels are numbers, and the sample's cells are fractions")
+        draft.set("objective.name", "mse")
         draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
     elif answers and known_answers > len(answers) / 2 and longest > 1 and not values & set(answers):
         draft.set("train.metric", f"map@{longest}", f"a guess: the sample's cells are {longest} labels")

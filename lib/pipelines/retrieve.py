@@ -25,23 +25,28 @@ from lib.retrieval.search import search_identities
 from lib.retrieval.similarity import SIMILARITIES, normalize
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
+from lib.tables.folders import IMAGE_SUFFIXES
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
 from lib.training.distributed import run_on_main
 
 
-def answer_queries(session: RetrievalSession, path: Path | None, image_dir: Path | None, metrics_only: bool) -> dict[str, Any]:
+def answer_queries(
+    session: RetrievalSession, paths: Sequence[Path] | None, image_dir: Path | None, metrics_only: bool
+) -> dict[str, Any]:
     """Answer the images of `path`, a table or a folder (None: the recipe's test images), and write the files of `write_result`.
 
     With `metrics_only` the images are labelled, and nothing is written. Returns the metrics of the queries, without labels those
     of validation. Raises FlukeError.
     """
     train = loading.load_train(session.recipe.data, session.recipe.folds)
-    queries = load_queries(session, path, image_dir, train.classes)
+    queries = load_queries(session, paths, image_dir, train.classes)
     if metrics_only and queries.labels is None:
         column = session.recipe.data.label_column
-        raise FlukeError(f"--evaluate {path}: has no column {column!r} (data.label_column); --queries takes unlabelled images.")
+        raise FlukeError(
+            f"--evaluate {queries.source}: has no column {column!r} (data.label_column); --queries takes unlabelled images."
+        )
     embedded_train = session.embed(train, "train")
     embedded_queries = session.embed(queries, "test")
 
@@ -52,16 +57,24 @@ def answer_queries(session: RetrievalSession, path: Path | None, image_dir: Path
             return result.metrics
         result.pairs = session.verify_pairs(embedded_train)
         with lock_folder(session.folder.path):
-            write_result(session, result, embedded_train.table, is_test=path is None)
+            write_result(session, result, embedded_train.table, is_test=paths is None)
         return result.metrics or result.validation
 
     return run_on_main(session.accelerator, search_and_write) or {}
 
 
-def load_queries(session: RetrievalSession, path: Path | None, image_dir: Path | None, classes: tuple[str, ...]) -> Table:
-    """Return the images of `path`, or the recipe's test images. Raises FlukeError where there are none."""
+def load_queries(
+    session: RetrievalSession, paths: Sequence[Path] | None, image_dir: Path | None, classes: tuple[str, ...]
+) -> Table:
+    """Return the images of a table or folder, or those named in `paths`, or the recipe's test images (None).
+
+    Raises FlukeError where there are none.
+    """
     d = session.recipe.data
-    if path is not None:
+    if paths is not None and (len(paths) > 1 or paths[0].suffix.lower() in IMAGE_SUFFIXES):
+        return loading.load_files(paths, classes, ONE_LABEL)
+    if paths is not None:
+        path = paths[0]
         return loading.load_images(path, image_dir or loading.test_folders(d)[0], d, classes, ONE_LABEL)
     found = loading.load_test(d, classes, ONE_LABEL)
     if found is None:

@@ -14,7 +14,7 @@ from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
-from lib.tables.folders import image_stem, list_images, walk_images
+from lib.tables.folders import IMAGE_SUFFIXES, image_stem, list_images, walk_images
 from lib.tables.labels import from_pattern, map_classes
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.regression_target import is_number
@@ -149,6 +149,28 @@ def _without_placeholders(table: Table) -> Table:
         return table
     note = f"every row has the label {' '.join(table.labels[0])!r}, taken for a placeholder: the images count as unlabelled"
     return replace(table, labels=None, notes=(*table.notes, note))
+
+
+def load_files(paths: Sequence[Path], classes: tuple[str, ...], target: Target) -> Table:
+    """Return the images that are named one by one, and all of folders among `paths`; names are the paths as they are given.
+
+    Raises FlukeError for what is neither an image nor a folder of images.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = [path / name for name in list_images(path)[0]]
+            if not found:
+                raise FlukeError(f"{path}: holds no images.")
+            files += found
+        elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            files.append(path)
+        else:
+            raise FlukeError(f"{path}: {'is no image or folder' if path.exists() else 'no such file'}; a table is named alone.")
+    names = [str(path) for path in files]
+    table = Table(np.arange(len(files)), names, files, None, classes, None, target, source=Path("the images named"))
+    refuse_repeats(table)
+    return table
 
 
 def load_images(

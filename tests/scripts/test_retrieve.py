@@ -353,3 +353,24 @@ def test_nan_embeddings_and_changed_tables_are_refused(
     pd.read_csv(animals / "train.csv").iloc[::-1].to_csv(animals / "turned.csv", index=False)
     with pytest.raises(FlukeError, match=r"turned\.csv as they were .*; give it that table, or train again"):
         retrieve.main(["--run", str(run), "--data.train_csv", "turned.csv"])
+
+
+def test_photographs_are_asked_by_their_names(run: Path, answers: pd.DataFrame, animals: Path, tmp_path: Path) -> None:
+    queries = answers["query"].unique()[:3].tolist()
+    photographs = [str(animals / "images" / name) for name in queries]
+    retrieve.main(["--run", str(run), "--queries", *photographs, "--out", str(tmp_path / "few")])
+    few = pd.read_parquet(tmp_path / "few" / "ranks.parquet")
+    assert few["query"].unique().tolist() == photographs
+    images = tmp_path / "folder"
+    images.mkdir()
+    for name in queries:
+        (images / name).write_bytes((animals / "images" / name).read_bytes())
+    retrieve.main(["--run", str(run), "--queries", str(images), "--out", str(tmp_path / "all")])
+    whole = lists(pd.read_parquet(tmp_path / "all" / "ranks.parquet"))
+    assert list(lists(few).values()) == [whole[name] for name in queries]
+    for wrong, sentence in (
+        (["none.jpg"], "none.jpg: no such file"),
+        ([photographs[0], str(animals / "train.csv")], "is no image or folder"),
+    ):
+        with pytest.raises(FlukeError, match=sentence):
+            retrieve.main(["--run", str(run), "--queries", *wrong, "--out", str(tmp_path / "wrong")])
