@@ -115,7 +115,7 @@ def test_lists_of_labels_individuals_and_numbers(root: Path) -> None:
     table(root / "sample_submission.csv", "Id Score", [(f"t{i}", 41.7) for i in range(4)])
     (root.parent / "recipe.yaml").unlink()
     recipe, _ = written(root)
-    assert (recipe.data.task, recipe.train.metric) == ("number", "rmse")
+    assert (recipe.data.task, recipe.train.metric, recipe.objective.name) == ("number", "rmse", "mse")
 
 
 def test_nothing_to_train_on_is_one_sentence(root: Path) -> None:
