@@ -25,7 +25,7 @@ class Draft:
     def text(self) -> str:
         """Return the recipe as YAML."""
         lines = ["# yaml-language-server: $schema=schema.json", *(f"# {note}" for note in self.notes)]
-        for section in ("data", "model", "objective", "train", "folds", "predict"):
+        for section in ("data", "model", "objective", "train", "folds", "predict", "retrieval"):
             entries = self.fields.get(section, {})
             if not entries and section not in self.hints:
                 continue

@@ -53,10 +53,11 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     print(text)
     print(f"written: {out}")
     _check(out)
-    embedding = "data" in draft.fields and "new_label" in draft.fields["data"]
-    print(
-        f"next: accelerate launch scripts/{'train_embedding' if embedding else 'train_classifier'}.py --cfg {out} --out runs/first"
-    )
+    script = "train_embedding" if "new_label" in draft.fields["data"] else "train_classifier"
+    print(f"next: accelerate launch scripts/{script}.py --cfg {out} --out runs/first")
+    if script == "train_embedding":
+        clusters = survey.sample is not None and survey.sample.prediction_columns == ["cluster"]
+        print(f"then: python scripts/{'discover' if clusters else 'retrieve'}.py --run runs/first")
     return text
 
 

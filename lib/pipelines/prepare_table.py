@@ -12,6 +12,7 @@ from lib.tables.folders import image_stem
 from lib.tables.guesses import (
     GROUP_NAMES,
     NEW_NAMES,
+    PART_NAMES,
     find_labels,
     image_pattern,
     image_root,
@@ -70,6 +71,9 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
         draft.set("data.new_label", strangers[0], "an individual that isn't known; null makes it a class like the others")
         draft.set("objective.name", "arcface")
         return
+    if survey.sample is not None and [column.lower() for column in survey.sample.prediction_columns] == ["cluster"]:
+        _describe_clusters(table, draft)
+        return
     answers = [] if survey.sample is None else survey.sample.cells
     new = next((cell for cell in dict.fromkeys(answers) if NEW_NAMES.match(cell)), None)
     if new is not None:
@@ -84,6 +88,15 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
         draft.set("train.metric", "micro_f1", "a guess; samples_f1, macro_f1 and f2_samples are for lists of labels too")
         return
     _describe_one_label(filled, answers, survey, draft)
+
+
+def _describe_clusters(table: FoundTable, draft: Draft) -> None:
+    """Set the fields of a contest that asks for a cluster per image."""
+    draft.set("data.new_label", "new", "the sample asks for clusters: individuals are held out whole, to fit when two are one")
+    draft.set("objective.name", "arcface")
+    parts = [name for name, cells in table.columns.items() if PART_NAMES.match(name) and 1 < len(set(cells)) < 50]
+    if parts:
+        draft.set("retrieval.part_column", parts[0], "no cluster spans two of its values")
 
 
 def _describe_one_label(cells: Sequence[str], answers: Sequence[str], survey: Survey, draft: Draft) -> None:

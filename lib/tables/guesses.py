@@ -14,6 +14,7 @@ SPLIT_VALUES = {"train": ("train", "training", "database"), "test": ("test", "qu
 """Cells of a column that parts one table into training and test rows."""
 LABEL_NAMES = re.compile("^(label|labels|target|class|category|category_id|species|identity|individual.*|breed|diagnosis|y)$", re.I)
 GROUP_NAMES = re.compile("patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|camera|driver", re.IGNORECASE)
+PART_NAMES = re.compile("^(dataset|data_set|species)$", re.IGNORECASE)
 NEW_NAMES = re.compile("^new[_ -]\\w+$", re.IGNORECASE)
 
 

@@ -118,6 +118,22 @@ def test_lists_of_labels_individuals_and_numbers(root: Path) -> None:
     assert (recipe.data.task, recipe.train.metric, recipe.objective.name) == ("number", "rmse", "mse")
 
 
+def test_clusters_of_several_species_in_one_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        (i, f"im/x{i}.jpg", f"a{i // 3}" if i < 24 else "", "train" if i < 24 else "test", "ox" if i % 2 else "elk")
+        for i in range(30)
+    ]
+    images(root, *[row[1] for row in rows])
+    table(root / "metadata.csv", "image_id path identity split dataset", rows)  # type: ignore[arg-type]
+    table(root / "sample_submission.csv", "image_id cluster", [(i, f"cluster_{i}") for i in range(24, 30)])
+    recipe, _ = written(root)
+    d = recipe.data
+    assert (d.train_where, d.test_where) == ({"split": ["train"]}, {"split": ["test"]})
+    assert (d.image_column, d.label_column, d.id_column, d.new_label) == ("path", "identity", "image_id", "new")
+    assert recipe.retrieval.part_column == "dataset"
+    assert "then: python scripts/discover.py" in capsys.readouterr().out
+
+
 def test_nothing_to_train_on_is_one_sentence(root: Path) -> None:
     with pytest.raises(FlukeError, match="holds neither images nor tables"):
         prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
