@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import FlukeError
+from lib.errors import FlukeError, first_few
 from lib.files import atomic_write, lock_folder, write_json
 from lib.pipelines.embed import load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -193,7 +194,9 @@ def write_clusters(
     _write_page(folder, table, found, result)
     session.log(f"clusters: {folder.clusters}")
     sample = load_sample(replace(session.recipe, predict=replace(session.recipe.predict, submission="auto")))
-    if sample is not None and len(sample.prediction_columns) == 1:
+    if sample is not None and not re.search("cluster|group", " ".join(sample.prediction_columns), re.IGNORECASE):
+        session.log(f"no submission: {sample.path} asks for {first_few(sample.prediction_columns)}, not for a cluster")
+    elif sample is not None and len(sample.prediction_columns) == 1:
         p = replace(session.recipe.predict, submission="label")
         names = table.ids or table.names
         submit_ranking(p, folder.submission, sample, names, [[name] for name in found.names.tolist()], sorted(set(found.names)))
