@@ -120,10 +120,11 @@ class Data:
     on_unreadable: Literal["error", "drop"] = "error"
     """Training images that are missing or can't be decoded: stop, or leave them out and log them (for archives with broken files).
     Test rows are never dropped, because a contest wants an answer for each."""
-    duplicates: Literal["identical", "off"] = "identical"
+    duplicates: Literal["identical", "near", "off"] = "identical"
     """identical: training images whose files have the same bytes stay on one side of a split, because a network knows the ones that
     it was trained on by heart; `folds.csv` is not changed, only compared. duplicates.csv lists them, those with several labels
-    first. off: don't look."""
+    first. near: so do resized, recompressed, mirrored and lightly cropped copies (up to 5% at each side); takes a millisecond per
+    image, and may take two photographs of one object for one where nothing else differs. off: don't look."""
     check: Literal["decode", "header"] = "decode"
     """Check of the images at the start: decode every image, or read only its header, which is about ten times as fast (for large
     contests) but finds a truncated file only when it is used."""

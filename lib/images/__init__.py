@@ -6,6 +6,7 @@ decoding      decode an image file into a uint8 RGB tensor
 checked       which files were found readable before
 checking      find unreadable files before training, describe image sizes
 duplicates    files with the same bytes
+near_duplicates  copies of one photograph: resized, recompressed, mirrored, lightly cropped
 augmentation  resize images to the network's size; augment them with the transforms that the recipe names
 cache         decode and downscale the images of a table once, into one memory-mapped file
 loader        worker processes: how many, what signals do to them, what their failures mean

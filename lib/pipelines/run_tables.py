@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lib.config.recipe import Recipe
 from lib.errors import did_you_mean
@@ -17,6 +18,7 @@ from lib.images.cache import open_cache
 from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
 from lib.images.duplicates import find_identical
+from lib.images.near_duplicates import SIDE, find_copies
 from lib.tables import filters, loading, splits
 from lib.tables.sample import Sample
 from lib.tables.table import Table, describe_table
@@ -60,16 +62,18 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table 
     train_table = loading.load_train(d, recipe.folds, keep_others=target.outputs == "logits")
     test = loading.load_test(d, train_table.classes, train_table.target)
 
-    def unreadable() -> list[dict[int, str]]:
-        check = partial(run.check_signal, "checking images")
-        return [find_unreadable(t.paths, d.workers, d.check, check) if t is not None else {} for t in (train_table, test)]
-
-    bad_train, bad_test = broadcast_from_main(run.accelerator, unreadable)
+    paths = train_table.paths + (test.paths if test is not None else [])
+    thumbnails = torch.zeros(len(paths), 3, SIDE, SIDE, dtype=torch.uint8) if d.duplicates == "near" else None
+    check = partial(run.check_signal, "checking images")
+    unreadable = broadcast_from_main(run.accelerator, lambda: find_unreadable(paths, d.workers, d.check, check, thumbnails))
+    bad_train = {i: reason for i, reason in unreadable.items() if i < len(train_table)}
+    bad_test = {i - len(train_table): reason for i, reason in unreadable.items() if i >= len(train_table)}
+    readable = np.delete(np.arange(len(paths)), sorted(bad_train))
     train_table = filters.drop_unreadable(train_table, bad_train, d.on_unreadable)
     if test is not None:
         test = filters.drop_unreadable(test, bad_test, "error", what="test")
-    if d.duplicates == "identical":
-        train_table = _keep_identical_together(run, train_table, test)
+    if d.duplicates != "off":
+        train_table = _keep_copies_together(run, train_table, test, thumbnails[readable] if thumbnails is not None else None)
     run.log(describe_table(train_table.take(train_table.in_classes())))
     run.log(f"  {describe_sizes(train_table.paths)}; unreadable: {len(bad_train):,}")
     if test is not None:
@@ -77,17 +81,28 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table 
     return train_table, test
 
 
-def _keep_identical_together(run: Run, train: Table, test: Table | None) -> Table:
-    """Return the training table with identical images in one group each; logs and lists them, and counts those in the test."""
+def _keep_copies_together(run: Run, train: Table, test: Table | None, thumbnails: torch.Tensor | None) -> Table:
+    """Return the training table with the copies of an image in one group each; logs and lists them, and counts those in the test.
+
+    Copies are files with the same bytes and, with `thumbnails` of both tables' images, uint8 (n, 3, SIDE, SIDE), similar ones.
+    """
     paths = train.paths + (test.paths if test is not None else [])
-    found = broadcast_from_main(run.accelerator, lambda: find_identical(paths, partial(run.check_signal, "comparing images")))
+    stop = partial(run.check_signal, "comparing images")
+
+    def find() -> list[list[int]]:
+        identical = find_identical(paths, stop)
+        return identical if thumbnails is None else find_copies(paths, thumbnails, identical, stop)
+
+    found = broadcast_from_main(run.accelerator, find)
     sets = [within for same in found if len(within := [i for i in same if i < len(train)]) > 1]
     in_test = sum(i >= len(train) for same in found if same[0] < len(train) for i in same)
+    what = "files under several names" if thumbnails is None else "photographs, copied or edited"
     if sets:
-        run.log(splits.describe_identical(train, sets))
-        run_on_main(run.accelerator, lambda: splits.write_identical(run.folder.duplicates, train, sets))
+        run.log(splits.describe_copies(train, sets, what))
+        run_on_main(run.accelerator, lambda: splits.write_copies(run.folder.duplicates, train, sets))
     if in_test:
-        run.log(f"duplicates: {in_test:,} test images are training images, byte for byte")
+        same = "training images, byte for byte" if thumbnails is None else "copies of training images"
+        run.log(f"duplicates: {in_test:,} test images are {same}")
     return train if train.folds is not None else splits.keep_together(train, sets)
 
 

@@ -111,7 +111,7 @@ def _shift_images(shift: tuple[Shift, Table] | None) -> dict[str, list[tuple[Pat
 
 def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:
     """Return the table of identical training images, if there are any."""
-    return {"Identical images": pd.read_csv(folder.duplicates, dtype=str)} if folder.duplicates.exists() else {}
+    return {"Copies of one image": pd.read_csv(folder.duplicates, dtype=str)} if folder.duplicates.exists() else {}
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:

@@ -124,11 +124,11 @@ def keep_together(table: Table, sets: list[list[int]]) -> Table:
     return replace(table, groups=names[first][component])
 
 
-def describe_identical(table: Table, sets: list[list[int]]) -> str:
-    """Return the line of the log about training images that are the same file."""
+def describe_copies(table: Table, sets: list[list[int]], what: str) -> str:
+    """Return the line of the log about training images that are copies of each other; `what` names what each set is."""
     labels = table.labels or []
     contradicting = [same for same in sets if len({labels[i] for i in same}) > 1]
-    line = f"duplicates: {sum(map(len, sets)):,} images are {len(sets):,} files under several names, kept on one side of a split"
+    line = f"duplicates: {sum(map(len, sets)):,} images are {len(sets):,} {what}, kept on one side of a split"
     if table.folds is not None:
         apart = sum(len(set(table.folds[same])) > 1 for same in sets)
         line = f"{line[: line.index(', kept')]}; folds.csv puts {apart:,} of them into several folds, so that the score is too high"
@@ -138,8 +138,8 @@ def describe_identical(table: Table, sets: list[list[int]]) -> str:
     return line
 
 
-def write_identical(path: Path, table: Table, sets: list[list[int]]) -> None:
-    """Write the table (set, image, label) of images that are the same file; sets with several labels come first."""
+def write_copies(path: Path, table: Table, sets: list[list[int]]) -> None:
+    """Write the table (set, image, label) of images that are copies of each other; sets with several labels come first."""
     labels = table.labels or []
     ordered = sorted(sets, key=lambda same: len({labels[i] for i in same}) == 1)
     rows = [(number, table.names[i], " ".join(labels[i])) for number, same in enumerate(ordered) for i in same]

@@ -43,7 +43,7 @@ def test_many_readable_files_are_remembered_until_they_change(tmp_path: Path, mo
         Image.new("RGB", (9, 9)).save(path)
     paths[3].write_text("not an image")
     read: list[Path] = []
-    monkeypatch.setitem(checking.CHECKS, "header", lambda path: (read.append(path), open_image(path).close()))
+    monkeypatch.setitem(checking.CHECKS, "header", lambda path: read.append(path) or open_image(path).close())
     for expected in (paths, paths[3:]):  # an unreadable file is read again: it may have been mended elsewhere
         read.clear()
         assert list(find_unreadable(paths, 0, "header")) == [3]

@@ -15,14 +15,14 @@ from lib.errors import FlukeError
 from lib.tables.loading import load_train
 from lib.tables.splits import (
     assign_folds,
+    describe_copies,
     describe_folds,
-    describe_identical,
     describe_split,
     keep_together,
     split_holdout,
     split_identities,
+    write_copies,
     write_folds,
-    write_identical,
 )
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
@@ -354,8 +354,8 @@ def test_identical_images_stay_on_one_side_and_classes_keep_their_shares() -> No
 
 def test_contradicting_labels_come_first(tmp_path: Path) -> None:
     some = table([("x",), ("x",), ("y",), ("x",)])
-    write_identical(tmp_path / "duplicates.csv", some, [[0, 1], [2, 3]])
+    write_copies(tmp_path / "duplicates.csv", some, [[0, 1], [2, 3]])
     assert (tmp_path / "duplicates.csv").read_text() == "set,image,label\n0,2.jpg,y\n0,3.jpg,x\n1,0.jpg,x\n1,1.jpg,x\n"
-    assert "1 have several labels: '2.jpg' 'y' = '3.jpg' 'x'" in describe_identical(some, [[0, 1], [2, 3]])
+    assert "1 have several labels: '2.jpg' 'y' = '3.jpg' 'x'" in describe_copies(some, [[0, 1], [2, 3]], "files")
     own = table([("x",), ("x",), ("y",), ("x",)], folds=[0, 1, 1, 1])
-    assert "folds.csv puts 1 of them into several folds" in describe_identical(own, [[0, 1], [2, 3]])
+    assert "folds.csv puts 1 of them into several folds" in describe_copies(own, [[0, 1], [2, 3]], "files")

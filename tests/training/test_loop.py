@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
 
 from lib.images.augmentation import ResizeToSquare
 from lib.images.dataset import ImageDataset
@@ -258,7 +260,26 @@ def test_identical_images_are_never_on_both_sides(
     printed = capsys.readouterr().out
     assert "duplicates: 32 images are 16 files under several names, kept on one side of a split; 1 have several labels" in printed
     assert "duplicates: 1 test images are training images, byte for byte" in printed
-    assert "Identical images" in (tmp_path / "run" / "report.html").read_text()
+    assert "Copies of one image" in (tmp_path / "run" / "report.html").read_text()
     train_classifier.main(arguments(tmp_path / "off", data_root=root, train_epochs=1, data_duplicates="off"))
     side = pd.read_csv(tmp_path / "off" / "split.csv", index_col="image")["side"]
     assert any(side[name] != side[f"copy_{name}"] for name in rows["image"][:16])
+
+
+def test_edited_copies_are_never_on_both_sides_if_asked(
+    arguments: Callable, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "contest"
+    shutil.copytree(contest, root)
+    rows = pd.read_csv(root / "train.csv", dtype=str)
+    copies = rows.iloc[:16].assign(image=[f"copy_{name}" for name in rows["image"][:16]])
+    for number, name in enumerate(rows["image"]):  # photographs instead of the few colors of the fixture
+        photograph = Image.fromarray(load_sample_images().images[number % 2]).crop((5 * number, 0, 5 * number + 200, 200))
+        (scrambled := photograph.rotate(37 * number)).save(root / "images" / name)
+        if number < 16:
+            ImageOps.mirror(scrambled).resize((150, 170)).save(root / "images" / f"copy_{name}")
+    pd.concat([rows, copies]).to_csv(root / "train.csv", index=False)
+    train_classifier.main(arguments(tmp_path / "run", data_root=root, train_epochs=1, data_duplicates="near"))
+    side = pd.read_csv(tmp_path / "run" / "split.csv", index_col="image")["side"]
+    assert [side[name] == side[f"copy_{name}"] for name in rows["image"][:16]] == [True] * 16
+    assert "photographs, copied or edited, kept on one side of a split" in capsys.readouterr().out
