@@ -145,10 +145,11 @@ class Data:
     divided among its training processes. The numbers are the same for any value."""
     cache_dir: str | None = None
     """Folder for a packed cache of decoded images, scaled down to `cache_size`, which saves time with large photographs; null: no
-    cache."""
+    cache. Runs and folds share it, a changed file is decoded anew, and it may be deleted at any time. Transforms that count in
+    pixels see the scaled image."""
     cache_size: Side | None = None
-    """Short side of cached images in pixels; null: 1.15 times the larger of `size` and `eval_size`. Set it larger where one cache
-    serves runs of several sizes."""
+    """Short side of cached images in pixels; null: as large as training and evaluation need it (1.15 times the larger of `size` and
+    `eval_size`; twice `size` for crops down to a quarter of the image). Set it larger where runs of several sizes share a cache."""
 
 
 @dataclass(config=SECTION)

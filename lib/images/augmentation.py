@@ -87,6 +87,11 @@ def decode_side(transform: Transform) -> int | None:
     return None
 
 
+def cache_side(data: Data) -> int:
+    """Return the default of `data.cache_size`: the side in pixels at which neither training nor evaluation loses detail."""
+    return max(decode_side(transform) or 0 for transform in (make_train_transform(data), make_eval_transform(data)))
+
+
 # --- augmentation by name ---------------------------------------------------------------------------------------------------------
 
 TRANSFORMS: dict[str, type[v2.Transform]] = {

@@ -1,15 +1,16 @@
-"""Packed cache: the images of one table, decoded and downscaled once, in one memory-mapped file.
+"""Packed cache: images decoded and downscaled once, in one memory-mapped file that all tables, folds and runs share.
 
-`pictures.bin` holds a header line (magic and key), then the images' bytes one after the other, each as rows of RGB. `pictures.npz`
-holds the key and the height and width of each image. Neither file is unpickled or executed.
+A folder holds the images of one size, made by one version of the decoders. `pictures.bin` is only appended to: a header line, then
+the images' bytes one after the other, each as rows of RGB. `pictures.npz` is the index: the key of each image, a hash of its file's
+path, size and time of change, where its bytes begin, and its height and width. A changed file is a new image. A build that is
+killed goes on behind the last images that the index knows. Neither file is unpickled or executed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,47 +27,42 @@ from lib.errors import FlukeError
 from lib.files import atomic_write, require_free, wait_for_lock
 from lib.images.decoding import decode
 from lib.images.loader import ImageLoader
+from lib.images.opening import open_image
 from lib.process import is_main_process
 
 HEADER = 128  # bytes before the first image
-# Part of the key, because another version of Pillow or torchvision may produce other pixels.
-VERSION = f"fluke-cache 1, Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
+VERSION = f"fluke-cache 2, Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
+"""In the folder's name, because another version of Pillow or torchvision may produce other pixels."""
+SAVE_SECONDS = 20.0
+"""Seconds after which a build saves its index."""
+BATCH = 16
+"""Images of a batch."""
+ENTRY = np.dtype([("key", np.uint64), ("offset", np.int64), ("height", np.int32), ("width", np.int32)])
+"""What the index holds of an image."""
 
 
 class ImageCache:
-    """Cached images of some rows, opened by `open_cache`. Pickles as its path, so that DataLoader workers map the file."""
+    """Cached images of some rows, opened by `open_cache`. Pickles without the pixels, so that DataLoader workers map the file."""
 
-    def __init__(self, path: Path, key: str, rows: np.ndarray | None = None) -> None:
-        """Map the file `path` (.bin) for the images at positions `rows` (n,) int; None: all.
-
-        Raises ValueError or OSError when the file or its index is incomplete or has another key.
-        """
-        self.path, self.key = path, key
-        with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
-            if str(index["key"]) != key:
-                raise ValueError("another key")
-            self.sizes = index["sizes"].astype(np.int64)
-        self.offsets = HEADER + np.concatenate([[0], np.cumsum(3 * self.sizes.prod(axis=1))])
+    def __init__(self, path: Path, entries: np.ndarray) -> None:
+        """Map the file `path` (.bin) for the images of `entries` (n,) ENTRY."""
+        self.path, self.entries = path, entries
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        if bytes(self.bytes[:HEADER]) != _header(key) or len(self.bytes) != self.offsets[-1] or (self.sizes < 1).any():
-            raise ValueError("not the file of this index")
-        self.rows = np.arange(len(self.sizes)) if rows is None else rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImageCache, (self.path, self.key, self.rows)
+        return ImageCache, (self.path, self.entries)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.entries)
 
     def take(self, rows: Sequence[int]) -> ImageCache:
         """Return a cache of the images at these positions, in this order."""
-        return ImageCache(self.path, self.key, self.rows[np.asarray(rows, dtype=np.int64)])
+        return ImageCache(self.path, self.entries[np.asarray(rows, dtype=np.int64)])
 
     def get(self, i: int) -> torch.Tensor:
         """Return a copy of image i in the layout of `decode`: uint8 (3, height, width)."""
-        row = self.rows[i]
-        height, width = self.sizes[row]
-        pixels = np.array(self.bytes[self.offsets[row] : self.offsets[row + 1]]).reshape(height, width, 3)
+        _, offset, height, width = self.entries[i].tolist()
+        pixels = np.array(self.bytes[offset : offset + 3 * height * width]).reshape(height, width, 3)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -75,77 +71,137 @@ def open_cache(
 ) -> ImageCache:
     """Open the cache of the images `paths`, in that order, with short sides of at most `short_side` pixels (never enlarged).
 
-    `workers` processes build it if it is missing or damaged, or if an image, `short_side` or the decoder has changed; meanwhile
-    `stop` is called once per batch and may raise. Of several processes that open it at once, one builds it and the others wait.
-    Raises FlukeError for unreadable images (with their number and the first of them), a folder that can't be written, and a disk
-    that is too small.
+    `workers` processes decode the images that it lacks; meanwhile `stop` is called once per batch and may raise. Of several
+    processes that open it at once, one builds it and the others wait. Raises FlukeError for unreadable images (with their number
+    and the first of them), a folder that can't be written, and a disk that is too small.
     """
-    key, name = _cache_key(paths, short_side)
-    path = cache_dir / name / "pictures.bin"
+    path = cache_dir / f"{short_side}px-{hashlib.sha256(VERSION.encode()).hexdigest()[:8]}" / "pictures.bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".lock").touch()
     except OSError as error:
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
+    keys = np.array([_key(path) for path in paths], np.uint64)
     with wait_for_lock(path.with_suffix(".lock")):
-        # Missing, stale, truncated or another program's file: np.load may raise anything for the last.
-        with contextlib.suppress(Exception):
-            return ImageCache(path, key)
-        _build(path, key, paths, short_side, workers, stop)
-        return ImageCache(path, key)
+        index = _load_index(path)
+        new = np.setdiff1d(keys, index["key"])
+        if len(new):
+            first = np.sort(np.unique(keys, return_index=True)[1])  # of files that are in several rows
+            missing = first[np.isin(keys[first], new)]
+            index = _build(path, index, keys[missing], [paths[i] for i in missing], short_side, workers, stop)
+    by_key = index[np.argsort(index["key"])]
+    return ImageCache(path, by_key[np.searchsorted(by_key["key"], keys)])
 
 
-def _cache_key(paths: Sequence[Path], short_side: int) -> tuple[str, str]:
-    """Return a hash of all that the pixels depend on, and the name of the cache's folder.
-
-    The name depends only on the paths and the size, so that a cache of changed images replaces the old one, while caches of other
-    tables and sizes stay.
-    """
-    names = [os.path.abspath(path) for path in paths]
-    name = _hash([names, short_side])
-    return _hash([VERSION, name, [_size_and_time(name) for name in names]]), f"{short_side}px-{name[:16]}"
-
-
-def _size_and_time(name: str) -> tuple[int, int] | None:
+def _key(path: Path) -> int:
+    """Return a hash of a file's path, size and time of change; decoding reports one that isn't there."""
+    name = os.path.abspath(path)
     try:
         stat = os.stat(name)
+        text = f"{name}\n{stat.st_size} {stat.st_mtime_ns}"
     except OSError:
-        return None  # decoding reports it
-    return stat.st_size, stat.st_mtime_ns
+        text = name
+    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little")
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+def _load_index(path: Path) -> np.ndarray:
+    """Return the entries (n,) ENTRY of a cache; none where it is missing or damaged, or is another program's file."""
+    try:
+        with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            index = stored["entries"]
+        with path.open("rb") as file:
+            start = file.read(HEADER)
+    except Exception:  # np.load may raise anything for another program's file
+        return np.zeros(0, ENTRY)
+    usable = index.dtype == ENTRY and index.ndim == 1 and start == _header() and _end(index) <= path.stat().st_size
+    return index if usable else np.zeros(0, ENTRY)
 
 
-def _header(key: str) -> bytes:
-    return f"fluke-cache {key}\n".encode().ljust(HEADER, b"\0")
+def _end(index: np.ndarray) -> int:
+    """Return the number of bytes up to the end of the last image."""
+    return int((index["offset"] + 3 * index["height"].astype(np.int64) * index["width"]).max(initial=HEADER))
 
 
-def _build(path: Path, key: str, paths: Sequence[Path], short_side: int, workers: int | None, stop: Callable[[], None]) -> None:
-    for old in (*path.parent.glob(".*.tmp"), path):  # left by a killed build, and the cache to be replaced: frees their space
-        old.unlink(missing_ok=True)
-    require_free(path.parent, len(paths) * 3 * short_side**2 * 4 / 3 / 1e6)  # as if all were 4:3
-    loader = ImageLoader(paths, workers, batch_size=8, collate_fn=partial(_decode_batch, short_side=short_side))
-    sizes: list[tuple[int, int]] = []
-    faults: list[str] = []
-    bar = tqdm(total=len(paths), desc=f"caching images at {short_side} px", unit="", leave=False, disable=not is_main_process())
-    with atomic_write(path) as temporary, temporary.open("wb") as file, bar:
-        file.write(_header(key))
-        for pixels, batch_sizes, batch_faults in loader:
-            stop()
-            file.write(pixels.numpy().data)
-            sizes += batch_sizes
-            faults += batch_faults
-            bar.update(len(batch_sizes) + len(batch_faults))
-        if faults:
-            raise FlukeError(f"{len(faults)} of {len(paths)} images can't be cached: {' '.join(faults[:3])}")
-    with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key), sizes=np.array(sizes, dtype=np.int32).reshape(-1, 2))
+def _header() -> bytes:
+    return f"{VERSION}\n".encode().ljust(HEADER, b"\0")
+
+
+def _build(
+    path: Path,
+    index: np.ndarray,
+    keys: np.ndarray,
+    paths: Sequence[Path],
+    short_side: int,
+    workers: int | None,
+    stop: Callable[[], None],
+) -> np.ndarray:
+    """Append the images `paths` with their `keys` to the cache, and return its index; what was appended is kept if it raises."""
+    needed = _estimate_bytes(paths, short_side)
+    require_free(path.parent, needed / 1e6)
+    if not len(index):
+        path.unlink(missing_ok=True)  # processes that have mapped a damaged file keep it
+        path.write_bytes(_header())
+    loader = ImageLoader(paths, workers, batch_size=BATCH, collate_fn=partial(_decode_batch, short_side=short_side))
+    parts, faults, done = [index], [], 0
+    title = f"caching images at {short_side} px ({needed / 1e9:.1f} GB)"
+    with path.open("r+b") as file, tqdm(total=len(paths), desc=title, unit="", leave=False, disable=not is_main_process()) as bar:
+
+        def save() -> np.ndarray:
+            """Save and return the index of the images that are on the disk."""
+            file.flush()
+            os.fsync(file.fileno())
+            written = np.concatenate(parts)
+            written = written[written["height"] > 0]  # without the unreadable ones
+            with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as handle:
+                np.savez(handle, entries=written)
+            return written
+
+        file.seek(_end(index))
+        file.truncate()  # bytes of a build that was killed before it saved its index
+        saved = time.monotonic()
+        try:
+            for pixels, sizes, batch_faults in loader:
+                stop()
+                parts.append(_entries(keys[done : done + len(sizes)], sizes, file.tell()))
+                file.write(pixels.numpy().data)
+                faults += batch_faults
+                done += len(sizes)
+                bar.update(len(sizes))
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            index = save()
+    if faults:
+        raise FlukeError(f"{len(faults)} of {len(paths)} images can't be cached: {' '.join(faults[:3])}")
+    return index
+
+
+def _entries(keys: np.ndarray, sizes: Sequence[tuple[int, int]], offset: int) -> np.ndarray:
+    """Return the index entries of images that are written one after the other from `offset` on."""
+    entries = np.zeros(len(keys), ENTRY)
+    entries["key"] = keys
+    entries["height"], entries["width"] = np.array(sizes).T
+    lengths = [3 * height * width for height, width in sizes]
+    entries["offset"] = offset + np.cumsum([0, *lengths[:-1]])
+    return entries
+
+
+def _estimate_bytes(paths: Sequence[Path], short_side: int, limit: int = 200) -> float:
+    """Return about how many bytes the images will take, by the headers of `limit` of them."""
+    sampled = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int))]
+    areas = []
+    for path in sampled:
+        try:
+            with open_image(path) as source:
+                areas.append(source.width * source.height * min(1, short_side / min(source.size)) ** 2)
+        except FlukeError:  # reported when it is decoded
+            continue
+    return 3 * len(paths) * float(np.mean(areas)) if areas else 0.0
 
 
 def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
-    """Return the images' pixels as one flat tensor, their (height, width), and the messages of unreadable files.
+    """Return the images' pixels as one flat tensor, their (height, width), 0 of unreadable files, and the messages of these.
 
     One tensor, because each tensor is handed over between processes separately.
     """
@@ -155,6 +211,7 @@ def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor,
             image = decode(path, short_side)
         except FlukeError as error:
             faults.append(str(error))
+            sizes.append((0, 0))
             continue
         height, width = image.shape[-2:]
         if (scale := short_side / min(height, width)) < 1:

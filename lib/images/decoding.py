@@ -16,14 +16,18 @@ import torch
 from lib.errors import FlukeError, one_line
 from lib.images.opening import exif_transpose, open_image, to_rgb
 
+LARGE = 16_000_000
+"""Pixels above which an image is averaged down, where the caller will resize it, before it is copied."""
+
 
 def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
     """Decode an image file, upright by its EXIF orientation, to uint8 (3, height, width), RGB. Of several frames, take the first.
 
     Transparent pixels are composited over white, as in a browser. Grayscale of more than 8 bits is scaled to 8 by the smallest
     range of BITS that holds the file's values, because values of 8 and 12 bits are often stored in 16 or 32; floats in [0, 1] by
-    255. With `short_side` (pixels), a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, never with a shorter side below
-    `short_side`: the caller resizes. The pixels depend on the file and `short_side` alone. Raises FlukeError with the reason.
+    255. With `short_side` (pixels), the caller resizes: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, never with a shorter
+    side below `short_side`, and what still has more than LARGE pixels is averaged over squares, never to less than twice
+    `short_side`. The pixels depend on the file and `short_side` alone. Raises FlukeError with the reason.
     """
     try:
         # Pillow's warnings concern odd metadata, not pixels, and would come once per file and process.
@@ -32,6 +36,8 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
                 source.draft(None, (short_side, short_side))
             source.load()
             image = to_rgb(source)
+            if short_side is not None and image.width * image.height > LARGE:
+                image = image.reduce(max(min(image.size) // (2 * short_side), 1))
             if (transpose := exif_transpose(source)) is not None:  # FLIP_LEFT_RIGHT is 0
                 image = image.transpose(transpose)
     except FlukeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 
 from lib.config.recipe import Recipe
 from lib.errors import did_you_mean
-from lib.images.augmentation import Transform
+from lib.images.augmentation import Transform, cache_side
 from lib.images.cache import open_cache
 from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
@@ -161,7 +160,7 @@ def make_dataset(
     d = recipe.data
     cache = None
     if d.cache_dir is not None:
-        short_side = d.cache_size or math.ceil(1.15 * max(d.size, d.eval_size or 0))
+        short_side = d.cache_size or cache_side(d)
         paths = table.paths if cached is None else cached.paths
         position = {path: i for i, path in enumerate(paths)}
         cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers, stop).take([position[path] for path in table.paths])

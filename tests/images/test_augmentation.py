@@ -9,7 +9,7 @@ import torch
 from lib.config.recipe import Data
 from lib.errors import FlukeError
 from lib.images import augmentation
-from lib.images.augmentation import ResizeToSquare, decode_side, make_eval_transform, make_train_transform
+from lib.images.augmentation import ResizeToSquare, cache_side, decode_side, make_eval_transform, make_train_transform
 from tests.images.made_files import smooth
 
 LISTS: list[list[object]] = [
@@ -148,3 +148,10 @@ def test_resizing_is_antialiased(method: str) -> None:
     small = ResizeToSquare(30, method)(torch.from_numpy(board).expand(3, -1, -1).contiguous())
     assert small.float().std() < 8
     assert small.float().mean().item() == pytest.approx(127.5, abs=2)
+
+
+def test_cached_images_are_as_large_as_crops_and_evaluation_need_them() -> None:
+    assert cache_side(Data(size=100)) == 115
+    assert cache_side(Data(size=100, eval_size=130)) == 150
+    assert cache_side(Data(size=100, augment=["RandomResizedCrop"])) == 200
+    assert cache_side(Data(size=100, augment=[{"RandomResizedCrop": {"scale": [0.5, 1.0]}}], eval_size=200)) == 230

@@ -170,3 +170,12 @@ def test_tiff_whose_zero_is_white(bits: int, tmp_path: Path) -> None:
 
 def test_pillows_own_limit_is_left_alone() -> None:
     assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3  # Pillow's documented default
+
+
+def test_large_images_are_averaged_where_the_caller_resizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr("lib.images.decoding.LARGE", 90 * 120 - 1)
+    averaged = pixels.reshape(30, 3, 40, 3, 3).mean(axis=(1, 3))
+    assert decode(tmp_path / "a.png", 15).permute(1, 2, 0).numpy() == pytest.approx(averaged, abs=1)  # 30 px: twice 15
+    assert decode(tmp_path / "a.png", 40).shape == decode(tmp_path / "a.png").shape == (3, 90, 120)
