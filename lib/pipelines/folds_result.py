@@ -12,7 +12,7 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import write_json
 from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval, interval_on_test, mean_interval
+from lib.metrics.intervals import bootstrap_interval, interval_on_test, share_interval
 from lib.models.weights import load_network
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.predict import predict_average
@@ -136,22 +136,22 @@ def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict
 
     {} for a metric that is no mean over queries.
     """
-    values: list[np.ndarray] = []
-    groups: list[str] | None = []
+    found = []
     for fold in (folder.fold(k) for k in range(recipe.folds.n)):
         val = load_scores(fold.scores_val)
         is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
         centres = load_class_centres(fold, recipe)
-        per_query = evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres).per_query
-        if metric not in per_query:
+        found.append(evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres))
+        if metric not in found[-1].per_query:
             return {}
-        values.append(per_query[metric])
-        groups = None if groups is None or of_row is None else [*groups, *of_row[is_query].tolist()]
-    pooled = np.concatenate(values)
-    result = {"rows": int((~np.isnan(pooled)).sum()), "pooled_metric": metric, "pooled": float(np.nanmean(pooled))}
-    return result | {"interval": mean_interval(pooled, None if groups is None else np.array(groups))}
+    values = np.concatenate([each.per_query[metric] for each in found])
+    weights = np.concatenate([each.weights for each in found]) if metric.startswith("map@") else np.ones(len(values))
+    there = ~np.isnan(values)
+    pooled = float(np.average(values[there], weights=weights[there]))
+    interval = share_interval(values, np.concatenate([each.individuals for each in found]), weights)
+    return {"rows": int(there.sum()), "pooled_metric": metric, "pooled": pooled, "interval": interval}
 
 
 def describe_folds_result(result: dict[str, Any]) -> str:

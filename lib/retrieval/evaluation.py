@@ -50,6 +50,10 @@ class OpenSetEvaluation(NamedTuple):
     """Share of new individuals among the queries to answer, assumed or estimated; None without a curve."""
     unlabelled_scores: np.ndarray | None
     """(t,) best scores of the queries to answer; None without any."""
+    weights: np.ndarray
+    """(q,) weight of each query in map@k: known and new individuals count as `new_share` says; 1 without it."""
+    individuals: np.ndarray
+    """(q,) whose queries depend on each other: the individual, or the sighting or the query itself where it has no name."""
 
 
 def evaluate_open_set(
@@ -58,31 +62,49 @@ def evaluate_open_set(
     """Search the identity of each query of `rows` among the other rows.
 
     Queries of `data.new_label`, and of individuals without an image among the others, are new individuals. `unlabelled` (t, d) are
-    the queries to answer, from which the share of new individuals is estimated. map@5 is for the queries as they are, each at the
-    recipe's threshold, or at one that was fitted without it and its group (see `crossfit_thresholds`).
+    the queries to answer, from which the share of new individuals is estimated. map@5 is for queries of which that share is new, as
+    the threshold is; `map@5_known` and `map@5_new` are its parts. Each query is judged at the recipe's threshold, or at one fitted
+    without its individual (see `crossfit_thresholds`). The threshold maximizes MAP@`predict.topk`, which is reported too.
     """
     r, new_label, model = recipe.retrieval, recipe.data.new_label, "validation"
     others = np.flatnonzero(~rows.is_query)
     gallery_rows = GalleryRows(others, others.astype(str), rows.labels[others])
     gallery = build_gallery(rows.embeddings[others], gallery_rows, model, r.metric, r.factory, new_label)
     embeddings, truth = rows.embeddings[rows.is_query], rows.labels[rows.is_query]
-    result = search_identities(gallery, embeddings, r, model, max(5, recipe.predict.topk), centres)
+    k = recipe.predict.topk
+    result = search_identities(gallery, embeddings, r, model, max(5, k), centres)
     queries = LabelledScores(result.scores, result.names == truth[:, None], np.isin(truth, gallery.rows.labels))
-    unlabelled_scores = None if unlabelled is None else search_identities(gallery, unlabelled, r, model, 1, centres).best_scores
+    unlabelled_scores = None
+    if unlabelled is not None:
+        unlabelled_scores = search_identities(gallery, unlabelled, r, model, max(5, k), centres).best_scores
+    individuals = _individuals(rows, new_label)
     curve, new_share = None, None
     threshold: float | np.ndarray | None = None
     if new_label is not None and r.threshold != "auto":
         threshold = float(r.threshold)
     if new_label is not None and queries.both_kinds:
-        curve = threshold_curve(queries, recipe.predict.topk)
+        curve = threshold_curve(queries, k)
         held_out_whole = float(np.mean(~np.isin(rows.labels[rows.labels != new_label], gallery.rows.labels)))
         new_share = _new_share(queries, unlabelled_scores, held_out_whole, r)
         if threshold is None:
             fit = partial(fit_threshold, by=r.threshold_by, share=new_share, far=r.far)
-            groups = None if rows.groups is None else rows.groups[rows.is_query]
-            threshold = crossfit_thresholds(queries, fit, recipe.predict.topk, groups)
-    metrics, per_query = evaluate_queries(gallery, embeddings, truth, result, threshold, new_label)
-    return OpenSetEvaluation(metrics, per_query, result, queries, curve, new_share, unlabelled_scores)
+            threshold = crossfit_thresholds(queries, fit, k, individuals)
+    metrics, per_query = evaluate_queries(gallery, embeddings, truth, result, threshold, new_label, k)
+    weights = np.ones(len(truth))
+    if new_share is not None:
+        known = queries.in_gallery
+        weights = np.where(known, (1 - new_share) / known.mean(), new_share / (~known).mean())
+        for name in [name for name in per_query if name.startswith("map@") and name != "map@r"]:
+            metrics[name] = float(np.average(per_query[name], weights=weights))
+        metrics["map@5_known"], metrics["map@5_new"] = (float(per_query["map@5"][kind].mean()) for kind in (known, ~known))
+    return OpenSetEvaluation(metrics, per_query, result, queries, curve, new_share, unlabelled_scores, weights, individuals)
+
+
+def _individuals(rows: ValidationSet, new_label: str | None) -> np.ndarray:
+    """Return `OpenSetEvaluation.individuals`: of rows of the new label, whose names nobody knows, the group or the row."""
+    labels = rows.labels[rows.is_query]
+    unnamed = np.flatnonzero(rows.is_query) if rows.groups is None else rows.groups[rows.is_query]
+    return np.where(labels != (new_label or ""), np.char.add("name ", labels), np.char.add("group ", unnamed.astype(str)))
 
 
 def _new_share(queries: LabelledScores, unlabelled: np.ndarray | None, held_out_whole: float, r: Retrieval) -> float:
@@ -112,8 +134,11 @@ def evaluate_queries(
     result: SearchResult,
     threshold: float | np.ndarray | None,
     new_label: str | None,
+    topk: int = 5,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Compute metrics (see `mean_metrics`) of a search for queries (q, d) with labels `truth` (q,), and each query's contribution.
+
+    map@`topk` is among them where that isn't 5.
 
     Queries of `new_label` and of individuals that the gallery lacks are new individuals. `threshold`: one value, (q,) values, or
     None, by which the new label comes last. The embeddings were made by the gallery's model.
@@ -122,7 +147,7 @@ def evaluate_queries(
     counts = np.array([images[name] for name in truth.tolist()])
     known = counts > 0
     lowest = -np.inf if threshold is None else threshold
-    per_query = metrics_per_query(truth, result.names, result.scores, known, lowest, new_label)
+    per_query = metrics_per_query(truth, result.names, result.scores, known, lowest, new_label, topk)
     ids = gallery.search(embeddings[known], int(counts.max(initial=1)) or 1, gallery.model)[1]
     positions = gallery.rows.positions(ids)
     hits = (gallery.rows.labels[positions] == truth[known, None]) & (positions >= 0)
@@ -143,16 +168,20 @@ def metrics_per_query(
     in_gallery: NDArray[np.bool_],
     threshold: ArrayLike,
     new_label: str | None,
+    topk: int = 5,
 ) -> dict[str, NDArray[np.float64]]:
     """Compute each labelled query's contribution to metrics, under their names in lib.metrics.registry.
 
     truth (q,), names (q, m >= 5) and scores (q, m) best first, in_gallery (q,) whether the gallery has the query's individual; if
     not, the new label is right. Returns (q,) values whose mean is the metric, NaN for a query that it leaves out: map@5 with the
-    new label where the threshold places it; recall@1 and recall@5 of the known queries, without the new label.
+    new label where the threshold places it, and map@`topk`; recall@1 and recall@5 of the known queries, without the new label.
     """
     right_names = [name if known else new_label or "" for name, known in zip(truth, in_gallery)]
     is_right = names == np.asarray(truth, np.str_)[:, None]
-    values = {"map@5": reciprocal_ranks(right_names, rank_with_new(names, scores, threshold, new_label), 5)}
+    values = {
+        f"map@{k}": reciprocal_ranks(right_names, rank_with_new(names, scores, threshold, new_label, k), k)
+        for k in dict.fromkeys((5, topk))
+    }
     for k in (1, 5):
         values[f"recall@{k}"] = np.where(in_gallery, is_right[:, :k].any(axis=1), np.nan)
     return values

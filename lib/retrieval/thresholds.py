@@ -104,7 +104,7 @@ RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
     # `share` of the first answers are the new label
     "share": lambda curve, share, far: np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share)),
     # the lowest threshold at which at most `far` of the new queries get a name first (false acceptance rate)
-    "far": lambda curve, share, far: np.argmax(1 - curve.new_rejected <= far),
+    "far": lambda curve, share, far: np.argmax(curve.new_rejected >= 1 - far - 1e-9),  # 1 - 0.95 > 0.05
 }
 """retrieval.threshold_by: how a position on the curve is chosen, given the share of new queries and retrieval.far."""
 

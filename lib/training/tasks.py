@@ -15,7 +15,7 @@ from lib.config.traits import LOSSES
 from lib.errors import FlukeError, did_you_mean
 from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights, share_with_partner
 from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval, mean_interval
+from lib.metrics.intervals import bootstrap_interval, share_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
@@ -239,8 +239,10 @@ class EmbeddingTask(Task):
         _require_metric(self.metric, found.metrics, self.num_queries)
 
         def interval() -> tuple[float, float] | None:
-            groups = None if self.val.groups is None else self.val.groups[-self.num_queries :]
-            return mean_interval(found.per_query[self.metric], groups) if self.metric in found.per_query else None
+            if self.metric not in found.per_query:
+                return None
+            weights = found.weights if self.metric.startswith("map@") else None
+            return share_interval(found.per_query[self.metric], found.individuals, weights)
 
         return Evaluation(found.metrics, outputs, None, found, interval)
 

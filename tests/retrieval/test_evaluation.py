@@ -80,3 +80,48 @@ def test_a_query_for_which_the_index_finds_no_image_counts():
     known = np.array([True, False, False])
     values = metrics_per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
     assert mean_metrics(values, scores_found, known)["auroc"] == 1.0
+
+
+def test_map_at_k_is_for_the_share_of_new_queries_that_the_threshold_is_for(recipe: Recipe):
+    rng = np.random.default_rng(0)
+    centres, labels = rng.normal(size=(30, 12)), np.repeat([f"{i:02}" for i in range(30)], 6)
+    images = (centres.repeat(6, axis=0) + 0.9 * rng.normal(size=(180, 12))).astype(np.float32)
+    is_query = (np.arange(180) % 6 < 2) | (labels >= "15")  # 90 of 120 queries are new
+    for share in (0.05, 0.6):
+        recipe.retrieval.new_share = share
+        found = evaluate_open_set(ValidationSet(images, labels, is_query, None), recipe)
+        known = labels[is_query] < "15"
+        parts = [found.per_query["map@5"][kind].mean() for kind in (known, ~known)]
+        assert parts == [found.metrics["map@5_known"], found.metrics["map@5_new"]]
+        assert found.metrics["map@5"] == pytest.approx((1 - share) * parts[0] + share * parts[1])
+        assert np.average(found.per_query["map@5"], weights=found.weights) == pytest.approx(found.metrics["map@5"])
+        assert found.metrics["map@5"] == pytest.approx(found.curve.map_at_k(share).max(), abs=0.06)
+    recipe.predict.topk = 3
+    found = evaluate_open_set(ValidationSet(images, labels, is_query, None), recipe)
+    assert found.metrics["map@3"] <= found.metrics["map@5"]
+    recipe.data.new_label = None
+    assert "map@5_new" not in evaluate_open_set(ValidationSet(images, labels, is_query, None), recipe).metrics
+
+
+def test_a_threshold_never_sees_another_photograph_of_its_querys_individual(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(
+        "lib.retrieval.evaluation.crossfit_thresholds", lambda *args: seen.append(args[3]) or np.zeros(len(args[3]))
+    )
+    labels = np.array(["a", "b", "a", "a", "b", "new", "new", "new"])
+    groups = np.array(["1", "1", "2", "3", "4", "5", "5", "6"])
+    images = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    for of_row in (groups, None):
+        evaluate_open_set(ValidationSet(images, labels, np.arange(8) >= 2, of_row), recipe)
+    names = labels[2:]
+    for found, of_row in zip(seen, (groups[2:], np.arange(6))):
+        for i, j in np.ndindex(6, 6):
+            expected = names[i] == names[j] if "new" not in (names[i], names[j]) else of_row[i] == of_row[j]
+            assert (found[i] == found[j]) == expected
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    recipe = Recipe()
+    recipe.data.new_label = "new"
+    return recipe

@@ -152,3 +152,11 @@ def test_an_estimated_share_is_the_middle_for_uninformative_scores():
 def test_a_curve_needs_known_and_new_queries(known, kind):
     with pytest.raises(FlukeError, match=f"No validation query is of {kind}"):
         threshold_curve(LabelledScores(np.array([[1.0]]), np.array([[known]]), np.array([known])))
+
+
+def test_a_false_acceptance_rate_is_met_exactly_where_the_queries_allow_it() -> None:
+    """1 of 20 new queries may get a name: 1 - 0.95 is 0.05000000000000004."""
+    scores = np.concatenate([np.linspace(0.5, 1, 20), np.linspace(0, 0.9, 20)])[:, None]
+    known = np.arange(40) < 20
+    curve = threshold_curve(LabelledScores(scores, known[:, None], known))
+    assert (scores[20:, 0] > fit_threshold(curve, "far", 0.5, 0.05)).sum() == 1

@@ -390,9 +390,7 @@ def test_folds_of_embeddings_have_metrics_only(arguments: Callable, tmp_path: Pa
     rows = [fold["rows"] for fold in folds]
     assert cv["rows"] == sum(rows) == 48  # each image is asked about once
     assert cv["pooled"] == pytest.approx(np.average([fold["map@5"] for fold in folds], weights=rows))
-    (low, high), of_one = cv["interval"], np.diff([fold["interval"] for fold in folds]).mean()
-    assert low < cv["pooled"] < high
-    assert high - low == pytest.approx(of_one / np.sqrt(2), rel=0.25)  # twice as many queries
+    assert 0 <= cv["interval"][0] < cv["pooled"] < cv["interval"][1] <= 1
 
 
 def test_groups_of_scores_are_those_of_their_rows(arguments: Callable, contest: Path, tmp_path: Path) -> None:
