@@ -9,7 +9,7 @@
     python scripts/retrieve.py --pair a.jpg b.jpg                        # whether two images show the same individual
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
     python scripts/retrieve.py --remove w_123 img_7.jpg                  # remove individuals or images from it
-    python scripts/retrieve.py --gallery runs/whale/retrieval/gallery    # search that gallery instead of building one
+    python scripts/retrieve.py --gallery G --queries a.jpg b.jpg         # ask that gallery: no training table or image is read
 
 Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
 label is fitted on the run's held-out images; the share of new individuals among the queries is estimated from scores, never from
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("queries", Path, "+", "A table, a folder, or images to answer, instead of the recipe's test images."),
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
         ("image_dir", Path, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
-        ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table."),
+        ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table; it names its runs."),
         ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
         ("add", Path, None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_inference_accelerator
 
-    runs = embed.find_embedding_runs(args.run)
+    runs = embed.find_embedding_runs(args.run or (args.gallery and retrieve.runs_of_gallery(args.gallery)))
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]
     keep_memory()

@@ -67,7 +67,7 @@ OPERATORS = re.compile(
     r"|ReplaceUnaryOperator_Delete_\w+|AddNot|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceAndWithOr|ReplaceOrWithAnd"
     r"|NumberReplacer|ZeroIterationForLoop)"
 )
-SECONDS = 180
+SECONDS = 60
 """Longest run of the tests; a fault that makes them longer is noticed."""
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from lib.errors import FlukeError, first_few
 from lib.files import lock_folder, write_text
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession, single_labels
-from lib.retrieval.gallery import CHANGES, Gallery, GalleryRows, open_gallery
+from lib.pipelines.retrieve import gallery_rows
+from lib.retrieval.gallery import CHANGES, Gallery, open_gallery
 from lib.tables import loading
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
@@ -49,7 +50,7 @@ def _add(session: RetrievalSession, path: Path, rows: EmbeddedTable) -> dict[str
                 f"--add {path}: {len(repeated):,} of its images are in the gallery already ({first_few(repeated)}); leave them out."
             )
         ids = gallery.rows.ids.max() + 1 + np.arange(len(names))
-        gallery.add(rows.embeddings, GalleryRows(ids, names, rows.labels), session.model)
+        gallery.add(rows.embeddings, gallery_rows(ids, rows.table, rows.labels), session.model)
         return _save(session, gallery, f"added {len(names):,} images of {path}")
 
 

@@ -37,7 +37,7 @@ def write_search_page(
     else:
         metrics, rows = result.validation, len(result.evaluations[0].queries.scores)
         note = "on the held-out images, because the queries have no labels"
-    headline = html.Headline("map@5", metrics["map@5"], rows, note=note)
+    headline = html.Headline("map@5", metrics["map@5"], rows, result.interval, note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
     unit, title = SIMILARITIES[result.recipe.retrieval.metric].unit, f"{path.parent.parent.name}: retrieval"
     html.write_retrieval_page(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)

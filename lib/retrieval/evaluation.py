@@ -13,13 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from lib.config.recipe import Recipe, Retrieval
+from lib.metrics.intervals import share_interval
 from lib.metrics.retrieval import map_at_r, open_set_accuracies, reciprocal_ranks
 from lib.retrieval.calibration import NEW_SHARES, estimate_new_share
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import Gallery, GalleryRows, build_gallery
 from lib.retrieval.ranking import rank_with_new, replace_missing
-from lib.retrieval.search import SearchResult, search_identities
+from lib.retrieval.search import SearchResult, search_identities, without_own
 from lib.retrieval.thresholds import LabelledScores, ThresholdCurve, crossfit_thresholds, fit_threshold, threshold_curve
+
+BLOCK = 20_000_000
+"""Neighbours, of all queries of a block, that are searched at a time."""
 
 
 class ValidationSet(NamedTuple):
@@ -49,11 +53,17 @@ class OpenSetEvaluation(NamedTuple):
     new_share: float | None
     """Share of new individuals among the queries to answer, assumed or estimated; None without a curve."""
     unlabelled_scores: np.ndarray | None
-    """(t,) best scores of the queries to answer; None without any."""
+    """(t,) best scores of the queries to answer among all rows, queries included; None without any."""
     weights: np.ndarray
     """(q,) weight of each query in map@k: known and new individuals count as `new_share` says; 1 without it."""
     individuals: np.ndarray
     """(q,) whose queries depend on each other: the individual, or the sighting or the query itself where it has no name."""
+
+
+def query_interval(found: OpenSetEvaluation, metric: str) -> tuple[float, float]:
+    """Return the 95% interval of a metric that is a mean over queries; individuals, not photographs, are drawn."""
+    weights = found.weights if metric.startswith("map@") else None
+    return share_interval(found.per_query[metric], found.individuals, weights)
 
 
 def evaluate_open_set(
@@ -74,9 +84,14 @@ def evaluate_open_set(
     k = recipe.predict.topk
     result = search_identities(gallery, embeddings, r, model, max(5, k), centres)
     queries = LabelledScores(result.scores, result.names == truth[:, None], np.isin(truth, gallery.rows.labels))
-    unlabelled_scores = None
+    within: np.ndarray | None = None
+    unlabelled_scores: np.ndarray | None = None
     if unlabelled is not None:
-        unlabelled_scores = search_identities(gallery, unlabelled, r, model, max(5, k), centres).best_scores
+        whole = GalleryRows(np.arange(len(rows.labels)), np.arange(len(rows.labels)).astype(str), rows.labels)
+        everyone = build_gallery(rows.embeddings, whole, model, r.metric, r.factory, new_label)
+        within, unlabelled_scores = (
+            search_identities(each, unlabelled, r, model, max(5, k), centres).best_scores for each in (gallery, everyone)
+        )
     individuals = _individuals(rows, new_label)
     curve, new_share = None, None
     threshold: float | np.ndarray | None = None
@@ -85,7 +100,7 @@ def evaluate_open_set(
     if new_label is not None and queries.both_kinds:
         curve = threshold_curve(queries, k)
         held_out_whole = float(np.mean(~np.isin(rows.labels[rows.labels != new_label], gallery.rows.labels)))
-        new_share = _new_share(queries, unlabelled_scores, held_out_whole, r)
+        new_share = _new_share(queries, within, held_out_whole, r)
         if threshold is None:
             fit = partial(fit_threshold, by=r.threshold_by, share=new_share, far=r.far)
             threshold = crossfit_thresholds(queries, fit, k, individuals)
@@ -117,8 +132,24 @@ def _new_share(queries: LabelledScores, unlabelled: np.ndarray | None, held_out_
         return float(r.new_share)
     if unlabelled is None:
         return 0.5
-    share = estimate_new_share(queries.scores[:, 0], queries.in_gallery, unlabelled)
+    share = estimate_new_share(replace_missing(queries.scores[:, 0]), queries.in_gallery, replace_missing(unlabelled))
     return float(np.clip((share - held_out_whole) / max(1 - held_out_whole, 1e-9), NEW_SHARES[0], NEW_SHARES[-1]))
+
+
+def validation_set(gallery: Gallery) -> ValidationSet:
+    """Return the rows of a gallery that remembers its held-out queries: these, to be searched among all of its other rows.
+
+    A gallery that has grown or shrunk is evaluated as it is now.
+    """
+    assert gallery.held_out is not None
+    held_out, rows = gallery.held_out, gallery.rows
+    others = ~np.isin(rows.ids, held_out.ids)
+    return ValidationSet(
+        np.concatenate([gallery.embeddings(rows.ids[others]), held_out.embeddings]),
+        np.concatenate([rows.labels[others], held_out.labels]),
+        np.arange(others.sum() + len(held_out.ids)) >= others.sum(),
+        np.concatenate([rows.ids[others].astype(str), held_out.groups]),
+    )
 
 
 def average_metrics(evaluations: Sequence[OpenSetEvaluation]) -> dict[str, float]:
@@ -135,30 +166,47 @@ def evaluate_queries(
     threshold: float | np.ndarray | None,
     new_label: str | None,
     topk: int = 5,
+    own: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Compute metrics (see `mean_metrics`) of a search for queries (q, d) with labels `truth` (q,), and each query's contribution.
 
-    map@`topk` is among them where that isn't 5.
-
-    Queries of `new_label` and of individuals that the gallery lacks are new individuals. `threshold`: one value, (q,) values, or
-    None, by which the new label comes last. The embeddings were made by the gallery's model.
+    Queries of `new_label` and of individuals of which the gallery has no (other) image are new individuals. `threshold`: one
+    value, (q,) values, or None, by which the new label comes last. The embeddings were made by the gallery's model. map@`topk` is
+    among the metrics where that isn't 5. `own` (q,) as in `search_identities`.
     """
+    own = np.full(len(truth), -1) if own is None else own
     images = Counter(gallery.rows.labels.tolist())
     counts = np.array([images[name] for name in truth.tolist()])
+    counts -= (own >= 0) & (gallery.rows.labels[gallery.rows.positions(own)] == truth)
     known = counts > 0
     lowest = -np.inf if threshold is None else threshold
     per_query = metrics_per_query(truth, result.names, result.scores, known, lowest, new_label, topk)
-    ids = gallery.search(embeddings[known], int(counts.max(initial=1)) or 1, gallery.model)[1]
-    positions = gallery.rows.positions(ids)
-    hits = (gallery.rows.labels[positions] == truth[known, None]) & (positions >= 0)
     per_query["map@r"] = np.full(len(truth), np.nan)
-    per_query["map@r"][known] = map_at_r(hits, counts[known])
+    per_query["map@r"][known] = _search_map_at_r(gallery, embeddings[known], truth[known], counts[known], own[known])
     metrics = mean_metrics(per_query, result.scores, known)
     if new_label is not None:  # the first answer, the new label for a score below the threshold
         first = rank_with_new(result.names, result.scores, lowest, new_label, 1)
         right = np.array([names[0] == (name if there else new_label) for names, name, there in zip(first, truth.tolist(), known)])
         metrics |= open_set_accuracies(truth, right, known)
     return metrics, per_query
+
+
+def _search_map_at_r(
+    gallery: Gallery, embeddings: np.ndarray, truth: np.ndarray, counts: np.ndarray, own: np.ndarray
+) -> NDArray[np.float64]:
+    """Return mAP@R of each query (q,), of whose individual the gallery has `counts` (q,) other images, at least 1."""
+    found = np.empty(len(truth))
+    order = np.argsort(counts, kind="stable")  # a large class alone is searched deep
+    start = 0
+    while start < len(order):
+        depth = counts[order[start:]] + 1  # one may be the query itself
+        rows = order[start : start + max(int((depth * np.arange(1, len(depth) + 1) <= BLOCK).sum()), 1)]
+        scores, ids = gallery.search(embeddings[rows], int(counts[rows].max()) + 1, gallery.model)
+        positions = gallery.rows.positions(without_own(scores, ids, own[rows])[1])
+        hits = (gallery.rows.labels[positions] == truth[rows, None]) & (positions >= 0)
+        found[rows] = map_at_r(hits, counts[rows])
+        start += len(rows)
+    return found
 
 
 def metrics_per_query(

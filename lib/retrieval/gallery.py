@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,16 +22,21 @@ _DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, EOFError, 
 
 
 class GalleryRows:
-    """Row ids (n,) int64, image names (n,) str and labels (n,) str, the identities.
+    """Row ids (n,) int64, image names (n,) str and labels (n,) str, the identities; paths and contents (n,) str of the files.
 
-    Raises FlukeError for lengths that differ, and for ids that are negative or repeated.
+    `paths` show the images on a page; "" for none. `contents` (`lib.files.content_mark`) find them among queries. Raises FlukeError
+    for lengths that differ, and for ids that are negative or repeated.
     """
 
-    def __init__(self, ids: ArrayLike, names: ArrayLike, labels: ArrayLike):
+    def __init__(
+        self, ids: ArrayLike, names: ArrayLike, labels: ArrayLike, paths: ArrayLike | None = None, contents: ArrayLike | None = None
+    ):
         self.ids: Ints = np.asarray(ids, np.int64)
         self.names: NDArray[np.str_] = np.asarray(names, np.str_)
         self.labels: NDArray[np.str_] = np.asarray(labels, np.str_)
-        shapes = [part.shape for part in (self.ids, self.names, self.labels)]
+        self.paths: NDArray[np.str_] = np.asarray(np.full(self.ids.shape, "") if paths is None else paths, np.str_)
+        self.contents: NDArray[np.str_] = np.asarray(np.full(self.ids.shape, "") if contents is None else contents, np.str_)
+        shapes = [part.shape for part in self._parts()]
         if self.ids.ndim != 1 or len(set(shapes)) > 1:
             raise FlukeError(f"Row ids, names and labels have shapes {', '.join(map(str, shapes))}; expected one of each per row.")
         unique, counts = np.unique(self.ids, return_counts=True)
@@ -43,12 +48,14 @@ class GalleryRows:
 
     def take(self, index: NDArray[Any]) -> GalleryRows:
         """Return the rows that `index` (integers or booleans) selects."""
-        return GalleryRows(self.ids[index], self.names[index], self.labels[index])
+        return GalleryRows(*(part[index] for part in self._parts()))
 
     def join(self, other: GalleryRows) -> GalleryRows:
         """Return these rows followed by those of `other`."""
-        mine, theirs = (self.ids, self.names, self.labels), (other.ids, other.names, other.labels)
-        return GalleryRows(*(np.concatenate(pair) for pair in zip(mine, theirs)))
+        return GalleryRows(*(np.concatenate(pair) for pair in zip(self._parts(), other._parts())))
+
+    def _parts(self) -> tuple[NDArray[Any], ...]:
+        return self.ids, self.names, self.labels, self.paths, self.contents
 
     def positions(self, ids: Ints) -> Ints:
         """Return the positions of row ids (any shape); -1 stays -1. Raises FlukeError for ids that don't exist."""
@@ -60,6 +67,19 @@ class GalleryRows:
                 f"{missing.sum()} row ids are not in the gallery ({first_few(ids[missing])}); build the gallery again."
             )
         return np.where(ids == -1, -1, at)
+
+
+class HeldOut(NamedTuple):
+    """The q queries that the network was not trained on; with them a gallery's threshold is fitted whenever it has changed."""
+
+    ids: Ints
+    """(q,) row ids; a gallery that holds such a row is searched without it."""
+    embeddings: Floats
+    """(q, d)"""
+    labels: NDArray[np.str_]
+    """(q,)"""
+    groups: NDArray[np.str_]
+    """(q,) sightings; each query its own where the table has none."""
 
 
 CHANGES = "changes.txt"  # of a gallery's folder: one line per change by --add or --remove
@@ -76,6 +96,12 @@ class Gallery:
     rows: GalleryRows
     model: str
     metric: Metric
+    held_out: HeldOut | None = None
+    """None where several runs held out different rows."""
+    runs: tuple[str, ...] = ()
+    """Folders of the runs whose networks embed."""
+    new_share: float | None = None
+    """Share of new individuals, estimated when many queries were asked."""
 
     @property
     def identities(self) -> NDArray[np.str_]:
@@ -91,7 +117,7 @@ class Gallery:
         """
         if k < 1:
             raise FlukeError(f"topk {k}: a search returns at least 1 neighbour; set it to 1 or more.")
-        self._require_model(model, "queries")
+        self.require_model(model, "queries")
         queries = check_embeddings(queries, "queries", self.metric, self.index.dimension)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         ids = np.full((len(queries), k), -1, np.int64)
@@ -114,7 +140,7 @@ class Gallery:
 
         Raises FlukeError for another model or dimension, NaN, and ids that the gallery has already.
         """
-        self._require_model(model, "rows to add")
+        self.require_model(model, "rows to add")
         vectors = check_embeddings(embeddings, "rows to add", self.metric, self.index.dimension, len(rows))
         if len(repeated := np.intersect1d(self.rows.ids, rows.ids)):
             raise FlukeError(f"{len(repeated)} row ids are in the gallery already ({first_few(repeated)}); give them other ids.")
@@ -133,23 +159,28 @@ class Gallery:
         self.rows = remaining
 
     def save(self, folder: Path) -> None:
-        """Write gallery.json, index-N.faiss and rows-N.npz, replacing a gallery saved there before in one step.
+        """Write gallery.json, index-N.faiss, rows-N.npz and heldout-N.npz, replacing a gallery saved there before in one step.
 
-        gallery.json is replaced last and names the other two by their generation N, so that a crash leaves the old gallery intact.
+        gallery.json is replaced last and names the others by their generation N, so that a crash leaves the old gallery intact.
         """
         old = read_json(folder / "gallery.json")["generation"] if (folder / "gallery.json").exists() else 0
         with atomic_write(folder / f"index-{old + 1}.faiss") as temporary:
             self.index.save(temporary)
             size = temporary.stat().st_size
         with atomic_write(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(file, ids=self.rows.ids, names=self.rows.names, labels=self.rows.labels)
-        about = {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
+            np.savez(file, **vars(self.rows))
+        if self.held_out is not None:
+            with atomic_write(folder / f"heldout-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
+                np.savez(file, **self.held_out._asdict())
+        about: dict[str, Any] = {"runs": list(self.runs), "new_share": self.new_share, "held_out": self.held_out is not None}
+        about |= {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
         write_json(folder / "gallery.json", about | {"rows": len(self.rows), "dimension": self.index.dimension, "bytes": size})
-        for stale in [*folder.glob("index-*.faiss"), *folder.glob("rows-*.npz")]:
+        for stale in [*folder.glob("index-*.faiss"), *folder.glob("rows-*.npz"), *folder.glob("heldout-*.npz")]:
             if stale.stem.split("-")[1] != str(old + 1):
                 stale.unlink()
 
-    def _require_model(self, model: str, what: str) -> None:
+    def require_model(self, model: str, what: str) -> None:
+        """Raise FlukeError unless `what` was embedded by the gallery's model."""
         if model != self.model:
             raise FlukeError(f"The gallery was embedded by {self.model!r} and the {what} by {model!r}; embed both with one model.")
 
@@ -191,7 +222,12 @@ def open_gallery(folder: Path) -> Gallery:
     path = folder / f"rows-{generation}.npz"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            rows = GalleryRows(file["ids"], file["names"], file["labels"])
+            rows = GalleryRows(*(file[name] for name in ("ids", "names", "labels", "paths", "contents") if name in file))
+        held_out = None
+        if about.get("held_out"):
+            path = folder / f"heldout-{generation}.npz"
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                held_out = HeldOut(*(file[name] for name in HeldOut._fields))
         path = folder / f"index-{generation}.faiss"
         index = FaissIndex.open(path, factory, size)
     except _DAMAGED as error:
@@ -201,4 +237,4 @@ def open_gallery(folder: Path) -> Gallery:
             f"{folder}: its files don't belong together (gallery.json: {count} rows of {dimension}, {metric}; rows: {len(rows)}; "
             f"index: {len(index)} of {index.dimension}); build the gallery again."
         )
-    return Gallery(index, rows, model, metric)
+    return Gallery(index, rows, model, metric, held_out, tuple(about.get("runs", ())), about.get("new_share"))

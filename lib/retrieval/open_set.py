@@ -14,6 +14,9 @@ from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.ranking import replace_missing
 from lib.retrieval.thresholds import fit_threshold
 
+MANY = 50
+"""Queries from which on a share of them is estimated."""
+
 
 @dataclass(frozen=True)
 class OpenSet:
@@ -46,15 +49,20 @@ def fit_open_set(
     """Fit threshold and calibrations on one evaluation, or on several of runs that held out different rows.
 
     Thresholds and shares of several are averaged. The probabilities are for queries of which the share is new, not validation's.
-    concatenated_scores (t,): best scores of the queries to answer, where the embeddings of several runs are concatenated.
+    concatenated_scores (t,): best scores of at least MANY queries to answer, where the embeddings of several runs are concatenated.
     """
     k = recipe.predict.topk
     fitted = [(e, threshold) for e in evaluations if (threshold := _fit_threshold(e, recipe)) is not None]
     threshold = float(np.mean([value for _, value in fitted])) if fitted else None
     rejected = [float(np.mean(e.unlabelled_scores < value)) for e, value in fitted if e.unlabelled_scores is not None]
-    if concatenated_scores is not None and len(rejected) > 1 and recipe.retrieval.threshold == "auto":
+    if (
+        concatenated_scores is not None
+        and len(concatenated_scores) >= MANY
+        and len(rejected) > 1
+        and recipe.retrieval.threshold == "auto"
+    ):
         # The mean of the runs' cosines reaches less high than each of them. So the share of queries that the runs reject in the
-        # mean carries over, not their thresholds.
+        # mean carries over, not their thresholds. Each run rejects among all individuals, also those that it held out whole.
         threshold = float(np.quantile(concatenated_scores, np.mean(rejected)))
     shares = [e.new_share for e in evaluations if e.new_share is not None]
     share = float(np.mean(shares)) if shares else None

@@ -37,6 +37,8 @@ class RetrievalResult:
     """The right name of each query, the new label for one that the gallery lacks; None without labels."""
     metrics: dict[str, float]
     """Metrics of the queries; empty without labels."""
+    interval: tuple[float, float] | None = None
+    """95% interval of map@5: of the queries if they have labels, else of validation."""
     pairs: PairVerification | None = None
 
     @property

@@ -33,23 +33,31 @@ class SearchResult(NamedTuple):
 
 
 def search_identities(
-    gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, topk: int, centres: ClassCentres | None = None
+    gallery: Gallery,
+    queries: np.ndarray,
+    r: Retrieval,
+    model: str,
+    topk: int,
+    centres: ClassCentres | None = None,
+    own: np.ndarray | None = None,
 ) -> SearchResult:
     """Return the `topk` best identities of each query (q, d). `model` is the fingerprint of the queries' network.
 
-    Raises FlukeError for class centres where there are none, and as `Gallery.search` and `FaissIndex.set_parameters` do.
+    `own` (q,) is the row id of a query that is itself in the gallery, -1 for others: it doesn't find itself. Raises FlukeError for
+    class centres where there are none, and as `Gallery.search` and `FaissIndex.set_parameters` do.
     """
     if r.centre_weight > 0 and centres is None:
         raise FlukeError(
             "retrieval.centre_weight: no class centres here; train one network with arcface or cosface, or set it to 0."
         )
     gallery.index.set_parameters(r.search)
-    result, incomplete = _search_neighbours(gallery, queries, r, model, topk, centres)
+    own = np.full(len(queries), -1) if own is None else own
+    result, incomplete = _search_neighbours(gallery, queries, r, model, topk, centres, own)
     # The neighbours may belong to few individuals with many images: those queries are searched again with more neighbours.
     rows = np.flatnonzero(incomplete)
     while len(rows) and r.neighbours < len(gallery.rows):
         r = replace(r, neighbours=2 * r.neighbours)
-        further, incomplete = _search_neighbours(gallery, queries[rows], r, model, topk, centres)
+        further, incomplete = _search_neighbours(gallery, queries[rows], r, model, topk, centres, own[rows])
         for values, new_values in zip(result, further):
             values[rows] = new_values
         rows = rows[incomplete]
@@ -57,13 +65,16 @@ def search_identities(
 
 
 def _search_neighbours(
-    gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, topk: int, centres: ClassCentres | None
+    gallery: Gallery, queries: np.ndarray, r: Retrieval, model: str, topk: int, centres: ClassCentres | None, own: np.ndarray
 ) -> tuple[SearchResult, NDArray[np.bool_]]:
     """Rank the identities among r.neighbours images per query; also return which queries (q,) more neighbours would complete."""
     scores, ids = gallery.search(queries, r.neighbours, model)
     if r.expand:
+        scores, ids = without_own(scores, ids, own)
         queries = _expand(gallery, queries, scores[:, : r.expand], ids[:, : r.expand])
         scores, ids = gallery.search(queries, r.neighbours, model)
+    full = ids[:, -1] >= 0
+    scores, ids = without_own(scores, ids, own)
     class_list, class_of_row = np.unique(gallery.rows.labels, return_inverse=True)
     rows = gallery.rows.positions(ids)
     classes = np.where(rows >= 0, class_of_row[rows], -1)
@@ -76,8 +87,16 @@ def _search_neighbours(
         ranking = add_centres(ranking, centre_scores, r.centre_weight, topk)
     images = np.where(ranking.matches >= 0, np.take_along_axis(ids, np.maximum(ranking.matches, 0), 1), -1)
     result = SearchResult(ranking.names(class_list), ranking.scores, images)
-    incomplete = (result.names[:, min(topk, len(class_list)) - 1] == "") & (ids[:, -1] >= 0)
+    incomplete = (result.names[:, min(topk, len(class_list)) - 1] == "") & full
     return result, incomplete
+
+
+def without_own(scores: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and row ids (q, k), best first, where the row `own` (q,) of a query is moved to the end as none."""
+    found = (ids == own[:, None]) & (own[:, None] >= 0)
+    order = np.argsort(found, axis=1, kind="stable")
+    scores, ids = np.where(found, -np.inf, scores), np.where(found, -1, ids)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
 
 
 def _expand(gallery: Gallery, queries: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -15,11 +15,11 @@ from lib.config.traits import LOSSES
 from lib.errors import FlukeError, did_you_mean
 from lib.images.samplers import ClassGroupOrder, RandomOrder, derive_seed, sampling_weights, share_with_partner
 from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval, share_interval
+from lib.metrics.intervals import bootstrap_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
-from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set
+from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set, query_interval
 from lib.scores.decided import decide_out_of_fold
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, Target
@@ -239,10 +239,7 @@ class EmbeddingTask(Task):
         _require_metric(self.metric, found.metrics, self.num_queries)
 
         def interval() -> tuple[float, float] | None:
-            if self.metric not in found.per_query:
-                return None
-            weights = found.weights if self.metric.startswith("map@") else None
-            return share_interval(found.per_query[self.metric], found.individuals, weights)
+            return query_interval(found, self.metric) if self.metric in found.per_query else None
 
         return Evaluation(found.metrics, outputs, None, found, interval)
 

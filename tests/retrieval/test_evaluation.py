@@ -6,8 +6,16 @@ import pytest
 
 from lib.config.recipe import Recipe, Retrieval
 from lib.metrics.retrieval import open_set_accuracies
-from lib.retrieval.evaluation import ValidationSet, evaluate_open_set, evaluate_queries, mean_metrics, metrics_per_query
-from lib.retrieval.gallery import GalleryRows, build_gallery
+from lib.retrieval.evaluation import (
+    ValidationSet,
+    evaluate_open_set,
+    evaluate_queries,
+    mean_metrics,
+    metrics_per_query,
+    validation_set,
+)
+from lib.retrieval.gallery import GalleryRows, HeldOut, build_gallery
+from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import Ranking
 from lib.retrieval.search import search_identities
 from lib.retrieval.thresholds import LabelledScores, fit_threshold, threshold_curve
@@ -125,3 +133,47 @@ def recipe() -> Recipe:
     recipe = Recipe()
     recipe.data.new_label = "new"
     return recipe
+
+
+def test_a_gallery_that_has_grown_keeps_the_false_acceptance_rate_that_was_asked_for(recipe: Recipe):
+    rng = np.random.default_rng(0)
+    recipe.retrieval.threshold_by, recipe.retrieval.far = "far", 0.05
+
+    def photographs(of: np.ndarray) -> np.ndarray:
+        return (centres[of] + 0.7 * rng.normal(size=(len(of), 16))).astype(np.float32)
+
+    centres = rng.normal(size=(4000, 16))
+    first, asked = np.repeat(np.arange(100), 3), np.concatenate([np.arange(100), np.repeat(np.arange(100, 400), 2)])
+    labels = np.char.mod("%04d", np.arange(4000))
+    held_out = HeldOut(10_000 + np.arange(len(asked)), photographs(asked), labels[asked], np.arange(len(asked)).astype(str))
+    gallery = build_gallery(photographs(first), GalleryRows(np.arange(300), first.astype(str), labels[first]), "m")
+    gallery.held_out = held_out
+    small = fit_open_set([evaluate_open_set(validation_set(gallery), recipe)], recipe).threshold
+    more = np.repeat(np.arange(400, 3000), 3)
+    gallery.add(photographs(more), GalleryRows(1000 + np.arange(len(more)), more.astype(str), labels[more]), "m")
+    grown = fit_open_set([evaluate_open_set(validation_set(gallery), recipe)], recipe).threshold
+    strangers = photographs(np.repeat(np.arange(3000, 4000), 3))
+    best = gallery.search(strangers, 1, "m")[0][:, 0]
+    assert (best >= grown).mean() == pytest.approx(0.05, abs=0.02)
+    assert (best >= small).mean() > 0.3  # what the threshold of the small gallery would accept
+    gallery.remove(1000 + np.arange(len(more)))
+    assert fit_open_set([evaluate_open_set(validation_set(gallery), recipe)], recipe).threshold == pytest.approx(small)
+
+
+def test_a_query_of_the_gallery_counts_only_its_other_images(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lib.retrieval.evaluation.BLOCK", 7)  # several blocks
+    x, labels = unit(np.random.default_rng(0).normal(size=(30, 6))).astype(np.float32), np.array(list("aaaaaabbbbccd" * 3))[:30]
+    labels[-1] = "z"
+    gallery = build_gallery(x, GalleryRows(np.arange(30) * 2, labels, labels), "m")
+    own = np.arange(30) * 2
+    found = search_identities(gallery, x, Retrieval(neighbours=2), "m", 5, own=own)
+    metrics, per_query = evaluate_queries(gallery, x, labels, found, 0.0, "new", own=own)
+    scores = x @ x.T
+    np.fill_diagonal(scores, -9)
+    for i in range(30):
+        order = np.argsort(-scores[i])[:29]
+        assert found.names[i, 0] == labels[order[0]]
+        same = (labels[order] == labels[i])[: (labels == labels[i]).sum() - 1]
+        expected = np.nan if not len(same) else (same * np.cumsum(same) / np.arange(1, len(same) + 1)).sum() / len(same)
+        assert per_query["map@r"][i] == pytest.approx(expected, nan_ok=True)
+    assert metrics["new_accuracy"] == float(scores[29].max() < 0)

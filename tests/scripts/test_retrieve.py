@@ -198,7 +198,9 @@ def test_several_runs_are_one_embedding(
         assert lists(pd.read_parquet(tmp_path / "twice" / "ranks.parquet")) == lists(answers)
 
 
-def test_runs_that_held_out_different_rows(run: Path, train: Callable[..., Path], tmp_path: Path, capsys) -> None:
+def test_runs_that_held_out_different_rows(
+    run: Path, train: Callable[..., Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = train(tmp_path / "c", folds_seed=5, train_epochs=1)
     retrieve.main(["--run", str(run), str(other), "--combine", "mean", "--out", str(tmp_path / "mean")])
     assert "held out different rows" in capsys.readouterr().out
@@ -207,27 +209,40 @@ def test_runs_that_held_out_different_rows(run: Path, train: Callable[..., Path]
         retrieve.main(["--run", str(each), "--out", str(tmp_path / each.name / "alone")])
         single.append(json.loads((tmp_path / each.name / "alone" / "threshold.json").read_text())["threshold"])
     assert json.loads((tmp_path / "mean" / "threshold.json").read_text())["threshold"] == pytest.approx(np.mean(single))
-    retrieve.main(["--run", str(run), str(other), "--out", str(tmp_path / "both")])
+    both = ["--run", str(run), str(other), "--out", str(tmp_path / "both")]
+    retrieve.main(both)  # a share of 32 queries says too little
+    assert json.loads((tmp_path / "both" / "threshold.json").read_text())["threshold"] == pytest.approx(np.mean(single))
+    assert "note: 32 queries are too few to carry the runs' thresholds over" in capsys.readouterr().out
+    monkeypatch.setattr("lib.retrieval.open_set.MANY", 10)
+    retrieve.main(both)
     first = pd.read_parquet(tmp_path / "both" / "ranks.parquet").query("rank == 1")
     alone = [validate_alone(each, tmp_path / each.name / "alone", threshold) for each, threshold in zip((run, other), single)]
     assert (first["name"] == "new").mean() == pytest.approx(np.mean(alone), abs=1.5 / len(first))
 
 
 def validate_alone(run: Path, out: Path, threshold: float) -> float:
-    """Return the share of the test images whose best score in the run's validation gallery is below its threshold."""
+    """Return the share of the test images whose best score is below the run's threshold, among all named images.
+
+    Individuals that the run held out whole are in the gallery that is asked: their photographs aren't new.
+    """
     recipe = command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
     train = load_train(recipe.data, recipe.folds)
     val, test = score_file.load_scores(run / "scores_val.npz"), score_file.load_scores(run / "scores_test.npz")
-    is_query = np.arange(len(val.rows)) >= len(val.rows) - val.source["queries"]
-    held = val.logits[~is_query & ~np.isin([label for (label,) in val.labels], ["new"])]
+    held = val.logits[~np.isin([label for (label,) in val.labels], ["new"])]
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (held, test.logits)]
-    assert len(train) > len(held)
+    assert len(train) == len(val.rows)
     return float(((unit[1] @ unit[0].T).max(axis=1) < threshold).mean())
 
 
 def test_queries_that_are_in_the_gallery_are_counted(run: Path, animals: Path, tmp_path: Path, capsys) -> None:
     retrieve.main(["--run", str(run), "--evaluate", str(animals / "train.csv"), "--out", str(tmp_path)])
-    assert "of the queries are images of the gallery: they find themselves" in capsys.readouterr().out
+    assert "note: 52 of the queries are in the gallery; each is answered by its other images" in capsys.readouterr().out
+    retrieve.main(["--run", str(run), "--queries", str(animals / "images"), "--out", str(tmp_path / "all")])
+    ranks = pd.read_parquet(tmp_path / "all" / "ranks.parquet")
+    assert not (ranks["query"].map(os.path.basename) == ranks["image"].map(os.path.basename, na_action="ignore")).any()
+    shutil.copy(animals / "images" / "1_000.png", tmp_path / "another_name.png")
+    retrieve.main(["--run", str(run), "--queries", str(tmp_path / "another_name.png"), "--out", str(tmp_path / "one")])
+    assert "1_000.png" not in pd.read_parquet(tmp_path / "one" / "ranks.parquet")["image"].to_list()
 
 
 def test_add_and_remove_without_training(run: Path, answers: pd.DataFrame, animals: Path, tmp_path: Path) -> None:
@@ -374,3 +389,33 @@ def test_photographs_are_asked_by_their_names(run: Path, answers: pd.DataFrame, 
     ):
         with pytest.raises(FlukeError, match=sentence):
             retrieve.main(["--run", str(run), "--queries", *wrong, "--out", str(tmp_path / "wrong")])
+
+
+def test_a_saved_gallery_is_asked_without_the_training_table(
+    run: Path, answers: pd.DataFrame, animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run / "retrieval" / "gallery", tmp_path / "gallery")
+
+    def unread(*args: object) -> None:
+        raise AssertionError("the training table is read")
+
+    monkeypatch.setattr("lib.tables.loading.load_train", unread)
+    out = ["--gallery", str(tmp_path / "gallery"), "--out", str(tmp_path / "out")]
+    retrieve.main(out)
+    for column in ("name", "image"):
+        assert pd.read_parquet(tmp_path / "out" / "ranks.parquet")[column].to_list() == answers[column].to_list()
+    pages = [(folder / "retrieval.html").read_text() for folder in (tmp_path / "out", run / "retrieval")]
+    assert pages[0].count("data:image") == pages[1].count("data:image") > 30
+    files = [json.loads((folder / "threshold.json").read_text()) for folder in (tmp_path / "out", run / "retrieval")]
+    assert files[0] == files[1]
+
+
+def test_a_few_queries_get_the_threshold_of_the_many_before_them(run: Path, animals: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lib.pipelines.retrieve.MANY", 20)
+    retrieve.main(["--run", str(run), "--out", str(tmp_path)])
+    many = json.loads((tmp_path / "threshold.json").read_text())
+    for photograph in ("2_000.png", "2_031.png"):  # of a known individual, and of a stranger
+        asked = ["--queries", str(animals / "images" / photograph)]
+        retrieve.main(["--gallery", str(tmp_path / "gallery"), "--out", str(tmp_path / "one"), *asked])
+        one = json.loads((tmp_path / "one" / "threshold.json").read_text())
+        assert (one["threshold"], one["share"]) == (many["threshold"], many["share"])
