@@ -9,6 +9,7 @@
     python scripts/retrieve.py --pair a.jpg b.jpg                        # whether two images show the same individual
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
     python scripts/retrieve.py --remove w_123 img_7.jpg                  # remove individuals or images from it
+    python scripts/retrieve.py --model NAME --cfg recipes/whale.yaml     # a pretrained descriptor as it is, without any training
     python scripts/retrieve.py --gallery G --queries a.jpg b.jpg         # ask that gallery: no training table or image is read
 
 Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
@@ -18,6 +19,7 @@ labels. Any field of the run's recipe may be set, such as --retrieval.method. Un
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = command_line.make_parser(__doc__)
     for name, kind, count, meaning in (
         ("run", str, "+", "Runs of train_embedding; default: the newest below runs/."),
+        ("model", str, None, "Instead of a run: a timm, hf-hub: or local-dir: model, whose features are the embeddings."),
+        ("weights", str, None, "Its weights, a file; default: its pretrained ones. Short for --model.weights."),
         ("topk", int, None, "Names per query; short for --predict.topk."),
         ("queries", Path, "+", "A table, a folder, or images to answer, instead of the recipe's test images."),
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
@@ -59,6 +63,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_inference_accelerator
 
+    if args.model:
+        args.run = [str(Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', args.model)}-pretrained")]
+        argv = [*argv, "--model.name", args.model, *(["--model.weights", args.weights] if args.weights else [])]
+        retrieve.prepare_pretrained(command_line.parse(parser, argv).recipe, Path(args.run[0]), args.recipe_file)
     runs = embed.find_embedding_runs(args.run or (args.gallery and retrieve.runs_of_gallery(args.gallery)))
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]

@@ -266,8 +266,8 @@ class Optim:
 class Train:
     """The training loop."""
 
-    epochs: Count = 10
-    """Passes over the training rows."""
+    epochs: Natural = 10
+    """Passes over the training rows. 0 (train_embedding): none, the backbone's features as they are; see retrieve.py --model."""
     batch_size: Count = 32
     """Images per batch over all processes together, of which each takes an equal share: one process and several train alike."""
     accumulate: Count = 1

@@ -16,6 +16,8 @@ from lib.files import atomic_write, content_mark, lock_folder
 from lib.metrics.intervals import share_interval
 from lib.pipelines.embed import combine_embeddings, embed_files, load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
+from lib.pipelines.runs import RunArguments
+from lib.pipelines.train import train as train_embedding
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries, query_interval, validation_set
 from lib.retrieval.gallery import CHANGES, Gallery, GalleryRows, HeldOut, build_gallery, open_gallery
@@ -157,6 +159,16 @@ def open_saved_gallery(session: RetrievalSession) -> Gallery:
     return gallery
 
 
+def prepare_pretrained(recipe: Recipe, run: Path, recipe_file: str | None) -> None:
+    """Make a run whose network is a pretrained backbone as it is, unless it is there: its features are the embeddings.
+
+    Raises FlukeError as train_embedding does, and for a run of another recipe.
+    """
+    model = replace(recipe.model, embedding_dim=None, hidden=[])
+    recipe = replace(recipe, model=model, train=replace(recipe.train, epochs=0))
+    train_embedding(recipe, RunArguments(str(run), resume=run.exists(), recipe_file=recipe_file), embedding=True)
+
+
 def runs_of_gallery(folder: Path) -> list[str]:
     """Return the runs whose networks embed what a saved gallery is asked; [] for a gallery of an earlier version."""
     return list(open_gallery(folder).runs)
@@ -225,6 +237,11 @@ def log_result(session: RetrievalSession, result: RetrievalResult) -> None:
 def _describe_threshold(open_set: OpenSet, r: Retrieval, new_label: str) -> str:
     if open_set.threshold is None:
         return f"no threshold for {new_label}: no new individual was held out, so it comes last; retrieval.threshold sets one"
+    if open_set.new_share is None and r.threshold == "auto":
+        return (
+            f"threshold for {new_label}: {open_set.threshold:.4f}, by strangers alone, of whom retrieval.far {r.far:g} reach it: "
+            "no individual has a second photograph (or sighting) to ask with; probabilities are unknown"
+        )
     how = "estimated, within 5 to 70%" if r.new_share == "estimate" else "retrieval.new_share"
     share = "" if open_set.new_share is None else f"; {open_set.new_share:.0%} of the queries are taken to be new ({how})"
     return f"threshold for {new_label}: {open_set.threshold:.4f} ({r.threshold_by if r.threshold == 'auto' else 'given'}){share}"

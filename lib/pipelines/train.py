@@ -89,9 +89,10 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
     Raises FlukeError for a batch size that the processes can't share, for a loss over pairs without any, for labels that only the
     test table has, and for a sample submission that the predictions won't fit.
     """
-    check_batch_size(recipe.train, task.make_order().n, run.accelerator.num_processes)
-    if (note := task.note_on_order()) is not None:
-        run.log(note)
+    if recipe.train.epochs:
+        check_batch_size(recipe.train, task.make_order().n, run.accelerator.num_processes)
+        if (note := task.note_on_order()) is not None:
+            run.log(note)
     if task.target.outputs == "embeddings" or recipe.data.only_classes:
         return None
     if test is not None and test.labels is not None:
@@ -240,6 +241,7 @@ def write_results(
     def write() -> dict[str, Any]:
         evaluation = task.evaluate(prediction.val, prediction.objective)
         which = f"{recipe.train.keep} epoch {outcome.best_epoch}" if outcome.best_epoch else "of an unfinished first epoch"
+        which = which if recipe.train.epochs else "without training"
         run.log(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in evaluation.metrics.items()))
         if recipe.train.keep == "best" and epochs > 1:
             run.log("  slightly too high: the epoch was chosen on the rows that it is scored on (not with train.keep last)")

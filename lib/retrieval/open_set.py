@@ -27,7 +27,7 @@ class OpenSet:
     new_share: float | None
     """Share of new individuals among the queries; None where no new individual was held out."""
     name_probability: Logistic
-    """Probability that a name is right, from its score."""
+    """Probability that a name is right, from its score; NaN where no known individual was asked for."""
     new_probability: Logistic | None
     """Probability that a query's individual is new, from minus its best score."""
 
@@ -71,7 +71,7 @@ def fit_open_set(
     known = np.concatenate([e.queries.in_gallery for e in evaluations])
     found = np.isfinite(scores)
     prior = None if share is None else (1 - share) * float(is_right[known][found[known]].mean())
-    name_probability = fit_probability(scores[found], is_right[found], prior)
+    name_probability = fit_probability(scores[found], is_right[found], prior) if known.any() else Logistic(np.nan, np.nan)
     new_probability = None if share is None else fit_probability(-replace_missing(scores[:, 0]), ~known, share)
     return OpenSet(threshold, share, name_probability, new_probability)
 
@@ -83,6 +83,8 @@ def _fit_threshold(evaluation: OpenSetEvaluation, recipe: Recipe) -> float | Non
         return None
     if r.threshold != "auto":
         return float(r.threshold)
+    if not evaluation.queries.in_gallery.any():  # a catalogue with one photograph of each: how alike are strangers?
+        return float(np.quantile(replace_missing(evaluation.queries.scores[:, 0]), 1 - r.far))
     if evaluation.curve is None or evaluation.new_share is None:
         return None
     return fit_threshold(evaluation.curve, r.threshold_by, evaluation.new_share, r.far)

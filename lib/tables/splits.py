@@ -79,7 +79,8 @@ def split_identities(
     `new_label` (without one, no identity is unknown). Of the other identities, `split_holdout` makes `folds.holdout` of the images
     queries. Rows of `new_label` are split like those of an identity if training uses them (`keep_new`), else all are queries.
     With `fold`, the fold of each row (n,) and the number of one, that fold's rows are the queries, and each fold has other unknown
-    identities. Raises FlukeError for several labels per image.
+    identities. Where each identity has one image (or group), the unknown ones alone are queries. Raises FlukeError for several
+    labels per image.
     """
     if table.target.several:
         raise FlukeError("data.label_separator: train_embedding takes one identity per image; set it to null.")
@@ -98,6 +99,9 @@ def split_identities(
     if table.groups is not None:  # other images of the same group must not be trained on
         is_query = np.isin(table.groups, table.groups[is_query])
     remaining = np.flatnonzero(~is_query)
+    unit = np.arange(len(table)) if table.groups is None else table.groups
+    if is_query.any() and len(set(zip(labels[remaining], unit[remaining]))) == len(set(labels[remaining])):
+        return remaining, np.flatnonzero(is_query)
     train, held_out = split_holdout(table.take(remaining), folds)
     is_query[remaining[held_out]] = True
     return remaining[train], np.flatnonzero(is_query)

@@ -53,6 +53,8 @@ def fit(trainer: Trainer) -> Outcome:
     what was saved before stays intact.
     """
     t, state = trainer.recipe.train, trainer.state
+    if t.epochs == 0:
+        trainer.save_weights(trainer.validate())
     while state.epoch < t.epochs and not (t.patience and state.waited >= t.patience):
         began = time.monotonic()
         in_time = trainer.train_epoch()

@@ -93,6 +93,10 @@ def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
 def check_task(recipe: Recipe, target: Target) -> None:
     """Raise FlukeError when the metric or a classifier's objective doesn't fit the target: before any table is read."""
     registry.resolve_metric(recipe.train.metric, target)
+    if recipe.train.epochs == 0 and (target is not IDENTITY or recipe.model.embedding_dim is not None):
+        raise FlukeError(
+            "train.epochs 0: is for train_embedding without model.embedding_dim; other heads must be trained to answer."
+        )
     if target is not IDENTITY and target.name not in LOSSES[recipe.objective.name].targets:
         takes = ", ".join(name for name, traits in LOSSES.items() if target.name in traits.targets)
         raise FlukeError(

@@ -100,7 +100,7 @@ def test_typo_is_one_sentence_in_no_time(script: Path) -> None:
 def test_bad_value_is_one_sentence_in_no_time() -> None:
     found, seconds = run(ROOT / "scripts" / "train_classifier.py", "--train.epochs", "many")
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "error: --train.epochs: expected a whole number >= 1 (found many).\n"
+    assert found.stderr == "error: --train.epochs: expected a whole number >= 0 (found many).\n"
     assert seconds < LIMIT
 
 
@@ -140,7 +140,7 @@ def test_nearest_option(typo: str, right: str) -> None:
         (b"train\0: 3", "not YAML"),
         ("[" * 5000, "nested a thousand levels deep"),
         ("data:\n  drop_images: [1e5]\n", r"data.drop_images: expected text \(found 100000.0; text that .* goes in quotes\)"),
-        ("train:\n  epochs: two\n", r"recipe.yaml: train.epochs: expected a whole number >= 1 \(found two\)\.$"),
+        ("train:\n  epochs: two\n", r"recipe.yaml: train.epochs: expected a whole number >= 0 \(found two\)\.$"),
         ("train:\n  sampler: wieghted\n", r"expected shuffle, weighted or pk \(found wieghted; did you mean weighted\?\)"),
         ("retrieval:\n  threshold: high\n", r"retrieval.threshold: expected a number or auto \(found high\)"),
         ("train:\n  log_with: tensorboard\n", r"train.log_with: expected a list \[a, b\] \(found tensorboard\)"),
@@ -324,7 +324,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
 
 
 def test_all_faults_of_a_recipe_are_named_at_once() -> None:
-    with pytest.raises(FlukeError, match=r"^--train.epochs: .*>= 1 \(found 0\); --folds.n: .*>= 2 \(found 1\)\.$"):
-        read("--train.epochs", "0", "--folds.n", "1")
+    with pytest.raises(FlukeError, match=r"^--train.epochs: .*>= 0 \(found -1\); --folds.n: .*>= 2 \(found 1\)\.$"):
+        read("--train.epochs", "-1", "--folds.n", "1")
     with pytest.raises(FlukeError, match=r"^The recipe contradicts itself: set exactly one .*; train.sampler_factors needs .*\.$"):
         read("--data.train_csv", "null", "--train.sampler_factors", "{a: 2}")

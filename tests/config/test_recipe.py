@@ -26,7 +26,7 @@ objective.margin_power -1, objective.sub_centers 0, objective.scale 0, objective
 optim.lr 0, optim.head_lr 0, optim.weight_decay -1, optim.momentum -1, optim.layer_decay 0, optim.layer_decay 1.1, optim.min_lr 1.1
 optim.factor 0, optim.factor 1, optim.warmup_epochs -1, optim.freeze_epochs -1, optim.step_epochs 0, optim.step_epochs []
 optim.step_epochs [0], optim.clip_norm 0, optim.plateau_patience -1
-train.epochs 0, train.batch_size 0, train.accumulate 0, train.patience 0, train.ema 0, train.ema 1, train.limit_rows 1
+train.epochs -1, train.batch_size 0, train.accumulate 0, train.patience 0, train.ema 0, train.ema 1, train.limit_rows 1
 train.max_minutes 0, train.save_minutes 0, train.images_per_class 0, train.sampler_factors {a: 0}, train.seed -1
 folds.holdout 0, folds.holdout 1.5, folds.holdout -1, folds.n 1, folds.unknown 1, folds.seed -1, folds.seed 4294967296
 predict.batch_size 0, predict.topk 0
@@ -66,11 +66,11 @@ def test_whole_numbers_are_numbers() -> None:
 
 def test_sections_made_in_code_are_checked_too() -> None:
     assert replace(Train(), epochs=3).epochs == 3
-    for wrong in ({"epochs": 0}, {"epochs": "3"}, {"epoch": 3}):
+    for wrong in ({"epochs": -1}, {"epochs": "3"}, {"epoch": 3}):
         with pytest.raises(ValidationError):
             Train(**wrong)
     with pytest.raises(ValidationError):
-        replace(Train(), epochs=0)
+        replace(Train(), epochs=-1)
 
 
 def test_names_of_losses_are_those_of_the_registry() -> None:

@@ -35,7 +35,7 @@ def test_recipe_names_the_schema_and_fits_it(path: Path) -> None:
     [
         {"trian": {}},
         {"train": {"epoch": 3}},
-        {"train": {"epochs": 0}},
+        {"train": {"epochs": -1}},
         {"train": {"sampler": "random"}},
         {"folds": {"holdout": 1.5}},
         {"objective": {"also": {"tripplet": 1}}},

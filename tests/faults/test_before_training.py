@@ -149,7 +149,7 @@ LAST = {"train_epochs": 1}
 CASES = [
     # the command line and the recipe's file
     Case("an option that isn't there", "Unknown option --train.epoch; did you mean --train.epochs?", {"train_epoch": 3}),
-    Case("a value of another type", "--train.epochs: expected a whole number >= 1 (found three)", {"train_epochs": "three"}),
+    Case("a value of another type", "--train.epochs: expected a whole number >= 0 (found three)", {"train_epochs": "three"}),
     Case("a recipe that isn't there", "none.yaml: can't be read (No such file", {"argv": ["--cfg", "none.yaml"]}),
     Case("a recipe that isn't YAML", "recipe.yaml: not YAML: ", recipe("data: [")),
     Case("a recipe without sections", "expected sections (data, model, ", recipe("- data\n")),
@@ -579,7 +579,7 @@ CASES = [
     Case(
         "faults of several fields",
         "--model.dropout: expected a number >= 0 and < 1 (found 1); --train.epochs: expected",
-        {"model_dropout": 1, "train_epochs": 0},
+        {"model_dropout": 1, "train_epochs": -1},
     ),
     # the run's folder
     Case("a folder for the run that can't be written", "can't be written (", lambda root: {"": str(root / "train.csv" / "run")}),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 
 from lib.config import command_line
 from lib.errors import FlukeError
@@ -17,7 +18,7 @@ from lib.retrieval.gallery import open_gallery
 from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.tables.loading import load_train
-from scripts import retrieve, train_embedding
+from scripts import retrieve, train_classifier, train_embedding
 from tests.conftest import paint
 
 KNOWN, SINGLE, NEW = "abcdefgh", "ijkl", "yz"  # one letter each, for `paint` makes the hue of the sum of letters
@@ -419,3 +420,44 @@ def test_a_few_queries_get_the_threshold_of_the_many_before_them(run: Path, anim
         retrieve.main(["--gallery", str(tmp_path / "gallery"), "--out", str(tmp_path / "one"), *asked])
         one = json.loads((tmp_path / "one" / "threshold.json").read_text())
         assert (one["threshold"], one["share"]) == (many["threshold"], many["share"])
+
+
+def test_a_pretrained_descriptor_answers_without_any_training(
+    animals: Path, arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fields = arguments(Path("unused"), data_root=animals, data_new_label="new", folds_unknown=0.3, model_embedding_dim=8)
+    fields = fields[: fields.index("--out")] + fields[fields.index("--out") + 2 :]
+    metrics = retrieve.main(["--model", "test_resnet.r160_in1k", *fields])
+    assert metrics["map@5"] > 0.3
+    run = tmp_path / "runs" / "test_resnet.r160_in1k-pretrained"
+    assert "validation, without training: map@5" in capsys.readouterr().out
+    network = timm.create_model("test_resnet", num_classes=0)
+    gallery = open_gallery(run / "retrieval" / "gallery")
+    assert gallery.index.dimension == network.num_features
+    before = gallery.embeddings(gallery.rows.ids)
+    assert retrieve.main(["--model", "test_resnet.r160_in1k", *fields]) == metrics  # the run is there
+    np.testing.assert_array_equal(open_gallery(run / "retrieval" / "gallery").embeddings(gallery.rows.ids), before)
+    with pytest.raises(FlukeError, match=r"train\.epochs 0: is for train_embedding without model\.embedding_dim"):
+        train_embedding.main(arguments(tmp_path / "zero", data_root=animals, train_epochs=0, model_embedding_dim=8))
+    with pytest.raises(FlukeError, match=r"train\.epochs 0"):
+        train_classifier.main(arguments(tmp_path / "zero", data_root=animals, train_epochs=0))
+
+
+def test_a_catalogue_with_one_photograph_of_each_is_searched(
+    animals: Path, arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = pd.read_csv(animals / "train.csv").query("label != 'new'").drop_duplicates("label")
+    table.to_csv(tmp_path / "single.csv", index=False)
+    given = {"data_root": animals, "data_train_csv": tmp_path / "single.csv", "data_new_label": "new", "folds_unknown": 0.4}
+    fields = arguments(Path("unused"), **given)
+    fields = fields[: fields.index("--out")] + fields[fields.index("--out") + 2 :]
+    retrieve.main(["--model", "test_resnet.r160_in1k", *fields, "--retrieval.far", "0.25"])
+    assert "by strangers alone, of whom retrieval.far 0.25 reach it" in capsys.readouterr().out
+    out = tmp_path / "runs" / "test_resnet.r160_in1k-pretrained" / "retrieval"
+    assert len(open_gallery(out / "gallery").rows) == len(table) == 12
+    ranks = pd.read_parquet(out / "ranks.parquet")
+    assert ranks["query"].nunique() == 32
+    assert set(ranks["name"]) >= {"new"}
+    assert ranks["probability"].isna().all()
