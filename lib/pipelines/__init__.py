@@ -2,12 +2,14 @@
 
 runs               open a run: choose and lock its folder; start, resume or done
 run_tables         the tables of a run, and their images as datasets
+features           features of a frozen backbone, computed once and kept
 shift              test images compared with held-out ones
 train              one run from tables to report
 predict            any images with trained networks
 kfold              cross-validation: a run per fold
 folds_result       the results of all folds together
 final              models of all rows, after the folds
+probe              backbones compared by heads on frozen features
 ensemble           combinations of runs
 embed              embeddings of a table's images, kept in the run's folder
 retrieval_session  what one call of retrieve.py works with

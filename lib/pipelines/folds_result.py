@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,42 +44,67 @@ def combine_folds(
         run.log(describe_folds_result(result))
     else:
         oof = broadcast_from_main(run.accelerator, lambda: join_folds(folder, tables.train, recipe.folds.n))
-        trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
-        held_out, logits = tables.train.take(trained), oof.logits[trained]
-        num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
-        metric = registry.metric_from_logits(result["metric"], target)
-
-        decided = broadcast_from_main(
-            run.accelerator,
-            lambda: decide_out_of_fold(
-                logits, held_out.targets(), target, metric, tables.of_row[trained], allow_empty=recipe.predict.allow_empty
-            ),
+        result = report_out_of_fold(
+            recipe,
+            run,
+            tables,
+            oof,
+            result,
+            predict_test=lambda: _mean_of_models(recipe, run, tables, [folder.fold(k).weights for k in range(recipe.folds.n)]),
+            find_shift=lambda: compare_first_fold_with_test(recipe, run, tables),
         )
-        result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
-        run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
-        run.log(describe_folds_result(result))
-        thresholds = shift = None
-        if target.several:
-            thresholds = broadcast_from_main(
-                run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
-            )
-            run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
-        cut_points = None
-        if decision_options(metric, target).cut_points:
-            cut_points = broadcast_from_main(run.accelerator, lambda: fit_cut_points(logits, held_out.targets()).tolist())
-            run_on_main(run.accelerator, lambda: write_json(folder.cut_points, cut_points))
-        if tables.test is not None:
-            predict_test(recipe, run, tables, result["metric"], thresholds, cut_points)
-            shift = compare_first_fold_with_test(recipe, run, tables)
-            if shift is not None:
-                run.log(describe_shift(shift[0]))
-                result["test_shift"] = shift[0].summary()
-        run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift))
     if broadcast_from_main(run.accelerator, lambda: all(folder.fold(k).is_finished for k in range(recipe.folds.n))):
         run_on_main(run.accelerator, lambda: write_json(folder.cv, result))
         run.log(f"done: {folder}")
     else:
         run.log(f"train.max_minutes cut folds short: {folder.cv.name} is written when all are finished; {run.resume_command}")
+    return result
+
+
+def report_out_of_fold(
+    recipe: Recipe,
+    run: Run,
+    tables: FoldTables,
+    oof: Scores,
+    result: dict[str, Any],
+    predict_test: Callable[[], np.ndarray],
+    find_shift: Callable[[], tuple[Shift, Table] | None],
+) -> dict[str, Any]:
+    """Write the out-of-fold scores of a classifier, its thresholds, test scores, submission and page.
+
+    `predict_test` returns the logits of the test images, if there are any; `find_shift` how they differ from the training images.
+    Returns `result`, which names the metric and the folds, with the metrics of all rows together.
+    """
+    folder, target = run.folder, tables.train.target
+    trained = tables.train.in_classes()  # not all rows with data.only_classes, and then not all test images either
+    held_out, logits = tables.train.take(trained), oof.logits[trained]
+    num_test = 0 if tables.test is None or not trained.all() else len(tables.test)
+    metric = registry.metric_from_logits(result["metric"], target)
+    decided = broadcast_from_main(
+        run.accelerator,
+        lambda: decide_out_of_fold(
+            logits, held_out.targets(), target, metric, tables.of_row[trained], allow_empty=recipe.predict.allow_empty
+        ),
+    )
+    result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
+    run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
+    run.log(describe_folds_result(result))
+    thresholds = shift = None
+    if target.several:
+        thresholds = broadcast_from_main(
+            run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
+        )
+        run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
+    cut_points = None
+    if decision_options(metric, target).cut_points:
+        cut_points = broadcast_from_main(run.accelerator, lambda: fit_cut_points(logits, held_out.targets()).tolist())
+        run_on_main(run.accelerator, lambda: write_json(folder.cut_points, cut_points))
+    if tables.test is not None:
+        write_test(recipe, run, tables, predict_test(), result["metric"], thresholds, cut_points)
+        if (shift := find_shift()) is not None:
+            run.log(describe_shift(shift[0]))
+            result["test_shift"] = shift[0].summary()
+    run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift))
     return result
 
 
@@ -165,7 +190,10 @@ def describe_folds_result(result: dict[str, Any]) -> str:
         if "test_interval" in result:
             low, high = result["test_interval"]
             line += f"; one model on {result['test_rows']:,} test images of the same kind: {low:.4f} to {high:.4f}"
-            line += f"; the mean of the {len(result['per_fold'])} models, which is submitted, is usually a little better"
+            if "probe" in result:
+                line += "; the head that is submitted is fitted on all rows"
+            else:
+                line += f"; the mean of the {len(result['per_fold'])} models, which is submitted, is usually a little better"
         lines.append(line)
         if (corrected := result.get("pooled_metrics", {}).get(result["pooled_metric"] + registry.CORRECTED)) is not None:
             lines.append(f"  the interval is around {corrected:.4f}: few positives per label bias {result['pooled_metric']}")
@@ -184,27 +212,42 @@ def compare_first_fold_with_test(recipe: Recipe, run: Run, tables: FoldTables) -
     return compare_with_test(recipe, run, network, held_out, tables.test, tables.train)
 
 
+def _mean_of_models(recipe: Recipe, run: Run, tables: FoldTables, files: Sequence[Path]) -> np.ndarray:
+    """Return the logits of the test images by the mean of the models in `files`. Raises Interrupted."""
+    assert tables.test is not None
+    try:
+        return predict_average(files, recipe, tables.test, run.accelerator, run.stop.check)
+    except Interrupted:
+        raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
+
+
 def predict_test(
     recipe: Recipe,
     run: Run,
     tables: FoldTables,
     metric: str,
     thresholds: dict[str, float] | None,
-    cut_points: list[float] | None = None,
-    files: Sequence[Path] | None = None,
+    cut_points: list[float] | None,
+    files: Sequence[Path],
+    folder: FinalFolder,
+) -> None:
+    """Predict the test images by the mean of the models in `files`; write scores and submission to `folder`. Raises Interrupted."""
+    write_test(recipe, run, tables, _mean_of_models(recipe, run, tables, files), metric, thresholds, cut_points, folder)
+
+
+def write_test(
+    recipe: Recipe,
+    run: Run,
+    tables: FoldTables,
+    outputs: np.ndarray,
+    metric: str,
+    thresholds: dict[str, float] | None,
+    cut_points: list[float] | None,
     folder: RunFolder | FinalFolder | None = None,
 ) -> None:
-    """Predict the test images by the mean of the models in `files` (None: the folds'); write their scores and the submission.
-
-    They are written to `folder`, None for the run's. Raises Interrupted.
-    """
+    """Write the scores of the test images (m, C) and the submission to `folder`, None for the run's."""
     folder, test = folder or run.folder, tables.test
     assert test is not None
-    files = files or [run.folder.fold(k).weights for k in range(recipe.folds.n)]
-    try:
-        outputs = predict_average(files, recipe, test, run.accelerator, run.stop.check)
-    except Interrupted:
-        raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
     source = {"run": folder.name, "model": recipe.model.name, "metric": metric, "folds": recipe.folds.n}
     of_test = Scores(test.rows, test.names, test.classes, outputs, test.labels, test.target, source, ids=test.ids)
 

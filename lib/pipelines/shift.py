@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor, nn
 
 from lib.config.recipe import Recipe
 from lib.errors import Interrupted
 from lib.images.augmentation import make_eval_transform
 from lib.models.network import Network
+from lib.pipelines.features import Features
 from lib.pipelines.run_tables import evenly_spaced, make_dataset
 from lib.scores.shift import LEAST_IMAGES, Shift, measure_shift
 from lib.tables.table import Table
@@ -17,17 +17,6 @@ from lib.training.run import Run
 
 SAMPLE = 1000
 """Images of each table that are compared."""
-
-
-class _Features(nn.Module):
-    """A network that returns the input of its head."""
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"output": self.network.features(images)}
 
 
 def compare_with_test(
@@ -45,7 +34,7 @@ def compare_with_test(
     for part, of in zip(parts, (cached, None)):
         data = make_dataset(recipe, part, transform, cached=of)
         try:
-            features += predict([_Features(network)], data, run.accelerator, options, run.stop.check, "compare with test")
+            features += predict([Features(network)], data, run.accelerator, options, run.stop.check, "compare with test")
         except Interrupted:
             raise Interrupted(f"Stopped by a signal while predicting; {run.resume_command}") from None
     shift = measure_shift(features[0], features[1], parts[0].groups)

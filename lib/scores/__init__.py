@@ -8,6 +8,7 @@ calibration  the temperature of one run, judged by cross-fitting
 cut_points   from the expected class to ordered classes
 decisions    temperature, offsets per class, thresholds per label
 decided      what a submission gives for each row, fitted on other rows
+probes       heads on frozen features, cross-validated
 shift        whether test images can be told from held-out ones
 averaging    averages with given weights
 weights      fitted weights
