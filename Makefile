@@ -1,11 +1,11 @@
 # make demo: install into .venv, then the main job end to end on scikit-learn's digits, about 2 minutes after the install.
-# make test: the fast tests, under 5 minutes.  make test-all: the slow ones too.  make kills: 200 runs killed and resumed.  make check: ruff
-# and mypy.
+# make test: the fast tests, under 5 minutes.  make test-all: the slow ones too.  make kills: 200 runs killed and resumed.  make mutants: faults
+# planted in a copy, and how many of them the tests notice, an hour.  make check: ruff and mypy.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-all kills check clean
+.PHONY: demo test test-all kills mutants check clean
 
 LAUNCH := $(RUN)/accelerate launch --config_file accelerate_configs/cpu.yaml
 
@@ -29,6 +29,10 @@ test-all: $(VENV)/installed
 
 kills: $(VENV)/installed
 	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/faults/test_kills.py
+
+mutants: $(VENV)/installed
+	$(RUN)/pip install -q -e '.[mutants]'
+	OMP_NUM_THREADS=1 $(RUN)/python tests/mutants.py
 
 check: $(VENV)/installed
 	$(RUN)/ruff check .

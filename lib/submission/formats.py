@@ -287,8 +287,8 @@ class ConfidenceFormat(LabelColumn):
         return logits.argmax(axis=1)[:, None]
 
     def fill(self, logits: NDArray[np.floating], sample: Sample) -> Iterator[list[str]]:
-        best, p = logits.argmax(axis=1), self.target.probabilities(logits.astype(np.float64))
-        for i, c in enumerate(best.tolist()):
+        p = self.target.probabilities(logits.astype(np.float64))
+        for i, (c,) in enumerate(self.choose(logits)):
             yield [f"{self.classes[c]} {p[i, c].item()!r}"]
 
     def cell_fault(self, cell: str) -> str | None:

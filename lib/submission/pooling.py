@@ -31,7 +31,7 @@ def pool_images(scores: Scores, how: str) -> Scores:
     if how == "max":
         sums[:] = -np.inf
         np.maximum.at(sums, of_row, values)
-        pooled = sums if target.several or target.numeric else sums / sums.sum(axis=1, keepdims=True)
+        pooled = sums  # of one label, probabilities() of their logarithms sum to 1
     elif how == "noisy_or":
         if target.numeric or (not target.several and len(scores.classes) != 2):
             raise FlukeError("predict.pool noisy_or is for several labels per image or two classes; use mean or max.")

@@ -123,3 +123,18 @@ def test_crossfit_fits_without_the_rows_that_it_predicts():
     for k in range(3):
         assert seen[k] == set(np.flatnonzero(folds != k))
         assert (out[folds == k] == k + 1).all()
+
+
+def test_equal_averages_are_the_plain_means() -> None:
+    z, targets = members(n=50)
+    mean = fit_combination("mean", out_of_fold(z, targets), AdjustmentOptions())(z)
+    assert mean == pytest.approx(np.mean(z, axis=0), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["greedy", "optimal"])
+def test_an_overconfident_member_counts_by_what_it_knows(method: str) -> None:
+    """Two members of equal skill, one with logits five times too large: calibrated, they weigh alike."""
+    z, targets = members(n=3000, skills=(1.2, 1.2))
+    found = fit_combination(method, out_of_fold([z[0], 5 * z[1]], targets, metric="log_loss"), AdjustmentOptions())
+    assert found.method.weights == pytest.approx([0.5, 0.5], abs=0.12)
+    assert found.method.temperatures[1] == pytest.approx(5 * found.method.temperatures[0], rel=0.15)

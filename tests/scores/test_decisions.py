@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import expit
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, fbeta_score
 
 from lib.errors import FlukeError
 from lib.metrics.registry import METRICS
@@ -53,3 +53,21 @@ def test_thresholds_reach_the_best_f1_of_each_label():
     shifted = decisions.fit_adjustment(z, targets, SEVERAL_LABELS, AdjustmentOptions(temperature=True, thresholds=True))(z)
     used = np.delete(np.arange(5), 3)
     assert ((shifted >= 0) == (z >= found))[:, used].all()  # a decision at 1/2, whatever the temperature
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "f2_samples"])
+def test_joint_thresholds_are_not_improved_by_moving_one_of_them(metric: str) -> None:
+    """Of the labels' quantiles that are tried, none is better for one label while the others stay."""
+    z, targets = labels(n=400, skills=(0.6,))
+    beta, average = METRICS[metric].beta, "micro" if metric == "micro_f1" else "samples"
+
+    def score(thresholds: np.ndarray) -> float:
+        return fbeta_score(targets, z[0] >= thresholds, beta=beta, average=average, zero_division=1)
+
+    alone, found = decisions.fit_thresholds(z[0], targets), decisions.fit_thresholds(z[0], targets, metric)
+    assert score(found) >= score(alone) + (0.005 if average == "samples" else 0)
+    for label in range(targets.shape[1]):
+        for tried in np.quantile(z[0][:, label], np.linspace(0.025, 0.975, 20)):
+            moved = found.copy()
+            moved[label] = tried
+            assert score(moved) <= score(found) + 1e-3

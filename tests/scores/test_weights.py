@@ -8,7 +8,9 @@ from sklearn.metrics import log_loss
 from lib.metrics.registry import METRICS
 from lib.scores.combination import METHODS, fit_combination
 from lib.scores.decisions import AdjustmentOptions
+from lib.scores.out_of_fold import OutOfFold
 from lib.scores.weights import greedy_weights, simplex_weights
+from lib.tables.target import REGRESSION
 from tests.scores.synthetic import labels, members, out_of_fold
 
 accuracy = METRICS["accuracy"].function
@@ -85,3 +87,16 @@ def test_votes_are_weighted_by_score_and_by_the_inverse_of_a_loss():
     np.testing.assert_allclose(
         METHODS["weighted"].fit(out_of_fold(z, targets, "log_loss")).weights, 1 / losses / (1 / losses).sum()
     )
+
+
+def test_weights_for_numbers_are_the_best_of_a_grid_and_never_negative() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(400, 1)).astype(np.float32)
+    z = [truth + noise * rng.normal(size=(400, 1)).astype(np.float32) for noise in (0.3, 0.4, 3.0)]
+    data = OutOfFold(list("abc"), z, REGRESSION, truth, "rmse", np.arange(400) % 5)
+    weights = simplex_weights(data)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
+    error = lambda w: float(((np.tensordot(w, np.stack(z), 1) - truth) ** 2).mean())  # noqa: E731
+    grid = [np.array([a, b, 1 - a - b]) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)]
+    assert error(weights) <= min(map(error, grid)) + 1e-6

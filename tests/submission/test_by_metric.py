@@ -11,7 +11,7 @@ from lib.scores.score_file import Scores
 from lib.submission.choice import check_sample
 from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import read_sample
-from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target
+from lib.tables.target import ONE_LABEL, ORDINAL, SEVERAL_LABELS, Target
 from tests.submission import random_logits, read_rows, write_sample
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -77,3 +77,13 @@ def test_a_ranking_of_individuals_is_cut_to_one_where_the_metric_wants_one(tmp_p
         out = tmp_path / f"{metric}.csv"
         submit_ranking(Predict(), out, read_sample(path, "image"), ["a.png", "b.png"], ranked, ["x", "y", "new"], metric)
         assert [row[1] for row in read_rows(out)[1:]] == cells
+
+
+@pytest.mark.parametrize(("task", "said"), [(ORDINAL, "for train.metric quadratic_kappa"), (ONE_LABEL, "by the sample")])
+def test_why_a_format_is_chosen_is_said(tmp_path: Path, task: Target, said: str) -> None:
+    assert said in written(tmp_path, ["0"] * 3, ("0", "1", "2"), "auto", task)[1]
+
+
+def test_a_format_that_fits_the_metric_is_not_blamed_on_the_sample(tmp_path: Path) -> None:
+    for metric, classes in (("gap", ("10", "2", "33")), ("map@3", ("a", "b", "c", "d")), ("accuracy", ("a", "b"))):
+        assert f"for train.metric {metric}" in written(tmp_path, [""] * 3, classes, metric)[1]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from lib.config.recipe import Predict
 from lib.errors import FlukeError
-from lib.submission.writing import submit_ranking
+from lib.scores.score_file import Scores
+from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import read_sample
 from tests.submission import random_logits, read_rows, submit_logits, write_sample
 
@@ -138,3 +140,19 @@ def test_refused_submission_leaves_the_old_one(tmp_path: Path) -> None:
         submit_logits(out, sample, ["a", "b"], np.zeros((2, 2)), ["x y", "z"], submission="topk")
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sample_submission.csv", "submission.csv"]
+
+
+@pytest.mark.parametrize(("columns", "temperature"), [("x,y", 2.5), ("x,y", 1.0), ("label", 2.5)])
+def test_the_temperature_is_for_probabilities_alone_and_is_said(tmp_path: Path, columns: str, temperature: float) -> None:
+    cells = ",".join(["0.5"] * (columns.count(",") + 1)) if columns != "label" else "x"
+    sample = read_sample(write_sample(tmp_path, f"image,{columns}\na,{cells}\nb,{cells}\n"))
+    logits, said = random_logits(2, 2), []
+    scores = Scores(np.arange(2), ["a", "b"], ("x", "y"), logits)
+    submit(Predict(), tmp_path / "out.csv", sample, scores, None, said.append, temperature)
+    rows = [row[1:] for row in read_rows(tmp_path / "out.csv")[1:]]
+    if columns == "label":
+        assert rows == [["xy"[row.argmax()]] for row in logits]
+    else:
+        expected = softmax(logits.astype(np.float64) / temperature, axis=1)
+        assert np.array(rows, float) == pytest.approx(expected, abs=1e-6)
+    assert ("probabilities at temperature 2.50" in said[0]) == (columns != "label" and temperature != 1)

@@ -359,3 +359,15 @@ def test_contradicting_labels_come_first(tmp_path: Path) -> None:
     assert "1 have several labels: '2.jpg' 'y' = '3.jpg' 'x'" in describe_copies(some, [[0, 1], [2, 3]], "files")
     own = table([("x",), ("x",), ("y",), ("x",)], folds=[0, 1, 1, 1])
     assert "folds.csv puts 1 of them into several folds" in describe_copies(own, [[0, 1], [2, 3]], "files")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_holdout_of_several_labels_is_exact_and_stratified(seed: int) -> None:
+    """Each label gives its share, much nearer than a random draw would."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((600, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]
+    drawn[:, 0] |= ~drawn.any(axis=1)
+    labels = [tuple("abcde"[c] for c in np.flatnonzero(row)) for row in drawn]
+    train, held_out = split_holdout(table(labels, multi=True), Folds(holdout=0.2, seed=seed))
+    assert (len(train), len(held_out)) == (480, 120)
+    assert (np.abs(drawn[held_out].sum(axis=0) - 0.2 * drawn.sum(axis=0)) <= [6, 6, 2.5, 2, 2]).all()  # the rare ones exactly
