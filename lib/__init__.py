@@ -20,5 +20,5 @@ training/             the loop, checkpoints, optimizer, inference, several proce
 submission/           formats of a submission, writing and checking
 reports/              figures, pages of a run, of folds, of a retrieval
 pipelines/            what a script calls: train, kfold, predict, ensemble, embed, retrieve, discover, compare, prepare, unpack,
-                      submit, export
+                      submit, export, bundle
 """

@@ -67,6 +67,19 @@ class DiscoveryFolder(_Folder):
     page = _Entry("discovery.html")
 
 
+class BundleFolder(_Folder):
+    """What scripts/bundle.py writes."""
+
+    about = _Entry("bundle.json")
+    notebook = _Entry("notebook.ipynb")
+    code = _Entry("code")
+    wheels = _Entry("wheels")
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a packed run."""
+        return RunFolder(self.path / "runs" / name)
+
+
 class FinalFolder(_Folder):
     """What kfold.py --final writes: a run per seed, and what they say together."""
 

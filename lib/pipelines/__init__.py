@@ -22,4 +22,6 @@ prepare_table      its fields where a table lists the training images
 unpack             images of packed files as files
 submit             a submission handed in by Kaggle's client
 export             a network for programs without Fluke
+bundle             runs, code, wheels and a notebook for machines without internet
+run_bundle         the prediction there, within a time limit
 """

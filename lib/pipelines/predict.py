@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,12 @@ class PredictArguments:
     image_column: str | None = None
     label_column: str | None = None
     label_separator: str | None = None
+    deadline: float | None = None
+    """Value of time.monotonic() after which OutOfTime is raised; for one process."""
+
+
+class OutOfTime(FlukeError):
+    """The deadline came before all images were predicted."""
 
 
 def predict_table(arguments: PredictArguments) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     d = recipe.data
     bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
     table = filters.drop_unreadable(table, bad, "error", what="test")
-    outputs = predict_average(files, recipe, table, accelerator)
+    outputs = predict_average(files, recipe, table, accelerator, _deadline_check(arguments, len(table)))
     classes = () if spec.target.outputs == "embeddings" else spec.classes
     source = {"run": arguments.run, "model": spec.model.name, "networks": len(files), "table": str(table.source)}
     scores = Scores(table.rows, table.names, classes, outputs, table.labels, spec.target, source, ids=table.ids)
@@ -100,6 +107,18 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
         return result
 
     return broadcast_from_main(accelerator, write)
+
+
+def _deadline_check(arguments: PredictArguments, images: int) -> Callable[[], None]:
+    """Return a function that raises OutOfTime after the deadline."""
+
+    def check() -> None:
+        if arguments.deadline is not None and time.monotonic() > arguments.deadline:
+            raise OutOfTime(
+                f"--run {arguments.run}: {images:,} images don't fit into the time limit; allow more minutes, or take fewer folds."
+            )
+
+    return check
 
 
 # --- what is predicted with what --------------------------------------------------------------------------------------------------
