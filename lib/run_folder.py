@@ -40,9 +40,9 @@ class _Folder:
         """Last part of the path."""
         return self.path.name
 
-    def list_files(self) -> str:
-        """Return the names of its files, for a message."""
-        return ", ".join(sorted(path.name for path in self.path.iterdir() if not path.name.startswith(".")))
+    def list_paths(self) -> list[Path]:
+        """Return its files and folders, by name."""
+        return sorted(path for path in self.path.iterdir() if not path.name.startswith("."))
 
 
 class RetrievalFolder(_Folder):
@@ -185,6 +185,11 @@ def newest_run(runs: Path, accepts: Callable[[RunFolder], bool]) -> RunFolder | 
     folders = [RunFolder(path) for path in runs.iterdir() if RunFolder(path).environment.exists()] if runs.is_dir() else []
     folders.sort(key=lambda folder: folder.environment.stat().st_mtime, reverse=True)
     return next((folder for folder in folders if accepts(folder)), None)
+
+
+def submit_command(folder: RunFolder, *options: str) -> str:
+    """Return the command that hands in a run's submission."""
+    return " ".join([f"python scripts/submit.py --run {folder} --competition NAME", *options])
 
 
 def default_run_folder(stem: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib.config import command_line
 from lib.files import write_text
-from lib.process import run_script
+from lib.process import announce, run_script
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> Path:
     write_table("identities/train.csv", Image=names[is_train], Id=identities[is_train])
     write_table("identities/sample_submission.csv", Image=test_names, Id="new_digit d_0 d_1 d_2 d_3")
     write_table("identities/truth.csv", Image=test_names, Id=truth[is_test])
-    print(f"{out}: two contests of {(~is_test).sum()} and {is_train.sum()} training and {len(test_names)} test images")
+    print(f"two contests of {(~is_test).sum()} and {is_train.sum()} training and {len(test_names)} test images")
+    announce([out / "classes", out / "identities"], "accelerate launch scripts/train_classifier.py --cfg recipes/digits.yaml")
     return out
 
 

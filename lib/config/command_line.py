@@ -62,6 +62,8 @@ def make_parser(doc: str, recipe: bool = True) -> Parser:
     """Return a parser whose help begins with `doc`, with --cfg and the recipe's fields if `recipe`; scripts add their own
     options with argparse's `add_argument`."""
     parser = Parser(doc, recipe)
+    what = "Make the last line of stdout one line of JSON for programs: metrics, files, next command (docs/programs.md)."
+    parser.add_argument("--json", action="store_true", help=what)
     if not recipe:
         return parser
     parser.epilog = f"metrics, for train.metric:\n{list_metrics()}"

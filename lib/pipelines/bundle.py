@@ -17,6 +17,7 @@ from lib.errors import FlukeError
 from lib.files import write_json, write_text
 from lib.models.weights import read_spec
 from lib.pipelines.predict import find_networks
+from lib.process import announce
 from lib.run_folder import BundleFolder, RunFolder
 from lib.scores.alignment import load_aligned_scores
 
@@ -70,8 +71,7 @@ def pack_runs(arguments: BundleArguments) -> dict[str, Any]:
     write_json(folder.about, about)
     megabytes = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()) / 1e6
     print(f"{len(names)} runs, {len(wheels)} wheels for Python {arguments.python}, {megabytes:,.1f} MB")
-    print(f"{folder}: {folder.list_files()}")
-    print(f"next: kaggle datasets init -p {folder}, name it there, and kaggle datasets create -p {folder} --dir-mode zip")
+    announce(folder.list_paths(), f"kaggle datasets init -p {folder}  # then docs/kaggle.md")
     return about
 
 

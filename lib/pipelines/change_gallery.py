@@ -11,6 +11,7 @@ from lib.errors import FlukeError, first_few
 from lib.files import lock_folder, write_text
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession, single_labels
 from lib.pipelines.retrieve import gallery_rows
+from lib.process import announce
 from lib.retrieval.gallery import CHANGES, Gallery, open_gallery
 from lib.tables import loading
 from lib.tables.table import Table
@@ -83,5 +84,8 @@ def _save(session: RetrievalSession, gallery: Gallery, change: str) -> dict[str,
     gallery.save(session.gallery_folder)
     size = {"images": len(gallery.rows), "individuals": len(gallery.identities)}
     session.log(f"{session.gallery_folder}: {change}; now {size['images']:,} images of {size['individuals']:,} individuals")
-    session.log(f"next: search it with --gallery {session.gallery_folder}")
+    run = session.runs[0]
+    announce(
+        [session.gallery_folder], f"python scripts/retrieve.py --run {run} --gallery {session.gallery_folder} --queries FOLDER"
+    )
     return size

@@ -17,6 +17,7 @@ from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
 from lib.metrics.intervals import bootstrap_interval, gain_interval
 from lib.metrics.registry import METRICS, metric_from_logits, resolve_metric
+from lib.process import announce
 from lib.reports import html
 from lib.run_folder import RunFolder
 from lib.scores.alignment import align_scores, encode_targets, load_run_scores
@@ -56,7 +57,8 @@ def compare_runs(folders: Sequence[str], metric: str | None, out: Path | None) -
         with atomic_write(out / "compare.csv") as temporary:
             table.to_csv(temporary, index=False)
         html.write_page(out / "compare.html", html.Page("Runs compared", tables={f"Runs by {name}": table}))
-        print(f"written: {out / 'compare.csv'}, {out / 'compare.html'}")
+    files = [] if out is None else [out / "compare.csv", out / "compare.html"]
+    announce(files, f"python scripts/ensemble.py --runs {' '.join(folders)}")
     return table
 
 

@@ -16,9 +16,10 @@ from lib.files import atomic_write, lock_folder, write_json
 from lib.pipelines.embed import load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.retrieve import load_queries
+from lib.process import announce
 from lib.reports import html
 from lib.retrieval.discovery import Fit, Images, Known, fit, group_images, make_pseudo_tests, margin, pair_scores
-from lib.run_folder import DiscoveryFolder
+from lib.run_folder import DiscoveryFolder, submit_command
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
 from lib.tables.readers import read_columns, read_mapping
@@ -55,6 +56,8 @@ def discover(
         found, result = group_parts(session, embedded_train, embedded_queries)
         with lock_folder(folder.path):
             write_clusters(session, folder, embedded_queries.table, found, result)
+        hand_in = submit_command(session.runs[0], f"--file {folder.submission}") if folder.submission.exists() else None
+        announce(folder.list_paths(), hand_in)
         return result
 
     return run_on_main(session.accelerator, group_and_write) or {}

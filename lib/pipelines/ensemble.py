@@ -15,7 +15,8 @@ from lib.errors import FlukeError
 from lib.files import write_json, write_text
 from lib.metrics.intervals import interval_on_test
 from lib.metrics.registry import METRICS, metric_from_logits, resolve_metric
-from lib.run_folder import RunFolder, default_run_folder
+from lib.process import announce
+from lib.run_folder import RunFolder, default_run_folder, submit_command
 from lib.scores.alignment import encode_targets, load_aligned_scores
 from lib.scores.averaging import extend_members
 from lib.scores.combination import METHODS, NUMBER_METHODS, Combination, equal_average
@@ -190,4 +191,4 @@ def write_ensemble(
     if recipe is not None:
         write_text(folder.recipe, command_line.dump(recipe))
     write_json(folder.ensemble, result)
-    print(f"{folder}: {folder.list_files()}")
+    announce(folder.list_paths(), submit_command(folder) if folder.submission.exists() else None)

@@ -17,6 +17,7 @@ from lib.images.decoding import decode
 from lib.models.network import Network
 from lib.models.weights import load_network
 from lib.pipelines.predict import find_networks
+from lib.process import announce
 from lib.tables.loading import load_test, load_train
 from lib.training.accelerator import keep_memory
 
@@ -123,9 +124,10 @@ def export_network(run: Path, out: Path) -> dict[str, Any]:
     write_json(out / "model.json", about)
     write_text(out / "example.py", EXAMPLE)
     megabytes = (out / "model.onnx").stat().st_size / 1e6
-    print(f"{out}: model.onnx ({megabytes:.1f} MB), model.pt2, model.json, example.py")
+    print(f"model.onnx: {megabytes:.1f} MB")
     print(f"checked on {len(images)} images: largest difference {max(differences.values()):.1e} (at most {TOLERANCE:g})")
-    print(f"next: python {out / 'example.py'} photo.jpg")
+    names = ("model.onnx", "model.pt2", "model.json", "example.py")
+    announce([out / name for name in names], f"python {out / 'example.py'} photo.jpg")
     return about
 
 

@@ -25,7 +25,7 @@ from lib.pipelines.final import train_final
 from lib.pipelines.folds_result import combine_folds
 from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
 from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
-from lib.pipelines.train import train_run
+from lib.pipelines.train import announce_run, train_run
 from lib.run_folder import RunFolder
 from lib.submission.choice import check_sample
 from lib.tables import splits
@@ -55,28 +55,35 @@ def cross_validate(
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
     with open_run(arguments, recipe, kfold=True) as (run, recipe):
-        if broadcast_from_main(run.accelerator, run.folder.cv.exists):
-            run.log(f"{run.folder}: finished already")
-            if final_seeds:
-                train_final(recipe, run, target, load_fold_tables(recipe, run, target), final_seeds)
-            return read_json(run.folder.cv)
-        tables = load_fold_tables(recipe, run, target)
-        done = start_folds(recipe, run, target, tables)
-        n = recipe.folds.n
-        to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
-        is_last = len(done) + len(to_do) == n
-        # The test images are predicted only when no fold is missing; until then they take no time from the folds.
-        done |= train_folds(recipe, run, target, tables if is_last else replace(tables, test=None), to_do)
-        if not is_last:
-            missing = first_few(k for k in range(n) if k not in done)
-            needed = f"{run.folder.oof.name} and {run.folder.cv.name} need all {n} folds"
-            run.log(f"{run.folder}: {needed}, and {missing} are missing; {run.resume_command}")
-            return {}
-        result = combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
-        finished = broadcast_from_main(run.accelerator, run.folder.cv.exists)
-        if final_seeds and finished:
-            train_final(recipe, run, target, tables, final_seeds)
+        result = run_folds(recipe, run, target, only, final_seeds)
+        announce_run(run, embedding)
         return result
+
+
+def run_folds(recipe: Recipe, run: Run, target: Target, only: Sequence[int] | None, final_seeds: Sequence[int]) -> dict[str, Any]:
+    """Do what `cross_validate` says in the run's folder."""
+    if broadcast_from_main(run.accelerator, run.folder.cv.exists):
+        run.log(f"{run.folder}: finished already")
+        if final_seeds:
+            train_final(recipe, run, target, load_fold_tables(recipe, run, target), final_seeds)
+        return read_json(run.folder.cv)
+    tables = load_fold_tables(recipe, run, target)
+    done = start_folds(recipe, run, target, tables)
+    n = recipe.folds.n
+    to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]
+    is_last = len(done) + len(to_do) == n
+    # The test images are predicted only when no fold is missing; until then they take no time from the folds.
+    done |= train_folds(recipe, run, target, tables if is_last else replace(tables, test=None), to_do)
+    if not is_last:
+        missing = first_few(k for k in range(n) if k not in done)
+        needed = f"{run.folder.oof.name} and {run.folder.cv.name} need all {n} folds"
+        run.log(f"{run.folder}: {needed}, and {missing} are missing; {run.resume_command}")
+        return {}
+    result = combine_folds(recipe, run, target, tables, [done[k] for k in range(n)])
+    finished = broadcast_from_main(run.accelerator, run.folder.cv.exists)
+    if final_seeds and finished:
+        train_final(recipe, run, target, tables, final_seeds)
+    return result
 
 
 def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:

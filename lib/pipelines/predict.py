@@ -25,8 +25,8 @@ from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import NetworkSpec
 from lib.models.weights import load_network, read_spec
 from lib.pipelines.run_tables import make_dataset
-from lib.process import is_main_process
-from lib.run_folder import RunFolder, default_run_folder, run_of_weights
+from lib.process import announce, is_main_process
+from lib.run_folder import RunFolder, default_run_folder, run_of_weights, submit_command
 from lib.scores.cut_points import cut_at
 from lib.scores.decided import give_one_label
 from lib.scores.score_file import Scores, save_scores
@@ -103,7 +103,8 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
             result = evaluate_predictions(table, outputs, thresholds, recipe, cut_points)
         if result:
             write_json(folder.metrics, result)
-        print(f"{folder}: {folder.list_files()}")
+        hand_in = submit_command(RunFolder(arguments.run), f"--file {folder.submission}")
+        announce(folder.list_paths(), hand_in if folder.submission.exists() and Path(arguments.run).is_dir() else None)
         return result
 
     return broadcast_from_main(accelerator, write)

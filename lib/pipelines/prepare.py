@@ -13,6 +13,7 @@ from lib.errors import FlukeError, first_few
 from lib.files import write_text
 from lib.images.checking import describe_sizes
 from lib.pipelines.prepare_table import describe_table_fields
+from lib.process import announce
 from lib.submission.choice import check_sample
 from lib.tables.folders import image_stem
 from lib.tables.guesses import GROUP_NAMES, choose_train_table
@@ -51,10 +52,9 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     print(text)
-    print(f"written: {out}")
     _check(out)
     script = "train_embedding" if "new_label" in draft.fields["data"] else "train_classifier"
-    print(f"next: accelerate launch scripts/{script}.py --cfg {out} --out runs/first")
+    announce([out], f"accelerate launch scripts/{script}.py --cfg {out} --out runs/first")
     if script == "train_embedding":
         clusters = survey.sample is not None and survey.sample.prediction_columns == ["cluster"]
         print(f"then: python scripts/{'discover' if clusters else 'retrieve'}.py --run runs/first")

@@ -18,6 +18,7 @@ from lib.pipelines.embed import combine_embeddings, embed_files, load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.runs import RunArguments
 from lib.pipelines.train import train as train_embedding
+from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, evaluate_queries, query_interval, validation_set
 from lib.retrieval.gallery import CHANGES, Gallery, GalleryRows, HeldOut, build_gallery, open_gallery
@@ -27,6 +28,7 @@ from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.search import search_identities
 from lib.retrieval.similarity import SIMILARITIES, normalize
+from lib.run_folder import submit_command
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
 from lib.tables.folders import IMAGE_SUFFIXES
@@ -62,6 +64,7 @@ def answer_queries(
         result = search_queries(session, gallery, embedded_train, embedded_queries)
         log_result(session, result)
         if metrics_only:
+            announce([], f"python scripts/retrieve.py --run {' '.join(map(str, session.runs))}")
             return result.metrics
         if gallery.held_out is not None:
             held_out = gallery.held_out
@@ -274,9 +277,9 @@ def write_result(session: RetrievalSession, result: RetrievalResult, is_test: bo
     rows = result.gallery.rows
     pictures = {name: Path(path) for name, path in zip(rows.names.tolist(), rows.paths.tolist()) if path}
     write_search_page(folder.page, result, answers, pictures, facts)
-    session.log(f"{folder}: {folder.list_files()}")
-    untried = _untried_options(session)
-    session.log(f"next: see whether validation gains by {', '.join(untried)}" if untried else f"next: open {session.folder.page}")
+    if untried := _untried_options(session):
+        session.log(f"see whether validation gains by {', '.join(untried)}")
+    announce(folder.list_paths(), submit_command(session.runs[0]) if folder.submission.exists() else None)
 
 
 def _save_new_gallery(session: RetrievalSession, gallery: Gallery) -> None:

@@ -15,6 +15,7 @@ from lib.errors import FlukeError
 from lib.files import read_json, write_text
 from lib.pipelines.ensemble import EnsembleArguments, combine_runs
 from lib.pipelines.predict import OutOfTime, PredictArguments, predict_table
+from lib.process import announce
 from lib.run_folder import BundleFolder, RunFolder
 from lib.scores.decisions import AdjustmentOptions
 
@@ -67,8 +68,9 @@ def answer_bundle(arguments: BundledArguments) -> dict[str, Any]:
     minutes = (time.monotonic() - begun) / 60
     if left_out:
         print(f"left out, because --minutes {arguments.minutes:g} is too short: {', '.join(left_out)}")
-    print(f"{arguments.out}: {' and '.join(names)}, {minutes:.1f} minutes")
-    return {"runs": names, "left_out": left_out, "minutes": minutes, "files": [str(arguments.out)]}
+    print(f"{' and '.join(names)}: {minutes:.1f} minutes")
+    announce([arguments.out])
+    return {"runs": names, "left_out": left_out, "minutes": minutes}
 
 
 def _predict_run(packed: RunFolder, work: Path, data: Path, deadline: float) -> RunFolder:

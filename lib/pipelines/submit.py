@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from lib.config.command_line import load_recipe
 from lib.errors import FlukeError
 from lib.files import atomic_write, read_json
+from lib.process import announce
 from lib.reports.drawing import BLUE, save_figure, style_axes
 from lib.run_folder import RunFolder
 from lib.submission.checking import check_file
@@ -77,6 +78,7 @@ def submit_run(arguments: SubmitArguments) -> dict[str, Any]:
     print(f"{log}: {len(rows):,} submissions; leaderboard {row['public'] or 'not scored yet'}, validation {row['validation']}")
     if (line := compare_with_leaderboard([r for r in rows if r["competition"] == arguments.competition], log)) is not None:
         print(line)
+    announce([log], f"python scripts/compare.py {folder.path.parent}/*")
     return row
 
 

@@ -26,8 +26,9 @@ from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.pipelines.shift import compare_with_test, describe_shift
+from lib.process import announce
 from lib.reports.run_page import write_run_page
-from lib.run_folder import run_of_weights
+from lib.run_folder import run_of_weights, submit_command
 from lib.scores.calibration import fit_calibration
 from lib.scores.cut_points import fit_cut_points
 from lib.scores.decided import decision_options
@@ -55,7 +56,25 @@ def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> d
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
     with open_run(arguments, recipe) as (run, resolved):
-        return train_run(resolved, run, target)
+        result = train_run(resolved, run, target)
+        announce_run(run, embedding)
+        return result
+
+
+def announce_run(run: Run, embedding: bool) -> None:
+    """Say what is in a run's folder, and what comes next: going on with an unfinished run, answers, or handing in."""
+    folder = run.folder
+    if not folder.is_finished:
+        script = "kfold" if folder.is_kfold else "train_embedding" if embedding else "train_classifier"
+        command = f"accelerate launch scripts/{script}.py --cfg {folder.recipe} --out {folder} --resume"
+        command += " --kind embedding" * (embedding and folder.is_kfold)
+    elif embedding:
+        command = f"python scripts/retrieve.py --run {folder.fold(0) if folder.is_kfold else folder}"
+    elif folder.submission.exists():
+        command = submit_command(folder)
+    else:
+        command = f"python scripts/predict.py --run {folder} --table FOLDER"
+    announce(folder.list_paths() if run.accelerator.is_main_process else [], command)
 
 
 def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lib.errors import FlukeError
 from lib.files import atomic_write
+from lib.process import announce
 from lib.tables.unpacking import Record, read_packed
 
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -48,7 +49,8 @@ def unpack(patterns: Sequence[str], out: Path) -> int:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{len(rows):,} images: {out / 'images'}; {out / 'table.csv'} with the columns {', '.join(columns)}")
+    print(f"{len(rows):,} images; table.csv has the columns {', '.join(columns)}")
+    announce([out / "images", out / "table.csv"], f"python scripts/prepare.py {out}")
     return len(rows)
 
 
