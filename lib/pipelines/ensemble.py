@@ -16,6 +16,7 @@ from lib.files import write_json, write_text
 from lib.metrics.intervals import interval_on_test
 from lib.metrics.registry import METRICS, metric_from_logits, resolve_metric
 from lib.process import announce
+from lib.reports.ensemble_page import write_ensemble_page
 from lib.run_folder import RunFolder, default_run_folder, submit_command
 from lib.scores.alignment import encode_targets, load_aligned_scores
 from lib.scores.averaging import extend_members
@@ -188,6 +189,7 @@ def write_ensemble(
         save_scores(folder.scores_test, test)
     if ensemble.oof is not None:
         save_scores(folder.oof, replace(ensemble.oof, source=source))
+        write_ensemble_page(folder, result, ensemble.oof, recipe)
     if recipe is not None:
         write_text(folder.recipe, command_line.dump(recipe))
     write_json(folder.ensemble, result)

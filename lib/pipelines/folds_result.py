@@ -18,7 +18,7 @@ from lib.pipelines.embed import load_class_centres
 from lib.pipelines.predict import predict_average
 from lib.pipelines.run_tables import FoldTables, group_list
 from lib.pipelines.shift import compare_with_test, describe_shift
-from lib.reports.run_page import write_folds_page
+from lib.reports.run_page import write_folds_page, write_query_folds_page
 from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
 from lib.run_folder import FinalFolder, RunFolder
 from lib.scores.cut_points import fit_cut_points
@@ -42,6 +42,7 @@ def combine_folds(
     if target.outputs == "embeddings":
         result |= broadcast_from_main(run.accelerator, lambda: pooled_query_metrics(folder, recipe, result["metric"]))
         run.log(describe_folds_result(result))
+        run_on_main(run.accelerator, lambda: write_query_folds_page(recipe, folder, result))
     else:
         oof = broadcast_from_main(run.accelerator, lambda: join_folds(folder, tables.train, recipe.folds.n))
         result = report_out_of_fold(
@@ -104,7 +105,7 @@ def report_out_of_fold(
         if (shift := find_shift()) is not None:
             run.log(describe_shift(shift[0]))
             result["test_shift"] = shift[0].summary()
-    run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift))
+    run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, thresholds))
     return result
 
 

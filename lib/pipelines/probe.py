@@ -27,6 +27,7 @@ from lib.pipelines.folds_result import report_out_of_fold, summarise
 from lib.pipelines.kfold import load_fold_tables, start_folds
 from lib.pipelines.run_tables import FoldTables, group_list
 from lib.pipelines.runs import RunArguments, open_run
+from lib.process import announce
 from lib.run_folder import RunFolder, default_run_folder
 from lib.scores.decided import decide_out_of_fold
 from lib.scores.probes import HEADS, cross_fit, heads_for
@@ -63,9 +64,7 @@ def probe(recipe: Recipe, models: Sequence[str], weights: Sequence[str], out: st
     print(propose(table, metric))
     with atomic_write(folder / "probe.csv") as temporary:
         table.to_csv(temporary, index=False)
-    best = table.iloc[0]
-    print(f"written: {folder / 'probe.csv'}")
-    print(f"next: train {best['model']}, or python scripts/ensemble.py --runs {' '.join(table['run'])}")
+    announce([folder / "probe.csv", *table["run"]], f"python scripts/ensemble.py --runs {' '.join(table['run'])}")
     return table
 
 

@@ -303,7 +303,7 @@ def write_results(
         if prediction.shift is not None:
             run.log(describe_shift(prediction.shift[0]))
             result["test_shift"] = prediction.shift[0].summary()
-        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift)
+        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, thresholds)
         if outcome.finished:
             write_json(folder.metrics, result)
         return result

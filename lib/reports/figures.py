@@ -23,11 +23,14 @@ from lib.metrics.verification import Verification
 from lib.reports.drawing import BLUE, GREY, INK, ORANGE, add_legend, drawable, style_axes
 
 
-def training_curves(history: Sequence[Mapping[str, Any]], metric: str = "accuracy", higher_is_better: bool = True) -> Figure:
+def training_curves(
+    history: Sequence[Mapping[str, Any]], metric: str = "accuracy", higher_is_better: bool = True, stopped: int | None = None
+) -> Figure:
     """Draw losses, validation metric and learning rate over the epochs, in one panel each.
 
     `history` holds a dict per epoch: epoch, train_loss, val_loss, lr and metrics; a missing value, None or NaN is a gap. The best
-    epoch by `metric` ("loss": the smallest val_loss) is marked. Dashed vertical lines mark sudden drops of the learning rate.
+    epoch by `metric` ("loss": the smallest val_loss) is marked. Dashed vertical lines mark sudden drops of the learning rate, a
+    dotted one the epoch after which training `stopped` before its planned end.
     """
     columns = {"epoch", "train_loss", "val_loss", "lr", metric}
     data = {name: np.array([np.nan if row.get(name) is None else row[name] for row in history], dtype=float) for name in columns}
@@ -41,6 +44,8 @@ def training_curves(history: Sequence[Mapping[str, Any]], metric: str = "accurac
     axes = dict(zip(panels, figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]))
     for title, ax in axes.items():
         _draw_curves(ax, title, data, panels[title])
+        if stopped is not None:
+            ax.axvline(stopped, color=INK, linestyle=":", linewidth=1.2, label=f"stopped after epoch {stopped}")
     description = f"{', '.join(panels)} over {len(history)} epochs"
     values = data["val_loss" if metric == "loss" else metric]
     if np.isfinite(values).any():
@@ -49,6 +54,8 @@ def training_curves(history: Sequence[Mapping[str, Any]], metric: str = "accurac
         label = f"best: {value:.4g} (epoch {epoch:g})"
         axes[metric].plot([epoch], [value], "o", color=INK, markersize=9, fillstyle="none", label=label)
         description += f"; best {metric} {value:.4g} in epoch {epoch:g}"
+    if stopped is not None:
+        description += f"; stopped after epoch {stopped}, before the planned end"
     for ax in axes.values():
         if ax.get_legend_handles_labels()[0]:
             add_legend(ax)
@@ -154,10 +161,13 @@ def _draw_matrix(ax: Axes, counts: NDArray[np.int64], totals: NDArray[np.int64],
     return image
 
 
-def reliability_diagram(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> Figure:
+def reliability_diagram(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS, of: str = "image"
+) -> Figure:
     """Draw accuracy over confidence in bins of equal width, with 95% Wilson intervals, and the number of images per bin.
 
-    `confidence`: (n,) probability of the predicted class; `correct`: (n,) whether the prediction is correct. The legend holds the
+    `confidence`: (n,) probability of the predicted class; `correct`: (n,) whether the prediction is correct. With `of` "label" they
+    are the probabilities of all labels of all images, and whether the image has the label. The legend holds the
     expected calibration error (Guo et al. 2017).
     """
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -177,15 +187,16 @@ def reliability_diagram(confidence: NDArray[np.floating], correct: NDArray[np.bo
     style: dict[str, Any] = {"fmt": "o", "color": BLUE, "markersize": 5, "linewidth": 1.2, "capsize": 3}
     ax.errorbar(mean_confidence, accuracy, np.maximum(spread, 0).reshape(2, -1), label=label, **style)
     histogram.bar((np.arange(bins) + 0.5) / bins, count, width=0.92 / bins, color=BLUE)
-    style_axes(ax, "", "accuracy")
-    style_axes(histogram, "confidence", "images")
+    x, y, counted = ("confidence", "accuracy", "images") if of == "image" else ("probability", "share with the label", "labels")
+    style_axes(ax, "", y)
+    style_axes(histogram, x, counted)
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.02, 1.02)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     histogram.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     add_legend(ax, columns=1)
-    figure.set_label(f"Reliability diagram over {len(confidence):,} images; expected calibration error {error:.3f}.")
+    figure.set_label(f"Reliability diagram over {len(confidence):,} {counted}; expected calibration error {error:.3f}.")
     return figure
 
 

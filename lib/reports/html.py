@@ -24,7 +24,7 @@ from lib.reports.drawing import png_bytes
 from lib.reports.thumbnails import thumbnail
 
 TEMPLATES = Path(__file__).parent / "templates"
-MAX_ROWS = 500  # of a table
+MAX_ROWS = 5000  # of a table
 MAX_QUERIES, MAX_MEGABYTES = 1000, 12.0  # of a retrieval page, whichever is reached first
 
 
@@ -55,6 +55,8 @@ class Page:
     """By title: images, each with its caption."""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By section and name; a value of several lines (the recipe, as YAML) is folded."""
+    subtitle: str = ""
+    """What was run, in a line."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ def _table_values(table: pd.DataFrame) -> dict[str, Any]:
         else:
             columns.append([(str(v), None) for v in values])
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    return {"columns": list(zip(table.columns, numeric)), "rows": list(zip(*columns)), "total": len(table)}
+    bounded = next((name for name in ("recall", "average precision", "images") if name in table.columns), None)
+    hint = f"words, or {bounded.replace(' ', '')}<{'10' if bounded == 'images' else '0.5'}" if bounded else "words"
+    return {"columns": list(zip(table.columns, numeric)), "rows": list(zip(*columns)), "total": len(table), "hint": hint}
 
 
 def _render(template: str, page: Page, **values: Any) -> str:

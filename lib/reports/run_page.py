@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ from lib.errors import FlukeError
 from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
-from lib.reports import class_tables, drawing, figures, html, number_results
+from lib.reports import drawing, figures, html
+from lib.reports.class_results import ClassResults, class_results
 from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
 from lib.scores.shift import Shift
 from lib.tables.table import Table
-from lib.tables.target import Target
 from lib.training.tasks import Evaluation, Task
 
 
@@ -36,22 +35,26 @@ def write_run_page(
     history: list[dict[str, Any]],
     result: dict[str, Any],
     shift: tuple[Shift, Table] | None = None,
+    thresholds: dict[str, float] | None = None,
 ) -> None:
     """Write report.html and its figures as PNG; `result` is what metrics.json holds.
 
-    `shift` says how well test images can be told from held-out ones, and has the compared rows.
+    `thresholds` are the labels' probabilities from which they are given. `shift` says how well test images can be told from
+    held-out ones, and has the compared rows.
     """
     curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     greater = registry.METRICS[task.metric].higher_is_better
-    drawn: dict[str, Figure] = {"Training": figures.training_curves(curves, task.metric, greater)} if history else {}
-    tables: dict[str, pd.DataFrame] = {}
-    mistakes: list[class_tables.Mistake] = []
+    stopped = history[-1]["epoch"] if history and result["epochs"] < recipe.train.epochs else None
+    drawn: dict[str, Figure] = {}
+    if history:
+        drawn["Training"] = figures.training_curves(curves, task.metric, greater, stopped)
     if evaluation.open_set is not None:
-        drawn |= _open_set_figures(evaluation.open_set, recipe)
+        shown = ClassResults(_open_set_figures(evaluation.open_set, recipe), {})
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        more, tables, mistakes = _class_results(task.target, task.val, evaluation.outputs, train_images, evaluation.decided)
-        drawn |= more
+        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, thresholds)
+    drawn |= shown.figures
+    tables = dict(shown.tables)
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
         if title in drawn:
             drawing.save_figure(drawn[title], path)
@@ -66,8 +69,8 @@ def write_run_page(
     tables["Epochs"] = pd.DataFrame(history)
     tables |= _duplicates(folder)
     facts = _facts(recipe, folder, epochs=result["epochs"])
-    page = html.Page(folder.name, headline, others, drawn, tables, _shift_images(shift), facts)
-    html.write_page(folder.report, page, mistakes)
+    page = html.Page(folder.name, headline, others, drawn, tables, _shift_images(shift), facts, describe_recipe(recipe))
+    html.write_page(folder.report, page, shown.mistakes)
 
 
 def write_folds_page(
@@ -78,25 +81,54 @@ def write_folds_page(
     result: dict[str, Any],
     decided: np.ndarray | None = None,
     shift: tuple[Shift, Table] | None = None,
+    thresholds: dict[str, float] | None = None,
 ) -> None:
     """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
 
     `result` is what cv.json holds; the plain decisions of `decided` (n, C) are those of a submission (None: those of `logits`);
-    `shift` is as in `write_run_page`.
+    `shift` and `thresholds` are as in `write_run_page`.
     """
-    drawn, tables, mistakes = _class_results(table.target, table, logits, decided=decided)
-    if "Confusion" in drawn:
-        drawing.save_figure(drawn["Confusion"], folder.confusion)
+    shown = class_results(table, logits, None, decided, thresholds)
+    if "Confusion" in shown.figures:
+        drawing.save_figure(shown.figures["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
-    note = f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
+    note = _describe_folds(result)
     if (corrected := result["pooled_metrics"].get(metric + registry.CORRECTED)) is not None:
         note += f"; {corrected:.4f} less the bias of few positives per label, around which the interval is"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
-    folds = pd.DataFrame(result["folds"]).drop(columns="interval", errors="ignore")
-    tables = {"Folds": folds, **tables, **_duplicates(folder)}
-    page = html.Page(folder.name, headline, others, drawn, tables, _shift_images(shift), _facts(recipe, folder))
-    html.write_page(folder.report, page, mistakes)
+    tables = {"Folds": folds_table(result), **shown.tables, **_duplicates(folder)}
+    what, images = describe_recipe(recipe), _shift_images(shift)
+    page = html.Page(folder.name, headline, others, shown.figures, tables, images, _facts(recipe, folder), what)
+    html.write_page(folder.report, page, shown.mistakes)
+
+
+def write_query_folds_page(recipe: Recipe, folder: RunFolder, result: dict[str, Any]) -> None:
+    """Write report.html of a k-fold run of embeddings, whose folds share metrics only; `result` is what cv.json holds."""
+    if "pooled" in result:
+        metric, value, rows, interval = result["pooled_metric"], result["pooled"], result["rows"], tuple(result["interval"])
+    else:
+        metric, value, interval = result["metric"], result["mean"], None
+        rows = sum(fold["rows"] for fold in result["folds"])
+    headline = html.Headline(metric, value, rows, interval, _describe_folds(result))
+    tables = {"Folds": folds_table(result), **_duplicates(folder)}
+    page = html.Page(folder.name, headline, tables=tables, facts=_facts(recipe, folder), subtitle=describe_recipe(recipe))
+    html.write_page(folder.report, page)
+
+
+def _describe_folds(result: dict[str, Any]) -> str:
+    return f"{result['metric']} over {len(result['folds'])} folds: mean {result['mean']:.4f}, spread {result['spread']:.4f}"
+
+
+def folds_table(result: dict[str, Any]) -> pd.DataFrame:
+    """Return a row per fold of what cv.json holds: its numbers, the run's metric and its interval first."""
+    rows = []
+    for fold in result["folds"]:
+        low, high = fold.get("interval") or (np.nan, np.nan)
+        first = {"fold": fold["fold"], result["metric"]: fold[result["metric"]], "from": float(low), "to": float(high)}
+        numbers = {key: value for key, value in fold.items() if isinstance(value, int | float) and key not in first}
+        rows.append(first | numbers)
+    return pd.DataFrame(rows)
 
 
 def _shift_images(shift: tuple[Shift, Table] | None) -> dict[str, list[tuple[Path, str]]]:
@@ -114,6 +146,14 @@ def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:
     return {"Copies of one image": pd.read_csv(folder.duplicates, dtype=str)} if folder.duplicates.exists() else {}
 
 
+def describe_recipe(recipe: Recipe) -> str:
+    """Return what was run, in a line: network, image size, loss, epochs, data."""
+    d, t = recipe.data, recipe.train
+    start = "pretrained" if recipe.model.pretrained else "not pretrained"
+    start = f"weights of {recipe.model.weights}" if recipe.model.weights else start
+    return f"{recipe.model.name} ({start}), {d.size} px, {recipe.objective.name}, {t.epochs} epochs on {d.root}"
+
+
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:
     environment: dict[str, Any] = {}
     with contextlib.suppress(FlukeError, TypeError):  # missing or damaged: no reason to fail a finished training
@@ -124,51 +164,6 @@ def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str
         "Libraries": libraries,
         "Recipe": {folder.recipe.name: command_line.dump(recipe)},
     }
-
-
-def _class_results(
-    target: Target, table: Table, logits: np.ndarray, train_images: list[int] | None = None, decided: np.ndarray | None = None
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame], list[class_tables.Mistake]]:
-    """Figures, tables and mistakes of the logits (n, C) of a labelled table; `train_images` are the training images per class.
-
-    Of ordered classes, confusions are those of the answers, by `decided` (n, C).
-    """
-    classes, paths, targets = table.classes, table.paths, table.targets()
-    if target.numeric:
-        drawn = {"Predictions": number_results.prediction_chart(targets, logits, classes)}
-        return drawn, {"Largest errors": number_results.largest_errors(table.names, targets, logits, classes)}, []
-    probabilities = target.probabilities(logits)
-    if target.several:
-        per_class = class_tables.class_table(logits, targets, classes, train_images)
-        drawn, tables = _label_results(per_class, targets, classes)
-    else:
-        per_class = class_tables.class_table(logits if decided is None else decided, targets, classes, train_images)
-        drawn, tables = _confusion_results(per_class, targets, probabilities, classes, decided)
-    return drawn, tables, class_tables.confident_mistakes(paths, targets, probabilities, classes)
-
-
-def _label_results(
-    per_class: pd.DataFrame, targets: np.ndarray, classes: Sequence[str]
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
-    precisions = per_class.sort_values("#")["average precision"].to_numpy()
-    return {"Labels": figures.average_precision_chart(classes, precisions, targets.mean(0))}, {"Labels": per_class}
-
-
-def _confusion_results(
-    per_class: pd.DataFrame,
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-    decided: np.ndarray | None = None,
-) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
-    answers, tables = (probabilities if decided is None else decided).argmax(1), {"Classes": per_class}
-    drawn = {
-        "Confusion": figures.confusion_matrix(targets, answers, classes),
-        "Calibration": figures.reliability_diagram(probabilities.max(1), probabilities.argmax(1) == targets),
-    }
-    if (answers != targets).any():
-        tables["Most frequent mistakes"] = class_tables.confused_pairs(targets, answers, classes)
-    return drawn, tables
 
 
 def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Figure]:

@@ -25,6 +25,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Return what "recall<0.5" asks of a table's rows, or null for any other word; a column's name is written without blanks.
+function comparison(word, item) {
+  const parts = word.match(/^(.+?)(<=|>=|<|>|=)(-?[\d.]+)$/);
+  if (!parts || item.tagName !== "TR") return null;
+  const heads = [...item.closest("table").tHead.rows[0].cells];
+  const column = heads.findIndex((head) => head.textContent.toLowerCase().replace(/\s/g, "") === parts[1]);
+  if (column < 0 || !heads[column].classList.contains("number")) return null;
+  const bound = parseFloat(parts[3]);
+  const holds = { "<": (x) => x < bound, ">": (x) => x > bound, "<=": (x) => x <= bound, ">=": (x) => x >= bound, "=": (x) => x === bound };
+  return (row) => holds[parts[2]](number(row.cells[column].textContent.trim()));
+}
+
 // Filter the rows or cards below a search box.
 for (const box of document.querySelectorAll("input[type=search]")) {
   const items = [...document.querySelectorAll(box.dataset.items)];
@@ -32,10 +44,11 @@ for (const box of document.querySelectorAll("input[type=search]")) {
   const texts = items.map((item) => item.textContent.toLowerCase());
   box.parentElement.hidden = false;
   box.addEventListener("input", () => {
-    const words = box.value.toLowerCase().split(/\s+/);
+    const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const tests = words.map((word) => (items.length && comparison(word, items[0])) || ((_, at) => texts[at].includes(word)));
     let shown = 0;
     items.forEach((item, i) => {
-      item.hidden = !words.every((word) => texts[i].includes(word));
+      item.hidden = !tests.every((test) => test(item, i));
       shown += !item.hidden;
     });
     count.value = box.value ? `${shown} of ${items.length}` : "";
