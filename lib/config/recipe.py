@@ -322,8 +322,8 @@ class Train:
     compile: bool = False
     """torch.compile the backbone for training, for long runs on a GPU: it takes a minute or more at the start, and on a CPU gains
     nothing and needs a C++ compiler."""
-    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Trackers of Accelerate (tensorboard, wandb, mlflow, ...), each of which has to be installed; []: none."""
+    log_with: list[str] = field(default_factory=list)
+    """Trackers of Accelerate (tensorboard, wandb, mlflow, trackio, ...), which the extra `tracking` installs; []: none."""
 
 
 @dataclass(config=SECTION)

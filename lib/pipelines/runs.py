@@ -22,6 +22,7 @@ from lib.config.command_line import load_recipe
 from lib.config.recipe import ADDED, Recipe
 from lib.errors import FlukeError
 from lib.files import lock_folder, require_free, write_json, write_text
+from lib.models.origin import describe_origin
 from lib.process import is_main_process
 from lib.run_folder import RunFolder, default_run_folder, newest_run
 from lib.training import checkpoint
@@ -232,7 +233,7 @@ def write_run_start(run: Run, recipe: Recipe, classes: tuple[str, ...], megabyte
     require_free(run.folder.path, megabytes * (4 * (checkpoint.KEEP + 1) + 2) + 20)
     write_text(run.folder.recipe, command_line.dump(recipe))
     write_json(run.folder.classes, list(classes))
-    write_json(run.folder.environment, describe_environment(run.accelerator))
+    write_json(run.folder.environment, describe_environment(run.accelerator) | describe_origin(recipe.model))
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str
     with contextlib.suppress(FlukeError, TypeError):  # missing or damaged: no reason to fail a finished training
         environment = {**read_json(folder.environment)}
     libraries = environment.pop("libraries", {})
+    if environment.get("weights", "") is None:
+        environment |= {"weights": "random", "weights_license": "none needed"}
     return {
         "Run": {**environment, "command": " ".join(environment.get("command", [])), **more},
         "Libraries": libraries,

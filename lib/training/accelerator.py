@@ -77,7 +77,7 @@ def make_accelerator(precision: str, folder: Path, log_with: Sequence[str] = ())
         if name not in LOGGER_TYPE_TO_CLASS:
             raise FlukeError(f"train.log_with {name}: Accelerate knows {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}.")
         if name not in available:
-            raise FlukeError(f"train.log_with {name}: not installed; pip install {name}, or take it off the list.")
+            raise FlukeError(f'train.log_with {name}: not installed; pip install -e ".[tracking]", or take it off the list.')
     start_processes()
     mode = PRECISIONS[precision]
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mode:

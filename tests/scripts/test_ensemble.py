@@ -63,7 +63,8 @@ def test_script_from_runs_to_submission(tmp_path, method, capsys):
     recipe(runs[0], "image,label\n" + "".join(f"{r},a\n" for r in range(599, 299, -1)))
     found = ensemble.main(["--runs", *runs, "--method", method, "--out", str(tmp_path / "ens")])
     out = tmp_path / "ens"
-    assert {p.name for p in out.iterdir()} == {"ensemble.json", "oof.npz", "scores_test.npz", "submission.csv", "recipe.yaml"}
+    written = {"ensemble.json", "oof.npz", "scores_test.npz", "submission.csv", "recipe.yaml", "report.html"}
+    assert {p.name for p in out.iterdir()} == written
     assert json.loads((out / "ensemble.json").read_text())["score"] == found["score"]
     assert found["score"] == accuracy(load_scores(out / "oof.npz").logits, targets[:300])
     assert found["score"] > accuracy(z[0][:300], targets[:300]) - 0.02
