@@ -48,8 +48,8 @@ class BundleArguments:
 def pack_runs(arguments: BundleArguments) -> dict[str, Any]:
     """Write the bundle's folder; returns what bundle.json holds.
 
-    Raises FlukeError for a folder that holds something, for runs without weights, of embeddings or that can't be combined, and
-    where pip can't download.
+    Raises FlukeError for a folder that holds something, for runs without weights or that can't be combined, and where pip can't
+    download.
     """
     folder = BundleFolder(arguments.out)
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -57,16 +57,24 @@ def pack_runs(arguments: BundleArguments) -> dict[str, Any]:
     names = [Path(run).resolve().name for run in arguments.runs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise FlukeError(f"--runs: several are called {', '.join(repeated)}; rename all but one.")
-    for run in arguments.runs:
-        check_run(Path(run))
-    if len(arguments.runs) > 1:
+    kinds = {check_run(Path(run)) for run in arguments.runs}
+    if len(kinds) > 1:
+        raise FlukeError("--runs: some are classifiers and some embeddings; pack runs of one kind.")
+    if kinds == {"logits"} and len(arguments.runs) > 1:
         load_aligned_scores(arguments.runs)  # raises here what would otherwise be raised over there
     wanted = choose_requirements(arguments.wheels)
     wheels = download_wheels(wanted, arguments.python, folder.wheels) if wanted else []
     copy_code(folder.code)
     for run, name in zip(arguments.runs, names):
         copy_run(RunFolder(run), folder.run(name))
-    about = {"runs": names, "method": arguments.method, "requirements": wanted, "wheels": wheels, "python": arguments.python}
+    about = {
+        "runs": names,
+        "kind": kinds.pop(),
+        "method": arguments.method,
+        "requirements": wanted,
+        "wheels": wheels,
+        "python": arguments.python,
+    }
     write_text(folder.notebook, make_notebook(arguments))
     write_json(folder.about, about)
     megabytes = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()) / 1e6
@@ -75,16 +83,19 @@ def pack_runs(arguments: BundleArguments) -> dict[str, Any]:
     return about
 
 
-def check_run(run: Path) -> None:
-    """Raise FlukeError unless `run` is a folder with a recipe and networks of a classifier or of numbers."""
+def check_run(run: Path) -> str:
+    """Return what the networks of a run put out, "logits" or "embeddings". Raises FlukeError for what can't be packed."""
     if run.is_file():
         raise FlukeError(f"--runs {run}: a file; name the run's folder, whose recipe says where the test images are.")
     files, recipe = find_networks(run)
     if recipe is None:
         raise FlukeError(f"--runs {run}: has no recipe.yaml that names the test images; name a run's folder.")
+    if recipe.data.sample_submission is None:
+        raise FlukeError(f"--runs {run}: its recipe names no sample submission (data.sample_submission); train with one.")
     spec = read_spec(files[0])
-    if spec is not None and spec.target.outputs == "embeddings":
-        raise FlukeError(f"--runs {run}: a network of embeddings; bundles answer with classifiers and numbers only.")
+    if spec is None:
+        raise FlukeError(f"--runs {run}: weights without a description; only the best weights of a run can be packed.")
+    return spec.target.outputs
 
 
 def choose_requirements(names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from lib.errors import FlukeError
-from scripts import bundle, kfold, predict, run_bundle, train_classifier
+from scripts import bundle, kfold, predict, retrieve, run_bundle, train_classifier, train_embedding
 from tests.conftest import paint
 
 
@@ -144,3 +144,17 @@ def test_what_can_not_be_packed_is_refused(
     pack(runs[:1], tmp_path / "b")
     with pytest.raises(FlukeError, match="is there already, and not empty"):
         pack(runs[:1], tmp_path / "b")
+
+
+def test_individuals_are_answered_as_retrieve_does(arguments: Callable[..., list[str]], tmp_path: Path, no_report: None) -> None:
+    root = tmp_path / "animals"
+    names, test = paint(root / "images", list("abcdef") * 6, 1), paint(root / "images", list("abcxyz"), 2)
+    pd.DataFrame({"image": names, "label": list("abcdef") * 6}).to_csv(root / "train.csv", index=False)
+    pd.DataFrame({"image": test, "label": ["new a b c d"] * 6}).to_csv(root / "sample_submission.csv", index=False)
+    run = tmp_path / "run"
+    fields = {"data_root": root, "data_new_label": "new", "objective_name": "arcface", "folds_unknown": 0.3, "train_epochs": 1}
+    train_embedding.main(arguments(run, **fields))
+    retrieve.main(["--run", str(run)])
+    folder = pack([str(run)], tmp_path / "b")
+    run_bundle.main(["--bundle", str(folder), "--data", str(root), "--out", str(tmp_path / "s.csv")])
+    assert (tmp_path / "s.csv").read_bytes() == (run / "retrieval" / "submission.csv").read_bytes()
