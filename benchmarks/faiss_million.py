@@ -32,7 +32,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from lib.retrieval.gallery import GalleryRows, build_gallery, open_gallery
+from lib.retrieval.gallery import build_gallery, open_gallery
+from lib.retrieval.rows import GalleryRows
 
 D, LATENT, LOOKS = 512, 64, 200
 

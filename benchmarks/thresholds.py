@@ -24,7 +24,8 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.process import run_script
 from lib.retrieval.calibration import estimate_new_share
-from lib.retrieval.gallery import GalleryRows, build_gallery
+from lib.retrieval.gallery import build_gallery
+from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 from lib.retrieval.thresholds import LabelledScores, fit_threshold, threshold_curve
 from lib.scores import score_file

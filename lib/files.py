@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -112,20 +111,6 @@ def safe_join(folder: Path, name: str, trusted: Sequence[Path] = ()) -> Path:
                 "folder, or name a folder that holds it in data.trusted_roots."
             )
     return path
-
-
-def content_mark(path: Path, ends: int = 16_384) -> str:
-    """Return a hash of a file's size and of its first and last `ends` bytes, "" where it can't be read; copies have the same."""
-    digest = hashlib.blake2b(digest_size=12)
-    try:
-        with path.open("rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            digest.update(f"{size} ".encode() + handle.read(ends))
-            handle.seek(max(size - ends, 0))
-            digest.update(handle.read(ends))
-    except OSError:
-        return ""
-    return digest.hexdigest()
 
 
 def require_free(folder: Path, megabytes: float) -> None:

@@ -10,11 +10,12 @@
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
     python scripts/retrieve.py --remove w_123 img_7.jpg                  # remove individuals or images from it
     python scripts/retrieve.py --model NAME --cfg recipes/whale.yaml     # a pretrained descriptor as it is, without any training
-    python scripts/retrieve.py --gallery G --queries a.jpg b.jpg         # ask that gallery: no training table or image is read
+    python scripts/retrieve.py --gallery G --queries a.jpg photos/       # ask that gallery; its folder is all that is needed
 
 Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
-label is fitted on the run's held-out images; the share of new individuals among the queries is estimated from scores, never from
-labels. Any field of the run's recipe may be set, such as --retrieval.method. Under `accelerate launch` all processes embed.
+label is fitted on the run's held-out images, asked of the gallery that is searched; the share of new individuals among the queries
+is estimated from scores, never from labels. The gallery's folder keeps both, and the networks. Any field of the run's recipe may be
+set, such as --retrieval.method. Under `accelerate launch` all processes embed.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("queries", Path, "+", "A table, a folder, or images to answer, instead of the recipe's test images."),
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
         ("image_dir", Path, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
-        ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table; it names its runs."),
+        ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table."),
         ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
         ("add", Path, None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
-        ("out", Path, None, "Folder to write; default: <run>/retrieval."),
+        ("out", Path, None, "Folder to write; default: <run>/retrieval, or without --run <gallery>/answers."),
     ):
         parser.add_argument(f"--{name}", type=kind, nargs=count, help=meaning)
     parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="How runs become one embedding.")
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query gets at least 1 name; set it to 1 or more.")
 
-    from lib.pipelines import change_gallery, embed, retrieve  # torch is imported only from here on
+    from lib.pipelines import change_gallery, embed, gallery_files, retrieve  # torch is imported only from here on
     from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_inference_accelerator
 
@@ -67,13 +68,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args.run = [str(Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', args.model)}-pretrained")]
         argv = [*argv, "--model.name", args.model, *(["--model.weights", args.weights] if args.weights else [])]
         retrieve.prepare_pretrained(command_line.parse(parser, argv).recipe, Path(args.run[0]), args.recipe_file)
-    runs = embed.find_embedding_runs(args.run or (args.gallery and retrieve.runs_of_gallery(args.gallery)))
+    alone = args.gallery is not None and args.run is None and (args.gallery / "networks").exists()
+    runs = gallery_files.find_networks(args.gallery) if alone else embed.find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]
     keep_memory()
-    folder = RetrievalFolder(args.out) if args.out else runs[0].retrieval
+    default = RetrievalFolder(args.gallery / "answers") if alone else runs[0].retrieval
+    folder = RetrievalFolder(args.out) if args.out else default
     accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
-    accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
+    what = "networks" if alone else "run" if args.run else "newest embedding run"
+    accelerator.print(f"{what}: {', '.join(map(str, runs))}")
     session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery)
     if args.pair:
         return retrieve.compare_pair(session, [Path(image) for image in args.pair])

@@ -421,7 +421,7 @@ class Retrieval:
     """Fit the threshold for the best MAP@k, for a share of `new_share` unknown answers, or for a false acceptance rate of `far`."""
     new_share: OpenShare | Literal["estimate"] = "estimate"
     """Share of unknown identities among the queries: a number where it is known, or estimated from their scores, never from labels
-    (5 to 70%; 50% where there are no queries yet, as in training)."""
+    (50% where there are no queries yet, as in training)."""
     far: OpenShare = 0.05
     """threshold_by far: share of the queries of unknown identities that may get a name (false acceptance rate), where a wrong name
     costs more than none."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from scipy.stats import t as student
 
 from lib.metrics.registry import METRICS
 from lib.metrics.resampling import BLOCK, Array, check_finite, weighted_mean
@@ -81,32 +80,6 @@ def mean_interval(values: Array, groups: Array | None) -> tuple[float, float]:
     """Return the 95% bootstrap interval of the mean of `values` (n,), NaN left out; rows of `groups` (n,) are drawn together."""
     there = ~np.isnan(values)
     return bootstrap_interval(values[there], groups=None if groups is None else groups[there])
-
-
-def share_interval(
-    values: Array, groups: Array | None = None, weights: Array | None = None, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the interval of the mean of `values` (n,) in 0 ... 1, NaN left out, weighted by `weights` (n,).
-
-    Rows of a group of `groups` (n,) depend on each other: the variance is that of the groups' sums. Wilson's interval (1927) for as
-    many independent rows as have this variance, with Student's quantile for the number of groups (Franco et al. 2019): it holds for
-    few groups and near 0 and 1, where a bootstrap is too narrow or has no width. With a single group the interval is (0, 1).
-    """
-    there = ~np.isnan(values)
-    values = values[there]
-    weights = np.ones(len(values)) if weights is None else weights[there]
-    unit = np.arange(len(values)) if groups is None else np.unique(groups[there], return_inverse=True)[1]
-    count = int(unit.max(initial=-1)) + 1
-    if count < 2:
-        return 0.0, 1.0
-    mean = float(np.average(values, weights=weights))
-    sums = np.bincount(unit, weights * (values - mean) / weights.sum())
-    variance = count / (count - 1) * float((sums**2).sum())
-    rows = mean * (1 - mean) / variance if variance > 1e-12 else float(count)
-    quantile = float(student.ppf((1 + level) / 2, count - 1)) ** 2
-    middle = (mean + quantile / (2 * rows)) / (1 + quantile / rows)
-    half = np.sqrt(quantile) / (1 + quantile / rows) * np.sqrt(max(mean * (1 - mean), 0) / rows + quantile / (4 * rows**2))
-    return max(float(middle - half), 0.0), min(float(middle + half), 1.0)
 
 
 def interval_on_test(metric: str, estimate: float, interval: tuple[float, float], rows: int, test_rows: int) -> tuple[float, float]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lib.config.recipe import Recipe
-from lib.files import atomic_write, content_mark
+from lib.files import atomic_write
 from lib.images.augmentation import make_eval_transform
 from lib.models.network import Network
+from lib.pipelines.gallery_files import content_hashes
 from lib.pipelines.run_tables import make_dataset
 from lib.tables.table import Table
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -71,7 +72,7 @@ def compute_features(
     parts, kept = [], 0
     for start in range(0, len(table), PART):
         part = table.take(np.arange(start, min(start + PART, len(table))))
-        images = [content_mark(path) or str(path) for path in part.paths]
+        images = [content or str(path) for content, path in zip(content_hashes(part.paths).tolist(), part.paths)]
         path = folder / f"{hashlib.blake2b(repr((mark, images)).encode(), digest_size=16).hexdigest()}.npy"
 
         def load(path: Path = path) -> np.ndarray | None:

@@ -12,14 +12,15 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, first_few
 from lib.files import write_json
 from lib.metrics import registry
-from lib.metrics.intervals import bootstrap_interval, interval_on_test, share_interval
+from lib.metrics.intervals import bootstrap_interval, interval_on_test
 from lib.models.weights import load_network
 from lib.pipelines.embed import load_class_centres
 from lib.pipelines.predict import predict_average
 from lib.pipelines.run_tables import FoldTables, group_list
 from lib.pipelines.shift import compare_with_test, describe_shift
 from lib.reports.run_page import write_folds_page, write_query_folds_page
-from lib.retrieval.evaluation import ValidationSet, evaluate_open_set
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, metric_interval, mixed
+from lib.retrieval.held_out import ValidationSet
 from lib.run_folder import FinalFolder, RunFolder
 from lib.scores.cut_points import fit_cut_points
 from lib.scores.decided import decide_out_of_fold, decision_options
@@ -162,22 +163,21 @@ def pooled_query_metrics(folder: RunFolder, recipe: Recipe, metric: str) -> dict
 
     {} for a metric that is no mean over queries.
     """
-    found = []
+    found: list[OpenSetEvaluation] = []
     for fold in (folder.fold(k) for k in range(recipe.folds.n)):
         val = load_scores(fold.scores_val)
         is_query = np.arange(len(val.names)) >= len(val.names) - int(val.source["queries"])
         labels = np.array([label for (label,) in val.labels or []])
         of_row = None if val.groups is None else np.array(val.groups)
-        centres = load_class_centres(fold, recipe)
-        found.append(evaluate_open_set(ValidationSet(val.logits, labels, is_query, of_row), recipe, centres))
-        if metric not in found[-1].per_query:
-            return {}
+        rows = ValidationSet(val.logits, labels, is_query, of_row, val.rows)
+        found.append(evaluate_open_set(rows, recipe, load_class_centres(fold, recipe)))
+    if any(metric not in each.per_query for each in found):
+        return {}
     values = np.concatenate([each.per_query[metric] for each in found])
-    weights = np.concatenate([each.weights for each in found]) if metric.startswith("map@") else np.ones(len(values))
-    there = ~np.isnan(values)
-    pooled = float(np.average(values[there], weights=weights[there]))
-    interval = share_interval(values, np.concatenate([each.individuals for each in found]), weights)
-    return {"rows": int(there.sum()), "pooled_metric": metric, "pooled": pooled, "interval": interval}
+    known, clusters = (np.concatenate(parts) for parts in zip(*((each.queries.in_gallery, each.clusters) for each in found)))
+    share = found[0].new_share
+    result = {"rows": int((~np.isnan(values)).sum()), "pooled_metric": metric, "pooled": mixed(values, known, share)}
+    return result | {"interval": metric_interval(values, known, share, clusters)}
 
 
 def describe_folds_result(result: dict[str, Any]) -> str:

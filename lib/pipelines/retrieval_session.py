@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from lib.config.recipe import Recipe
 from lib.pipelines.embed import combine_embeddings, embed_table, fingerprint, load_class_centres, load_held_out
 from lib.retrieval.class_centres import ClassCentres
-from lib.retrieval.evaluation import ValidationSet
+from lib.retrieval.held_out import ValidationSet
 from lib.retrieval.pairs import PairVerification, verify_held_out_pairs
+from lib.retrieval.similarity import normalize
 from lib.run_folder import RetrievalFolder, RunFolder
 from lib.tables.table import Table
 from lib.tables.target import recipe_target
@@ -38,7 +39,12 @@ class EmbeddedTable:
     def validation_set(self, embeddings: np.ndarray, positions: np.ndarray, is_query: np.ndarray) -> ValidationSet:
         """Return the rows at `positions`, with `embeddings` (n, d) of all images, as a validation set."""
         groups = None if self.table.groups is None else self.table.groups[positions]
-        return ValidationSet(embeddings[positions], self.labels[positions], is_query, groups)
+        return ValidationSet(embeddings[positions], self.labels[positions], is_query, groups, self.table.rows[positions])
+
+    @property
+    def units(self) -> list[np.ndarray]:
+        """The embeddings by each of several runs as they are combined: scaled to length 1."""
+        return [normalize(part) for part in self.parts]
 
 
 def single_labels(table: Table) -> np.ndarray:

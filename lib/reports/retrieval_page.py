@@ -11,18 +11,17 @@ from matplotlib.figure import Figure
 
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
+from lib.retrieval.answer_model import crossfit_answers
+from lib.retrieval.evaluation import LENGTH
 from lib.retrieval.ranking import replace_missing
 from lib.retrieval.result import RetrievalResult
 from lib.retrieval.similarity import SIMILARITIES
 
 
-def write_search_page(
-    path: Path, result: RetrievalResult, answers: pd.DataFrame, image_paths: dict[str, Path], facts: dict[str, dict[str, Any]]
-) -> None:
-    """Write the page of a result to `path`.
-
-    answers: the result's `ranking_table`; image_paths: the gallery's images by name; facts: sections of names and values.
-    """
+def write_search_page(path: Path, result: RetrievalResult, answers: pd.DataFrame, facts: dict[str, dict[str, Any]]) -> None:
+    """Write the page of a result to `path`; answers: the result's `ranking_table`; facts: sections of names and values."""
+    rows = result.gallery.rows
+    image_paths = {name: Path(file) for name, file in zip(rows.names.tolist(), rows.paths.tolist()) if file}
     listed: dict[str, list[html.Answer]] = {}
     columns = ["query", "name", "score", "probability", "image"]
     for query, name, score, probability, image in answers[columns].itertuples(index=False):
@@ -33,11 +32,12 @@ def write_search_page(
         for name, image, truth in zip(result.queries.names, result.queries.paths, result.truth)
     ]
     if result.metrics:
-        metrics, rows, note = result.metrics, len(queries), ""
+        metrics, n, note, interval = result.metrics, len(queries), "", None
     else:
-        metrics, rows = result.validation, len(result.evaluations[0].queries.scores)
+        metrics, n = result.validation, sum(len(each.queries.scores) for each in result.evaluations)
         note = "on the held-out images, because the queries have no labels"
-    headline = html.Headline("map@5", metrics["map@5"], rows, result.interval, note)
+        interval = result.evaluations[0].interval("map@5") if len(result.evaluations) == 1 else None
+    headline = html.Headline("map@5", metrics["map@5"], n, interval, note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
     unit, title = SIMILARITIES[result.recipe.retrieval.metric].unit, f"{path.parent.parent.name}: retrieval"
     html.write_retrieval_page(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)
@@ -45,10 +45,15 @@ def write_search_page(
 
 def _figures(result: RetrievalResult, unit: str) -> dict[str, Figure]:
     """Draw validation's threshold, its scores of known and new queries, and the ROC of both and of pairs, as far as they exist."""
-    first, open_set, drawn = result.evaluations[0], result.open_set, {}
+    open_set, drawn = result.open_set, {}
+    first = result.evaluations[0] if result.evaluations else None
+    if first is None:
+        return {}
+    if open_set.answers is not None:
+        drawn["Calibration of the answers, on validation"] = _reliability(result)
     if first.curve is not None and open_set.threshold is not None and open_set.new_share is not None:
         best, known = replace_missing(first.result.best_scores), np.asarray(first.queries.in_gallery)
-        share, metric = open_set.new_share, f"MAP@{result.recipe.predict.topk}"
+        share, metric = open_set.new_share, f"MAP@{min(LENGTH, result.recipe.predict.topk)}"
         drawn[f"Threshold, on validation if {share:.0%} are new"] = figures.threshold_curve(
             first.curve.thresholds, first.curve.map_at_k(share), open_set.threshold, metric, unit
         )
@@ -57,3 +62,14 @@ def _figures(result: RetrievalResult, unit: str) -> dict[str, Figure]:
     if result.pairs is not None:
         drawn["Verification of pairs, on validation"] = figures.roc_curve(result.pairs.roc, "same against different individual")
     return drawn
+
+
+def _reliability(result: RetrievalResult) -> Figure:
+    """Draw how often the most probable answer is right, each query's probabilities fitted without its individual."""
+    confidence, right = [], []
+    for evaluation in result.evaluations:
+        probability, answers = crossfit_answers(evaluation.queries, evaluation.new_share, evaluation.clusters)
+        best = probability.argmax(axis=1)[:, None]
+        confidence.append(np.take_along_axis(probability, best, 1)[:, 0])
+        right.append(np.take_along_axis(answers, best, 1)[:, 0])
+    return figures.reliability_diagram(np.concatenate(confidence), np.concatenate(right))

@@ -173,7 +173,7 @@ def _open_set_figures(found: OpenSetEvaluation, recipe: Recipe) -> dict[str, Fig
     if found.curve is None or threshold is None:
         return {}
     known = found.queries.in_gallery
-    best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(float(np.mean(~known)))
+    best, maps = replace_missing(found.result.best_scores), found.curve.map_at_k(found.new_share or 0.0)
     return {
         "Threshold for new individuals": figures.threshold_curve(found.curve.thresholds, maps, threshold, "map@5", "similarity"),
         "Known and unknown": figures.score_histograms(best[known], best[~known], threshold, "similarity to the nearest"),

@@ -2,12 +2,15 @@
 
 similarity     cosine and l2: traits, normalization, the check of embeddings
 faiss_index    the FAISS index: built, searched, changed, saved, opened memory-mapped
+rows           rows of a gallery, and which of them answer which query
+held_out       labelled queries that the network hasn't learnt
 gallery        rows of known individuals with their index
 ranking        ranked identities from the nearest gallery images
 class_centres  ArcFace's weight vectors as a second source of scores
 search         the best identities of queries, as the recipe's retrieval section says
 thresholds     the threshold for the new label: its curve, the rules, cross-fitting
 calibration    probabilities from scores, the share of new individuals
+answer_model   one calibrated distribution over a query's names and "new"
 evaluation     metrics of queries whose identities are known
 open_set       threshold, share and calibrations, fitted on held-out rows
 clustering     average linkage of images and known individuals

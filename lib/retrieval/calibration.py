@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from lib.errors import FlukeError
 
-NEW_SHARES = np.linspace(0.05, 0.7, 66)
-"""Shares of new individuals that a contest may have, equally probable before its queries are seen."""
+NEW_SHARES = np.linspace(0.0025, 0.9975, 200)
+"""Shares of new individuals, equally probable before the queries are seen."""
 
 
 class Logistic(NamedTuple):
@@ -55,9 +55,14 @@ def estimate_new_share(scores: ArrayLike, in_gallery: ArrayLike, unlabelled: Arr
     scores (q,) best score of each validation query, in_gallery (q,) bool, unlabelled (t,) best scores of the queries to answer.
     Validation gives the odds that a score belongs to a new individual. The share that makes the unlabelled scores most likely would
     be the maximum of their likelihood, but where known and new hardly differ that maximum is anywhere. So this is the posterior
-    mean over 5 to 70%: MAP@k is linear in the share, hence its threshold maximizes expected MAP@k.
+    mean over all shares: MAP@k is linear in the share, hence its threshold maximizes expected MAP@k. A query for which an
+    approximate index found no image (-inf) counts as one of the lowest score of validation.
     """
-    is_new = fit_probability(-np.asarray(scores), ~np.asarray(in_gallery, bool), prior=0.5)(-np.asarray(unlabelled))
+    fitted, asked = np.asarray(scores, np.float64), np.asarray(unlabelled, np.float64)
+    lowest = fitted[np.isfinite(fitted)].min(initial=np.inf)
+    if not np.isfinite(lowest):
+        return 0.5
+    is_new = fit_probability(-np.maximum(fitted, lowest), ~np.asarray(in_gallery, bool), 0.5)(-np.maximum(asked, lowest))
     likelihood = np.log(NEW_SHARES[:, None] * is_new + (1 - NEW_SHARES[:, None]) * (1 - is_new)).sum(axis=1)
     posterior = np.exp(likelihood - likelihood.max())
     return float(posterior @ NEW_SHARES / posterior.sum())

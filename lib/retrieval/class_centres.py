@@ -18,6 +18,8 @@ class ClassCentres(NamedTuple):
     """(C * k, d) float32, the k sub-centres of a class after one another."""
     classes: tuple[str, ...]
     """C names."""
+    line: tuple[float, float] | None = None
+    """Intercept and slope of a centre score by the neighbours' score, for classes without a centre; see `fit_line`."""
 
     def scores(self, queries: np.ndarray, class_list: NDArray[np.str_]) -> NDArray[np.float32]:
         """Return the cosine similarity (q, C) of queries (q, d) to the nearest centre of each name in `class_list` (C,); NaN for a
@@ -47,23 +49,35 @@ def make_class_centres(vectors: np.ndarray, classes: tuple[str, ...], mirrored: 
     return ClassCentres(np.concatenate(pairs, axis=-1).reshape(-1, 2 * d), classes)
 
 
-def estimate_missing_scores(scores: NDArray[np.float32], ranking: Ranking) -> None:
-    """Fill the NaN of centre scores (q, C) in place, by least squares on the neighbours' scores of `ranking`.
+def fit_line(scores: NDArray[np.float32], ranking: Ranking) -> tuple[float, float] | None:
+    """Return intercept and slope of centre scores (q, C) by the neighbours' scores of `ranking`, by least squares, NaN left out.
+
+    It is fitted on held-out queries and stored, so that an answer doesn't depend on who else is asked. None without any score.
+    """
+    found = ranking.classes >= 0
+    at = found.nonzero()[0], ranking.classes[found]
+    there = ~np.isnan(scores[at])
+    x, y = ranking.scores[found][there].astype(np.float64), scores[at][there].astype(np.float64)
+    if not len(x):
+        return None
+    slope = ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12)
+    return float(y.mean() - slope * x.mean()), float(slope)
+
+
+def estimate_missing_scores(scores: NDArray[np.float32], ranking: Ranking, line: tuple[float, float] | None) -> None:
+    """Fill the NaN of centre scores (q, C) in place, by a `line` (see `fit_line`) on the neighbours' scores of `ranking`.
 
     A class that wasn't trained on has no centre, and the scores of its images are on another scale: higher, so that it would come
     first. It gets the centre score that trained classes with the same neighbours' score have.
     """
-    found = ranking.classes >= 0
-    neighbour_scores = np.repeat(np.where(found, ranking.scores, np.inf).min(axis=1)[:, None], scores.shape[1], axis=1)
-    at = found.nonzero()[0], ranking.classes[found]
-    neighbour_scores[at] = ranking.scores[found]
     missing = np.isnan(scores)
-    x, y = neighbour_scores[at][~missing[at]], scores[at][~missing[at]]
-    if not missing.any() or not len(x):
+    if line is None or not missing.any():
         return
-    x = x.astype(np.float64)
-    slope = ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12)
-    scores[missing] = y.mean() + slope * (neighbour_scores[missing] - x.mean())
+    found = ranking.classes >= 0
+    lowest = np.where(found, ranking.scores, np.inf).min(axis=1)
+    neighbour_scores = np.repeat(np.where(np.isfinite(lowest), lowest, -1)[:, None], scores.shape[1], axis=1)
+    neighbour_scores[found.nonzero()[0], ranking.classes[found]] = ranking.scores[found]
+    scores[missing] = line[0] + line[1] * neighbour_scores[missing]
 
 
 def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, topk: int) -> Ranking:

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from lib.errors import FlukeError
-from lib.retrieval.similarity import Floats
-
-Ints = NDArray[np.int64]
+from lib.retrieval.similarity import Floats, Ints
 
 _TRAINING_ROWS = 200_000  # at most; k-means itself takes 256 per centroid
+_RECALL, _PROBED_ROWS, _PROBED_NEIGHBOURS = 0.99, 500, 10  # of the choice of nprobe
 
 
 class FaissIndex:
@@ -23,8 +21,10 @@ class FaissIndex:
     a mean, which changes them.
     """
 
-    def __init__(self, index: faiss.Index, factory: str, memory_mapped: bool = False):
-        self.index, self.factory, self.memory_mapped = index, factory, memory_mapped
+    def __init__(self, index: faiss.Index, factory: str, memory_mapped: bool = False, nprobe: int | None = None):
+        self.index, self.factory, self.memory_mapped, self.nprobe = index, factory, memory_mapped, nprobe
+        if nprobe is not None:
+            self._probe(nprobe)
 
     @classmethod
     def build(cls, vectors: Floats, ids: Ints, factory: str) -> FaissIndex:
@@ -43,10 +43,12 @@ class FaissIndex:
                 f"retrieval.factory {factory}: can't be trained on {len(vectors)} embeddings ({faiss_reason(error)}); use fewer "
                 "cells, or Flat."
             ) from None
-        return cls(index, factory)
+        built = cls(index, factory)
+        built._choose_nprobe(vectors)
+        return built
 
     @classmethod
-    def open(cls, path: Path, factory: str, size: int) -> FaissIndex:
+    def open(cls, path: Path, factory: str, size: int, nprobe: int | None = None) -> FaissIndex:
         """Open a saved index of `size` bytes memory-mapped: vectors are read from the disk when a search needs them.
 
         Raises OSError, RuntimeError, MemoryError or ValueError for a missing or damaged file.
@@ -56,7 +58,33 @@ class FaissIndex:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if index.metric_type != faiss.METRIC_L2:
             raise ValueError("not an index of squared Euclidean distances")
-        return cls(index, factory, memory_mapped=True)
+        return cls(index, factory, True, nprobe)
+
+    def _probe(self, cells: int) -> None:
+        faiss.ParameterSpace().set_index_parameter(self.index, "nprobe", cells)
+
+    def _choose_nprobe(self, vectors: Floats) -> None:
+        """Set `nprobe` of an inverted file to the fewest cells, a power of 2, that find 99% of a sample's nearest neighbours.
+
+        FAISS searches a single cell unless told otherwise. The neighbours by all cells are the reference, with the index's own
+        compression.
+        """
+        ivf = faiss.try_extract_index_ivf(self.index)
+        if ivf is None:
+            return
+        sample = vectors[np.random.default_rng(0).permutation(len(vectors))[:_PROBED_ROWS]]
+        k = min(_PROBED_NEIGHBOURS + 1, len(vectors))  # a sampled vector finds itself
+        self._probe(ivf.nlist)
+        exact = self.index.search(sample, k)[1][:, 1:]
+        cells = 1
+        while cells < ivf.nlist:
+            self._probe(cells)
+            found = self.index.search(sample, k)[1]
+            if np.mean([np.isin(row, near).mean() for row, near in zip(exact, found)]) >= _RECALL:
+                break
+            cells *= 2
+        self.nprobe = min(cells, ivf.nlist)
+        self._probe(self.nprobe)
 
     def save(self, path: Path) -> None:
         """Write the index to `path`."""
@@ -91,10 +119,13 @@ class FaissIndex:
             ivf.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
         return self.index.reconstruct_batch(np.ascontiguousarray(ids, np.int64))
 
-    def add(self, vectors: Floats, ids: Ints) -> None:
-        """Add vectors (n, d) with ids (n,), without training again."""
+    def add(self, vectors: Floats, ids: Ints, present: Ints) -> None:
+        """Add vectors (n, d) with ids (n,), without training again; `present` are all ids before."""
         self._load_into_memory()
-        self.index.add_with_ids(vectors, ids)
+        try:
+            self.index.add_with_ids(vectors, ids)
+        except RuntimeError:  # NSG takes all vectors at once
+            self._refill(np.concatenate([self.reconstruct(present), vectors]), np.concatenate([present, ids]))
 
     def remove(self, ids: Ints, remaining: Ints) -> None:
         """Remove the vectors of `ids`, without training again; `remaining` are all other ids."""
@@ -102,9 +133,11 @@ class FaissIndex:
         try:
             self.index.remove_ids(faiss.IDSelectorBatch(ids))
         except RuntimeError:  # graphs and refined indexes can't remove vectors: fill them again, trained as they are
-            vectors = self.reconstruct(remaining)
-            self.index.reset()
-            self.index.add_with_ids(vectors, remaining)
+            self._refill(self.reconstruct(remaining), remaining)
+
+    def _refill(self, vectors: Floats, ids: Ints) -> None:
+        self.index.reset()
+        self.index.add_with_ids(vectors, ids)
 
     def _load_into_memory(self) -> None:
         if self.memory_mapped:  # FAISS aborts the process when a memory-mapped index is changed
@@ -113,8 +146,8 @@ class FaissIndex:
 
 def _make_empty(dimension: int, factory: str) -> faiss.Index:
     """Return an untrained index that keeps ids. Raises FlukeError for a factory that FAISS doesn't know."""
-    try:
-        index = faiss.index_factory(dimension, factory, faiss.METRIC_L2)
+    try:  # ids are kept here anyway
+        index = faiss.index_factory(dimension, factory.removeprefix("IDMap2,").removeprefix("IDMap,"), faiss.METRIC_L2)
     except RuntimeError as error:
         raise FlukeError(
             f"retrieval.factory {factory}: no FAISS index of {dimension} dimensions ({faiss_reason(error)}); use Flat, or another "

@@ -6,80 +6,21 @@ Everything here is a function of numpy arrays. ranking.py turns the nearest rows
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write, read_json, write_json
-from lib.retrieval.faiss_index import FaissIndex, Ints, faiss_reason
-from lib.retrieval.similarity import SIMILARITIES, Floats, Metric, check_embeddings
+from lib.retrieval.faiss_index import FaissIndex, faiss_reason
+from lib.retrieval.held_out import HeldOut
+from lib.retrieval.rows import GalleryRows
+from lib.retrieval.similarity import SIMILARITIES, Floats, Ints, Metric, check_embeddings
 
-_DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, EOFError, zipfile.BadZipFile, FlukeError)
-
-
-class GalleryRows:
-    """Row ids (n,) int64, image names (n,) str and labels (n,) str, the identities; paths and contents (n,) str of the files.
-
-    `paths` show the images on a page; "" for none. `contents` (`lib.files.content_mark`) find them among queries. Raises FlukeError
-    for lengths that differ, and for ids that are negative or repeated.
-    """
-
-    def __init__(
-        self, ids: ArrayLike, names: ArrayLike, labels: ArrayLike, paths: ArrayLike | None = None, contents: ArrayLike | None = None
-    ):
-        self.ids: Ints = np.asarray(ids, np.int64)
-        self.names: NDArray[np.str_] = np.asarray(names, np.str_)
-        self.labels: NDArray[np.str_] = np.asarray(labels, np.str_)
-        self.paths: NDArray[np.str_] = np.asarray(np.full(self.ids.shape, "") if paths is None else paths, np.str_)
-        self.contents: NDArray[np.str_] = np.asarray(np.full(self.ids.shape, "") if contents is None else contents, np.str_)
-        shapes = [part.shape for part in self._parts()]
-        if self.ids.ndim != 1 or len(set(shapes)) > 1:
-            raise FlukeError(f"Row ids, names and labels have shapes {', '.join(map(str, shapes))}; expected one of each per row.")
-        unique, counts = np.unique(self.ids, return_counts=True)
-        if (bad := unique[(counts > 1) | (unique < 0)]).size:
-            raise FlukeError(f"{bad.size} row ids are negative or repeated ({first_few(bad)}); expected unique ids from 0 on.")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, index: NDArray[Any]) -> GalleryRows:
-        """Return the rows that `index` (integers or booleans) selects."""
-        return GalleryRows(*(part[index] for part in self._parts()))
-
-    def join(self, other: GalleryRows) -> GalleryRows:
-        """Return these rows followed by those of `other`."""
-        return GalleryRows(*(np.concatenate(pair) for pair in zip(self._parts(), other._parts())))
-
-    def _parts(self) -> tuple[NDArray[Any], ...]:
-        return self.ids, self.names, self.labels, self.paths, self.contents
-
-    def positions(self, ids: Ints) -> Ints:
-        """Return the positions of row ids (any shape); -1 stays -1. Raises FlukeError for ids that don't exist."""
-        order = np.argsort(self.ids)
-        at = order[np.searchsorted(self.ids, ids, sorter=order).clip(max=len(order) - 1)]
-        missing = (self.ids[at] != ids) & (ids != -1)
-        if missing.any():
-            raise FlukeError(
-                f"{missing.sum()} row ids are not in the gallery ({first_few(ids[missing])}); build the gallery again."
-            )
-        return np.where(ids == -1, -1, at)
-
-
-class HeldOut(NamedTuple):
-    """The q queries that the network was not trained on; with them a gallery's threshold is fitted whenever it has changed."""
-
-    ids: Ints
-    """(q,) row ids; a gallery that holds such a row is searched without it."""
-    embeddings: Floats
-    """(q, d)"""
-    labels: NDArray[np.str_]
-    """(q,)"""
-    groups: NDArray[np.str_]
-    """(q,) sightings; each query its own where the table has none."""
+_DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, FlukeError)
 
 
 CHANGES = "changes.txt"  # of a gallery's folder: one line per change by --add or --remove
@@ -96,12 +37,10 @@ class Gallery:
     rows: GalleryRows
     model: str
     metric: Metric
+    about: dict[str, Any] = field(default_factory=dict)
+    """What else gallery.json holds: the open-set model and the settings that it was fitted for."""
     held_out: HeldOut | None = None
-    """None where several runs held out different rows."""
-    runs: tuple[str, ...] = ()
-    """Folders of the runs whose networks embed."""
-    new_share: float | None = None
-    """Share of new individuals, estimated when many queries were asked."""
+    """Queries on which the open-set model is fitted again when the gallery changes."""
 
     @property
     def identities(self) -> NDArray[np.str_]:
@@ -144,7 +83,7 @@ class Gallery:
         vectors = check_embeddings(embeddings, "rows to add", self.metric, self.index.dimension, len(rows))
         if len(repeated := np.intersect1d(self.rows.ids, rows.ids)):
             raise FlukeError(f"{len(repeated)} row ids are in the gallery already ({first_few(repeated)}); give them other ids.")
-        self.index.add(vectors, rows.ids)
+        self.index.add(vectors, rows.ids, self.rows.ids)
         self.rows = self.rows.join(rows)
 
     def remove(self, ids: ArrayLike) -> None:
@@ -159,7 +98,7 @@ class Gallery:
         self.rows = remaining
 
     def save(self, folder: Path) -> None:
-        """Write gallery.json, index-N.faiss, rows-N.npz and heldout-N.npz, replacing a gallery saved there before in one step.
+        """Write gallery.json, index-N.faiss, rows-N.npz and held_out-N.npz, replacing a gallery saved there before in one step.
 
         gallery.json is replaced last and names the others by their generation N, so that a crash leaves the old gallery intact.
         """
@@ -168,19 +107,18 @@ class Gallery:
             self.index.save(temporary)
             size = temporary.stat().st_size
         with atomic_write(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self.rows))
+            np.savez(file, allow_pickle=False, **self.rows.columns())
         if self.held_out is not None:
-            with atomic_write(folder / f"heldout-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
-                np.savez(file, **self.held_out._asdict())
-        about: dict[str, Any] = {"runs": list(self.runs), "new_share": self.new_share, "held_out": self.held_out is not None}
-        about |= {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
-        write_json(folder / "gallery.json", about | {"rows": len(self.rows), "dimension": self.index.dimension, "bytes": size})
-        for stale in [*folder.glob("index-*.faiss"), *folder.glob("rows-*.npz"), *folder.glob("heldout-*.npz")]:
+            self.held_out.save(folder / f"held_out-{old + 1}.npz")
+        about = {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
+        about |= {"rows": len(self.rows), "dimension": self.index.dimension, "bytes": size, "nprobe": self.index.nprobe}
+        write_json(folder / "gallery.json", about | {"about": self.about})
+        for stale in [*folder.glob("index-*.faiss"), *folder.glob("rows-*.npz"), *folder.glob("held_out-*.npz")]:
             if stale.stem.split("-")[1] != str(old + 1):
                 stale.unlink()
 
     def require_model(self, model: str, what: str) -> None:
-        """Raise FlukeError unless `what` was embedded by the gallery's model."""
+        """Raise FlukeError unless `model` is the gallery's; `what` names the embeddings that it made."""
         if model != self.model:
             raise FlukeError(f"The gallery was embedded by {self.model!r} and the {what} by {model!r}; embed both with one model.")
 
@@ -211,9 +149,21 @@ def build_gallery(
 def open_gallery(folder: Path) -> Gallery:
     """Open the gallery saved in `folder`, its vectors memory-mapped.
 
-    Raises FlukeError when a file is missing or truncated, or doesn't belong to the others.
+    Files that vanish while they are read belong to a gallery that was replaced meanwhile: then the new one is opened. Raises
+    FlukeError when a file is missing or truncated, or doesn't belong to the others.
     """
     about: dict[str, Any] = read_json(folder / "gallery.json")
+    while True:
+        try:
+            return _open_generation(folder, about)
+        except FlukeError:
+            before, about = about, read_json(folder / "gallery.json")
+            if about == before:
+                raise
+
+
+def _open_generation(folder: Path, about: dict[str, Any]) -> Gallery:
+    """Open the gallery that `about`, gallery.json, describes."""
     try:
         generation, model, metric, factory = int(about["generation"]), about["model"], about["metric"], about["factory"]
         count, dimension, size = int(about["rows"]), int(about["dimension"]), int(about["bytes"])
@@ -222,14 +172,11 @@ def open_gallery(folder: Path) -> Gallery:
     path = folder / f"rows-{generation}.npz"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            rows = GalleryRows(*(file[name] for name in ("ids", "names", "labels", "paths", "contents") if name in file))
-        held_out = None
-        if about.get("held_out"):
-            path = folder / f"heldout-{generation}.npz"
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                held_out = HeldOut(*(file[name] for name in HeldOut._fields))
+            rows = GalleryRows(**{name: file[name] for name in file.files})
         path = folder / f"index-{generation}.faiss"
-        index = FaissIndex.open(path, factory, size)
+        index = FaissIndex.open(path, factory, size, about.get("nprobe"))
+        path = folder / f"held_out-{generation}.npz"
+        held_out = HeldOut.load(path) if path.exists() else None
     except _DAMAGED as error:
         raise FlukeError(f"{path}: missing or damaged ({faiss_reason(error)}); build the gallery again.") from None
     if metric not in SIMILARITIES or (len(index), len(rows), index.dimension) != (count, count, dimension):
@@ -237,4 +184,4 @@ def open_gallery(folder: Path) -> Gallery:
             f"{folder}: its files don't belong together (gallery.json: {count} rows of {dimension}, {metric}; rows: {len(rows)}; "
             f"index: {len(index)} of {index.dimension}); build the gallery again."
         )
-    return Gallery(index, rows, model, metric, held_out, tuple(about.get("runs", ())), about.get("new_share"))
+    return Gallery(index, rows, model, metric, about.get("about") or {}, held_out)

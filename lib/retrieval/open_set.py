@@ -9,27 +9,24 @@ from typing import Any
 import numpy as np
 
 from lib.config.recipe import Recipe
-from lib.retrieval.calibration import Logistic, fit_probability
+from lib.retrieval.answer_model import AnswerModel, fit_answer_model
 from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.ranking import replace_missing
-from lib.retrieval.thresholds import fit_threshold
-
-MANY = 50
-"""Queries from which on a share of them is estimated."""
+from lib.retrieval.thresholds import LabelledScores, fit_threshold
 
 
 @dataclass(frozen=True)
 class OpenSet:
-    """Threshold, share of new individuals and calibrations, made by `fit_open_set`."""
+    """Threshold, share of new individuals and calibration, made by `fit_open_set` and stored beside the gallery."""
 
     threshold: float | None
     """Score that a name needs to precede the new label; None without `data.new_label`, or when no new individual was held out."""
     new_share: float | None
     """Share of new individuals among the queries; None where no new individual was held out."""
-    name_probability: Logistic
-    """Probability that a name is right, from its score; NaN where no known individual was asked for."""
-    new_probability: Logistic | None
-    """Probability that a query's individual is new, from minus its best score."""
+    answers: AnswerModel | None
+    """Probabilities of a query's names and of "new"; None where no known individual was held out."""
+    centre_line: tuple[float, float] | None = None
+    """Of class centres: see `class_centres.fit_line`."""
 
     @property
     def lowest_score(self) -> float:
@@ -38,42 +35,43 @@ class OpenSet:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values under their names in threshold.json."""
-        new = None if self.new_probability is None else self.new_probability._asdict()
-        values = {"threshold": self.threshold, "share": self.new_share}
-        return {**values, "probability": self.name_probability._asdict(), "probability_new": new}
+        values = {"threshold": self.threshold, "share": self.new_share, "answers": self.answers and self.answers._asdict()}
+        return values | {"centre_line": self.centre_line}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> OpenSet:
+        """Return what `to_json` wrote. Raises KeyError or TypeError for something else."""
+        line, answers = values["centre_line"], values["answers"]
+        model = None if answers is None else AnswerModel(**answers)
+        return cls(values["threshold"], values["share"], model, line and (line[0], line[1]))
 
 
-def fit_open_set(
-    evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, concatenated_scores: np.ndarray | None = None
-) -> OpenSet:
-    """Fit threshold and calibrations on one evaluation, or on several of runs that held out different rows.
+def fit_open_set(evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, gap: float = 0.0) -> OpenSet:
+    """Fit threshold and calibration on one evaluation, or on several of runs that held out different rows.
 
-    Thresholds and shares of several are averaged. The probabilities are for queries of which the share is new, not validation's.
-    concatenated_scores (t,): best scores of at least MANY queries to answer, where the embeddings of several runs are concatenated.
+    Thresholds and shares of several are averaged, and their scores reduced by `gap`: how much lower the best score of the combined
+    embeddings is than the mean of the runs' (see `pipelines.open_set.combination_gap`). The probabilities are for queries of which
+    the share is new, not validation's.
     """
-    k = recipe.predict.topk
-    fitted = [(e, threshold) for e in evaluations if (threshold := _fit_threshold(e, recipe)) is not None]
-    threshold = float(np.mean([value for _, value in fitted])) if fitted else None
-    rejected = [float(np.mean(e.unlabelled_scores < value)) for e, value in fitted if e.unlabelled_scores is not None]
-    if (
-        concatenated_scores is not None
-        and len(concatenated_scores) >= MANY
-        and len(rejected) > 1
-        and recipe.retrieval.threshold == "auto"
-    ):
-        # The mean of the runs' cosines reaches less high than each of them. So the share of queries that the runs reject in the
-        # mean carries over, not their thresholds. Each run rejects among all individuals, also those that it held out whole.
-        threshold = float(np.quantile(concatenated_scores, np.mean(rejected)))
+    thresholds = [threshold for e in evaluations if (threshold := _fit_threshold(e, recipe)) is not None]
+    threshold = float(np.mean(thresholds)) if thresholds else None
+    if threshold is not None and recipe.retrieval.threshold == "auto":
+        threshold -= gap
     shares = [e.new_share for e in evaluations if e.new_share is not None]
     share = float(np.mean(shares)) if shares else None
-    scores = np.concatenate([e.queries.scores[:, :k] for e in evaluations])
-    is_right = np.concatenate([e.queries.is_right[:, :k] for e in evaluations])
-    known = np.concatenate([e.queries.in_gallery for e in evaluations])
-    found = np.isfinite(scores)
-    prior = None if share is None else (1 - share) * float(is_right[known][found[known]].mean())
-    name_probability = fit_probability(scores[found], is_right[found], prior) if known.any() else Logistic(np.nan, np.nan)
-    new_probability = None if share is None else fit_probability(-replace_missing(scores[:, 0]), ~known, share)
-    return OpenSet(threshold, share, name_probability, new_probability)
+    queries = pooled_queries(evaluations, gap)
+    answers = fit_answer_model(queries, share) if queries.in_gallery.any() else None
+    return OpenSet(threshold, share, answers, _line(evaluations))
+
+
+def pooled_queries(evaluations: Sequence[OpenSetEvaluation], gap: float = 0.0) -> LabelledScores:
+    """Return the labelled queries of all evaluations, their scores reduced by `gap`."""
+    scores, right, known = (np.concatenate([e.queries[i] for e in evaluations]) for i in range(3))
+    return LabelledScores(scores - gap, right, known)
+
+
+def _line(evaluations: Sequence[OpenSetEvaluation]) -> tuple[float, float] | None:
+    return None if len(evaluations) > 1 or evaluations[0].centres is None else evaluations[0].centres.line
 
 
 def _fit_threshold(evaluation: OpenSetEvaluation, recipe: Recipe) -> float | None:

@@ -95,6 +95,31 @@ def rank_identities(scores: NDArray[Any], classes: NDArray[Any], topk: int, r: R
     return ranking
 
 
+def append_ranking(
+    ranking: Ranking, images: NDArray[np.int64], rows: NDArray[np.int64], deeper: Ranking, deeper_images: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Append identities of `deeper` (b, m), a search further down, to `rows` (b,) of a ranking, in place, after its own.
+
+    Each score is limited to the last one before. `images` (q, m) and `deeper_images` (b, m) are the row ids of the nearest images;
+    returns those of `rows` after the change.
+    """
+    m = ranking.classes.shape[1]
+    own = ranking.classes[rows]
+    repeated = (deeper.classes[:, :, None] == own[:, None, :]).any(axis=2)
+    missing = np.concatenate([own < 0, repeated | (deeper.classes < 0)], axis=1)
+    order = np.argsort(missing, axis=1, kind="stable")[:, :m]
+
+    def joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+        return np.take_along_axis(np.concatenate([first, second], axis=1), order, 1)
+
+    empty = np.take_along_axis(missing, order, 1)
+    scores = np.minimum.accumulate(joined(ranking.scores[rows], deeper.scores), axis=1)
+    found = np.where(empty, -1, joined(images[rows], deeper_images))
+    ranking.classes[rows] = np.where(empty, -1, joined(own, deeper.classes))
+    ranking.scores[rows] = np.where(empty, -np.inf, scores)
+    return found
+
+
 def expand_queries(
     queries: NDArray[Any], scores: NDArray[Any], neighbours: NDArray[Any], alpha: float = 3.0
 ) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.config.recipe import Recipe
 from lib.files import atomic_write, write_json
-from lib.retrieval.evaluation import OpenSetEvaluation, average_metrics
+from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.gallery import Gallery
 from lib.retrieval.open_set import OpenSet
 from lib.retrieval.pairs import PairVerification
@@ -29,7 +29,8 @@ class RetrievalResult:
     queries: Table
     search: SearchResult
     evaluations: list[OpenSetEvaluation]
-    """Of the held-out rows: one, or one per run where the runs held out different rows."""
+    """Of the held-out rows: one, one per run where the runs held out different rows, or none where a saved gallery's open-set model
+    is used."""
     open_set: OpenSet
     names: list[list[str]]
     """Up to `predict.topk` names per query, with the new label where the threshold places it."""
@@ -37,33 +38,28 @@ class RetrievalResult:
     """The right name of each query, the new label for one that the gallery lacks; None without labels."""
     metrics: dict[str, float]
     """Metrics of the queries; empty without labels."""
-    interval: tuple[float, float] | None = None
-    """95% interval of map@5: of the queries if they have labels, else of validation."""
+    validation: dict[str, float]
+    """Metrics of the held-out queries, averaged over the evaluations."""
     pairs: PairVerification | None = None
-
-    @property
-    def validation(self) -> dict[str, float]:
-        """Metrics of the held-out queries, averaged over the evaluations."""
-        return average_metrics(self.evaluations)
 
 
 def ranking_table(result: RetrievalResult) -> pd.DataFrame:
     """Return one row per answer: query, rank (from 1), name, score, probability, image (the individual's nearest; None for none).
 
-    The new label's score is the threshold.
+    The new label's score is the threshold. The probabilities of a query's answers are of one distribution.
     """
     search, open_set, new_label = result.search, result.open_set, result.recipe.data.new_label
     positions = result.gallery.rows.positions(search.images)
     images = result.gallery.rows.names[positions].astype(object)
     images[positions < 0] = None
-    of_name = open_set.name_probability(search.scores)
-    of_new = None if open_set.new_probability is None else open_set.new_probability(-search.best_scores)
+    unknown = np.full(search.scores.shape, np.nan), np.full(len(search.scores), np.nan)
+    of_name, of_new = unknown if open_set.answers is None else open_set.answers(search.scores)
     rows: list[tuple[Any, ...]] = []
     for q, (query, names) in enumerate(zip(result.queries.names, result.names)):
         column = {name: j for j, name in enumerate(search.names[q].tolist())}
         for rank, name in enumerate(names, 1):
             if name == new_label:
-                rows.append((query, rank, name, open_set.lowest_score, np.nan if of_new is None else of_new[q], None))
+                rows.append((query, rank, name, open_set.lowest_score, of_new[q], None))
             else:
                 j = column[name]
                 rows.append((query, rank, name, float(search.scores[q, j]), of_name[q, j], images[q, j]))
@@ -75,7 +71,7 @@ def write_threshold(folder: RetrievalFolder, result: RetrievalResult) -> None:
 
     Where there is a curve, write it too: threshold_curve.npz.
     """
-    curve, threshold = result.evaluations[0].curve, result.open_set.threshold
+    curve, threshold = result.evaluations[0].curve if result.evaluations else None, result.open_set.threshold
     about = {**result.open_set.to_json(), "by": result.recipe.retrieval.threshold_by, "model": result.gallery.model}
     about["validation"] = result.validation
     if result.pairs is not None:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from lib.errors import FlukeError, first_few
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 Metric = Literal["cosine", "l2"]
 
 

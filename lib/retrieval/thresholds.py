@@ -30,6 +30,11 @@ class LabelledScores(NamedTuple):
     in_gallery: NDArray[np.bool_]
     """(q,) whether the gallery has the query's identity; without it the new label is right."""
 
+    @property
+    def best_scores(self) -> NDArray[Any]:
+        """The highest score of each query, (q,)."""
+        return self.scores[:, 0]
+
     def take(self, index: Any) -> LabelledScores:
         """Return the queries that `index` selects."""
         return LabelledScores(self.scores[index], self.is_right[index], self.in_gallery[index])
@@ -104,7 +109,7 @@ RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
     # `share` of the first answers are the new label
     "share": lambda curve, share, far: np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share)),
     # the lowest threshold at which at most `far` of the new queries get a name first (false acceptance rate)
-    "far": lambda curve, share, far: np.argmax(curve.new_rejected >= 1 - far - 1e-9),  # 1 - 0.95 > 0.05
+    "far": lambda curve, share, far: np.argmax(1 - curve.new_rejected <= far + 1e-9),  # 1 - 0.95 > 0.05 in floats
 }
 """retrieval.threshold_by: how a position on the curve is chosen, given the share of new queries and retrieval.far."""
 

@@ -19,7 +19,8 @@ from lib.metrics.intervals import bootstrap_interval
 from lib.models.embedding_losses import EmbeddingLoss, make_embedding_loss
 from lib.models.losses import make_classification_loss
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
-from lib.retrieval.evaluation import OpenSetEvaluation, ValidationSet, evaluate_open_set, query_interval
+from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set
+from lib.retrieval.held_out import ValidationSet
 from lib.scores.decided import decide_out_of_fold
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY, Target
@@ -241,11 +242,7 @@ class EmbeddingTask(Task):
         rows = ValidationSet(outputs, self.labels, is_query, self.val.groups)
         found = evaluate_open_set(rows, self.recipe, centres)
         _require_metric(self.metric, found.metrics, self.num_queries)
-
-        def interval() -> tuple[float, float] | None:
-            return query_interval(found, self.metric) if self.metric in found.per_query else None
-
-        return Evaluation(found.metrics, outputs, None, found, interval)
+        return Evaluation(found.metrics, outputs, None, found, lambda: found.interval(self.metric))
 
 
 def class_centres(loss: nn.Module | None, recipe: Recipe, classes: tuple[str, ...]) -> ClassCentres | None:

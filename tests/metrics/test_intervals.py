@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
 
 from lib.errors import FlukeError
-from lib.metrics.intervals import bootstrap_interval, gain_interval, interval_on_test, share_interval
+from lib.metrics.intervals import bootstrap_interval, gain_interval, interval_on_test
 from lib.metrics.registry import METRICS
 from tests.metrics.test_classification import single
 
@@ -109,38 +108,3 @@ def test_intervals_on_test_stay_within_a_metrics_range() -> None:
     assert interval_on_test("accuracy", 0.99, (0.98, 0.998), 1000, 100)[1] == 1
     assert interval_on_test("macro_map", 0.01, (0.002, 0.02), 1000, 100)[0] == 0
     assert interval_on_test("log_loss", 1.2, (1.1, 1.3), 100, 100)[1] > 1.3
-
-
-@pytest.mark.parametrize(
-    ("clusters", "size", "truth", "spread"),
-    [(5, 4, 0.7, 4.0), (8, 1, 0.8, 4.0), (30, 6, 0.5, 1.0), (50, 1, 0.98, 4.0), (40, 3, 0.95, 2.0)],
-)
-def test_an_interval_of_dependent_rows_holds_as_often_as_it_says(clusters: int, size: int, truth: float, spread: float) -> None:
-    """Rows of an individual are right with its own probability, of a beta distribution with mean `truth`."""
-    rng = np.random.default_rng(0)
-    hits, widths, truths = [], [], []
-    for _ in range(600):
-        own = rng.beta(truth * spread, (1 - truth) * spread, clusters)
-        values = (rng.random((clusters, size)) < own[:, None]).astype(float).ravel()
-        low, high = share_interval(values, np.repeat(np.arange(clusters), size))
-        hits.append(low <= truth <= high)
-        widths.append(high - low)
-        truths.append(values.mean())
-    assert np.mean(hits) > 0.92
-    exact = np.diff(np.quantile(truths, [0.025, 0.975]))[0]
-    assert np.mean(widths) < 2.2 * max(exact, 0.05), "so wide that it says nothing"
-
-
-def test_an_interval_of_independent_rows_is_wilsons_with_students_quantile() -> None:
-    values = np.repeat([1.0, 0.0], [45, 15])
-    p, n, z = 0.75, 59, student.ppf(0.975, 59)  # the variance is that of a sample: n - 1
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    assert share_interval(values) == pytest.approx((middle - half, middle + half))
-    assert share_interval(np.ones(50))[1] == 1
-    assert 0.9 < share_interval(np.ones(50))[0] < 0.95  # (1, 1) by a bootstrap
-    assert share_interval(np.zeros(50)) == pytest.approx(tuple(1 - end for end in share_interval(np.ones(50))[::-1]))
-    assert share_interval(np.ones(5), np.zeros(5)) == (0, 1)
-    assert share_interval(np.array([1, np.nan, 0, 0])) == share_interval(np.array([1.0, 0, 0]))
-    doubled = share_interval(np.array([1.0, 0, 0, 1, 0]), weights=np.array([2.0, 2, 2, 1, 1]))
-    assert doubled[0] < np.average([1, 0, 0, 1, 0], weights=[2, 2, 2, 1, 1]) < doubled[1]

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from lib.retrieval.gallery import GalleryRows
+from lib.retrieval.rows import GalleryRows
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from lib.errors import FlukeError
-from lib.retrieval.gallery import GalleryRows, build_gallery, open_gallery
+from lib.files import read_json
+from lib.retrieval import gallery as gallery_module
+from lib.retrieval.gallery import build_gallery, open_gallery
+from lib.retrieval.rows import GalleryRows
 from tests.retrieval.conftest import made, unit
 
-FACTORIES = ["Flat", "SQ8", "IVF8,Flat", "HNSW16", "PCA12,IVF8,SQ8", "PCA12,Flat", "IVF8,Flat,RFlat"]
+FACTORIES = ["Flat", "SQ8", "IVF8,Flat", "HNSW16", "PCA12,IVF8,SQ8", "PCA12,Flat", "IVF8,Flat,RFlat", "NSG16", "IDMap2,Flat"]
 
 
 def brute(x, queries, ids, k, metric):
@@ -186,3 +189,28 @@ def test_damaged_and_mixed_files_are_one_sentence(tmp_path):
     np.savez(tmp_path / "pickled.npz", ids=rows.ids, names=np.array([object()] * len(rows)), labels=rows.labels)
     refused(table, (tmp_path / "pickled.npz").read_bytes())
     assert len(open_gallery(tmp_path).rows) == 400
+
+
+def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_anew(tmp_path, monkeypatch):
+    x, rows = made()
+    build_gallery(x, rows, "m").save(tmp_path)
+
+    def replaced_after_reading(path):
+        about = read_json(path)
+        monkeypatch.setattr(gallery_module, "read_json", read_json)
+        build_gallery(x[:50], rows.take(slice(50)), "m").save(tmp_path)
+        return about
+
+    monkeypatch.setattr(gallery_module, "read_json", replaced_after_reading)
+    assert len(open_gallery(tmp_path).rows) == 50
+
+
+@pytest.mark.parametrize("factory", ["IVF32,Flat", "PCA12,IVF32,SQ8"])
+def test_an_inverted_file_searches_enough_cells_also_when_it_is_opened_again(factory, tmp_path):
+    x, rows = made(3000, 16, 600)
+    queries = x[:300] + 0.2 * np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
+    build_gallery(x, rows, "m", factory=factory).save(tmp_path)
+    opened = open_gallery(tmp_path)
+    found = opened.search(queries, 1, "m")[1]
+    opened.index.set_parameters({"nprobe": 32})
+    assert (found == opened.search(queries, 1, "m")[1]).mean() > 0.97

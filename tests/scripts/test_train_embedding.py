@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 from lib.config import command_line
 from lib.config.recipe import Folds, Model, Recipe
@@ -217,21 +218,21 @@ def test_rows_of_the_new_label_push_others_away_and_attract_nobody() -> None:
     assert arcface(x[4:], torch.from_numpy(targets[4:])).item() == 0
 
 
-def test_intervals_of_queries_count_individuals_not_images() -> None:
-    """Ten individuals with four alike queries, half of them found, and forty with one: four times as many rows know no more."""
+def test_intervals_of_queries_draw_individuals_whole() -> None:
+    """Ten individuals with four alike queries each, half of them found: 40 rows know no more than ten."""
     rng = np.random.default_rng(0)
-    own = np.eye(80, dtype=np.float32)
-    training = made([f"{i:02}" for i in range(80)], [f"before{i}" for i in range(80)])
-    widths = []
-    for of_query in (np.repeat(np.arange(10), 4), np.arange(40)):
-        asked = own[np.where(of_query % 2, of_query, of_query + 40)] + 0.01 * rng.normal(size=(40, 80)).astype(np.float32)
-        task = EmbeddingTask(
-            recipe(train_metric="recall@1"), training, made([f"{i:02}" for i in of_query], [str(i) for i in range(40)])
-        )
-        evaluation = task.evaluate(np.concatenate([own, asked]), task.make_loss(80))
+    own = np.eye(20, dtype=np.float32)
+    of_query = np.repeat(np.arange(10), 4)
+    asked = own[np.where(of_query % 2, of_query, of_query + 10)] + 0.01 * rng.normal(size=(40, 20)).astype(np.float32)
+    training = made([f"{i:02}" for i in range(20)], [f"before{i}" for i in range(20)])
+    labels = [f"{i:02}" for i in of_query]
+    for sightings in ([f"sighting{i}" for i in of_query], [str(row) for row in range(40)]):
+        task = EmbeddingTask(recipe(train_metric="recall@1"), training, made(labels, sightings))
+        evaluation = task.evaluate(np.concatenate([own, asked]), task.make_loss(20))
         assert evaluation.metrics["recall@1"] == 0.5
-        widths.append(np.diff(evaluation.interval()))
-    assert 1.8 * widths[1] < widths[0] < 2.2 * widths[1]
+        low, high = evaluation.interval()
+        exact = binomtest(5, 10).proportion_ci(method="exact")
+        assert high - low == pytest.approx(exact.high - exact.low, rel=0.15)
 
 
 def test_one_individual_is_refused() -> None:

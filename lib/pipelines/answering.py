@@ -1,0 +1,154 @@
+"""Answers to queries: the open-set model is fitted on held-out rows against the gallery that is asked, or read from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lib.config.recipe import Recipe
+from lib.errors import FlukeError
+from lib.pipelines.embed import load_held_out
+from lib.pipelines.gallery_files import content_hashes
+from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
+from lib.retrieval.class_centres import ClassCentres
+from lib.retrieval.combination import combination_gap
+from lib.retrieval.evaluation import LENGTH, OpenSetEvaluation, average_metrics, evaluate_search, search_held_out
+from lib.retrieval.gallery import Gallery, build_gallery
+from lib.retrieval.held_out import HeldOut, hold_out
+from lib.retrieval.open_set import OpenSet, fit_open_set
+from lib.retrieval.rows import GalleryRows, LeftOut
+from lib.retrieval.search import SearchResult, search_identities
+
+LEAST_JOINT = 20
+"""Known, and new, queries that all runs held out, from which on the open-set model is fitted on them."""
+
+
+@dataclass
+class Answers:
+    """The search for queries, with the open-set model that places the new label."""
+
+    found: SearchResult
+    open_set: OpenSet
+    evaluations: list[OpenSetEvaluation]
+    """Of the held-out rows; none where the model was read from the gallery's folder."""
+    validation: dict[str, float]
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields that the open-set model was fitted for."""
+    return {**asdict(recipe.retrieval), "topk": recipe.predict.topk, "new_label": recipe.data.new_label}
+
+
+def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable) -> Answers | None:
+    """Answer with the open-set model of a saved gallery; for other settings it is fitted again on the gallery's held-out queries.
+
+    None where the folder holds neither.
+    """
+    about, recipe, left_out = gallery.about, session.recipe, self_matches(session, gallery, queries)
+    if about and about["settings"] == settings(recipe):
+        open_set = OpenSet.from_json(about["open_set"])
+        centres = with_line(session.centres, open_set)
+        return Answers(_search(session, gallery, queries.embeddings, centres, left_out), open_set, [], about["validation"])
+    if gallery.held_out is None:
+        return None
+    return answer_held_out(session, gallery, gallery.held_out, queries.embeddings, left_out)
+
+
+def with_line(centres: ClassCentres | None, open_set: OpenSet) -> ClassCentres | None:
+    """Return class centres with the line that the open-set model holds."""
+    return None if centres is None else centres._replace(line=open_set.centre_line)
+
+
+def answer_held_out(
+    session: RetrievalSession, gallery: Gallery, held_out: HeldOut, embeddings: np.ndarray, left_out: LeftOut | None
+) -> Answers:
+    """Answer queries (q, d) with an open-set model that is fitted on held-out queries of the combined embeddings."""
+    searched = search_held_out(held_out, gallery, session.recipe, session.centres)
+    found = _search(session, gallery, embeddings, searched.centres, left_out)
+    evaluation = evaluate_search(searched, gallery, session.recipe, found.best_scores)
+    return Answers(found, fit_open_set([evaluation], session.recipe), [evaluation], evaluation.metrics)
+
+
+def refit(session: RetrievalSession, gallery: Gallery) -> None:
+    """Fit the open-set model of a changed gallery again, on its held-out queries, for the same share of new individuals."""
+    if gallery.held_out is None:
+        if gallery.about:
+            session.log("note: the threshold stays the one of the gallery before; no row was held out by all runs")
+        return
+    recipe, before = session.recipe, OpenSet.from_json(gallery.about["open_set"]) if gallery.about else None
+    searched = search_held_out(gallery.held_out, gallery, recipe, session.centres)
+    evaluation = evaluate_search(searched, gallery, recipe, None if before is None else before.new_share)
+    open_set = fit_open_set([evaluation], recipe)
+    about = {"settings": settings(recipe), "open_set": open_set.to_json(), "validation": evaluation.metrics}
+    gallery.about = gallery.about | about
+    if before is not None and before.threshold is not None and open_set.threshold is not None:
+        session.log(f"threshold, fitted for the changed gallery: {before.threshold:.4f} to {open_set.threshold:.4f}")
+
+
+def answer_from_training(session: RetrievalSession, train: EmbeddedTable, gallery: Gallery, queries: EmbeddedTable) -> Answers:
+    """Answer with an open-set model fitted on the rows that all runs held out, or on each run's own where these are too few."""
+    left_out, joint = self_matches(session, gallery, queries), joint_held_out(session, train)
+    if joint is not None:
+        gallery.held_out = joint
+        return answer_held_out(session, gallery, joint, queries.embeddings, left_out)
+    session.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
+    found = _search(session, gallery, queries.embeddings, None, left_out)
+    named = train.labels != (session.recipe.data.new_label or "")
+    rows = GalleryRows(train.table.rows, train.table.names, train.labels).take(named)
+    evaluations, r = [], session.recipe.retrieval
+    for run, part, of_queries in zip(session.runs, train.units, queries.units):
+        one = build_gallery(part[named], rows, gallery.model, r.metric, gallery.index.factory)
+        held_out = hold_out(train.validation_set(part, *load_held_out(run, train.table)), session.recipe.data.new_label)
+        # every run's best scores in the whole gallery, not those of the combination, belong to its own held-out scores
+        best = _search(session, one, of_queries, None, left_out).best_scores
+        evaluations.append(evaluate_search(search_held_out(held_out, one, session.recipe), one, session.recipe, best))
+    groups = None if train.table.groups is None else train.table.groups[named]
+    gap = combination_gap([part[named] for part in train.units], gallery, train.embeddings[named], rows, groups, r)
+    return Answers(found, fit_open_set(evaluations, session.recipe, gap), evaluations, average_metrics(evaluations))
+
+
+def joint_held_out(session: RetrievalSession, train: EmbeddedTable) -> HeldOut | None:
+    """Return the rows that all runs held out; None where runs differ and too few are left."""
+    splits = [load_held_out(run, train.table) for run in session.runs]
+    held_out = [set(positions[is_query].tolist()) for positions, is_query in splits]
+    joint = np.array(sorted(set.intersection(*held_out)), dtype=np.int64)
+    positions = np.unique(np.concatenate([positions for positions, _ in splits]))
+    if not len(joint):
+        return None
+    found = hold_out(train.validation_set(train.embeddings, positions, np.isin(positions, joint)), session.recipe.data.new_label)
+    if all(rows == held_out[0] for rows in held_out):
+        return found
+    new = int(found.is_new.sum())
+    enough = len(joint) - new >= LEAST_JOINT and (session.recipe.data.new_label is None or new >= LEAST_JOINT)
+    return found if enough else None
+
+
+def _search(
+    session: RetrievalSession, gallery: Gallery, embeddings: np.ndarray, centres: ClassCentres | None, left_out: LeftOut | None
+) -> SearchResult:
+    topk = max(LENGTH, session.recipe.predict.topk)
+    return search_identities(gallery, embeddings, session.recipe.retrieval, gallery.model, topk, centres, left_out)
+
+
+def self_matches(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, quiet: bool = False) -> LeftOut | None:
+    """Return which gallery images are the same files as queries; they are left out, and counted on the screen unless `quiet`."""
+    hashes = content_hashes(queries.table.paths)
+    names, code = np.unique(hashes, return_inverse=True)
+    at = np.searchsorted(names, gallery.rows.hashes).clip(max=len(names) - 1)
+    of_row = np.where((names[at] == gallery.rows.hashes) & (gallery.rows.hashes != ""), at, -2)
+    repeated = int(np.isin(code, of_row).sum())
+    if not repeated:
+        return None
+    if not quiet:
+        session.log(f"note: {repeated:,} of the queries are images of the gallery; a query isn't answered by itself")
+    return LeftOut(code, of_row)
+
+
+def require_same_model(session: RetrievalSession, gallery: Gallery) -> None:
+    """Raise FlukeError for a gallery of another metric or network than the session's."""
+    r = session.recipe.retrieval
+    if gallery.metric != r.metric:
+        raise FlukeError(f"{session.gallery}: was built for {gallery.metric}, not for retrieval.metric {r.metric}; build it again.")
+    gallery.require_model(session.model, "queries")

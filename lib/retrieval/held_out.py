@@ -1,0 +1,80 @@
+"""Held-out queries: labelled images that the network hasn't learnt, asked of the gallery as further queries will be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.files import atomic_write
+from lib.retrieval.rows import GalleryRows, LeftOut
+
+
+class ValidationSet(NamedTuple):
+    """n labelled rows, some of which are queries among the others."""
+
+    embeddings: np.ndarray
+    """(n, d)"""
+    labels: np.ndarray
+    """(n,) str"""
+    is_query: np.ndarray
+    """(n,) bool"""
+    groups: np.ndarray | None
+    """(n,) sightings; None: every row is a group."""
+    ids: np.ndarray | None = None
+    """(n,) row ids in the gallery; None: positions."""
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """The rows' ids, (n,) int64."""
+        return np.arange(len(self.labels)) if self.ids is None else self.ids
+
+
+class HeldOut(NamedTuple):
+    """q held-out queries, which may be rows of the gallery that is asked."""
+
+    embeddings: np.ndarray
+    """(q, d)"""
+    labels: NDArray[np.str_]
+    """(q,)"""
+    ids: NDArray[np.int64]
+    """(q,) row ids in the gallery."""
+    is_new: NDArray[np.bool_]
+    """(q,) whether none of the individual's images was learnt, so that the query stands for a new individual."""
+    clusters: NDArray[np.str_]
+    """(q,) what is independent: the individual, or for the new label, which isn't one, the sighting."""
+
+    def left_out(self, rows: GalleryRows) -> LeftOut:
+        """Return which images of the gallery answer none of the queries: held-out ones of the query's individual, or all of an
+        individual that stands for a new one.
+
+        So a query is asked of the gallery as it is, of its full size, and finds of its own individual the images that were learnt.
+        """
+        names, code = np.unique(self.labels, return_inverse=True)
+        of_row = np.searchsorted(names, rows.labels).clip(max=len(names) - 1)
+        there = names[of_row] == rows.labels
+        hidden = there & (np.isin(rows.ids, self.ids) | np.isin(rows.labels, self.labels[self.is_new]))
+        return LeftOut(code, np.where(hidden, of_row, -2))
+
+    def save(self, path: Path) -> None:
+        """Write the queries as npz."""
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **self._asdict())
+
+    @classmethod
+    def load(cls, path: Path) -> HeldOut:
+        """Read what `save` wrote. Raises OSError, ValueError, KeyError or BadZipFile for a missing or damaged file."""
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return cls(**{name: file[name] for name in cls._fields})
+
+
+def hold_out(rows: ValidationSet, new_label: str | None) -> HeldOut:
+    """Return the queries of a validation set."""
+    q, labels = rows.is_query, rows.labels[rows.is_query].astype(str)
+    is_new = ~np.isin(labels, rows.labels[~q]) | (labels == (new_label or ""))
+    sightings = rows.row_ids if rows.groups is None else rows.groups
+    alone = np.char.add(f"{new_label} ", sightings[q].astype(str))
+    clusters = np.where(labels == (new_label or ""), alone, labels)
+    return HeldOut(rows.embeddings[q], labels, rows.row_ids[q], is_new, clusters)
