@@ -9,7 +9,7 @@
     python scripts/retrieve.py --pair a.jpg b.jpg                        # whether two images show the same individual
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
     python scripts/retrieve.py --remove w_123 img_7.jpg                  # remove individuals or images from it
-    python scripts/retrieve.py --model NAME --cfg recipes/whale.yaml     # a pretrained descriptor as it is, without any training
+    python scripts/retrieve.py --model resnet50 --data.train_csv catalogue.csv --out catalogue   # a gallery without training
     python scripts/retrieve.py --gallery G --queries a.jpg photos/       # ask that gallery; its folder is all that is needed
 
 Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
@@ -20,7 +20,6 @@ set, such as --retrieval.method. Under `accelerate launch` all processes embed.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from typing import Any
 from lib.config import command_line
 from lib.errors import FlukeError
 from lib.process import run_script
-from lib.run_folder import RetrievalFolder
+from lib.run_folder import RetrievalFolder, RunFolder
 
 COMMANDS = ("evaluate", "pair", "add", "remove", "queries")  # at most one of them
 
@@ -39,8 +38,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = command_line.make_parser(__doc__)
     for name, kind, count, meaning in (
         ("run", str, "+", "Runs of train_embedding; default: the newest below runs/."),
-        ("model", str, None, "Instead of a run: a timm, hf-hub: or local-dir: model, whose features are the embeddings."),
-        ("weights", str, None, "Its weights, a file; default: its pretrained ones. Short for --model.weights."),
+        ("model", str, None, "A pretrained network (timm, hf-hub:OWNER/NAME) instead of a run: a gallery without training."),
+        ("weights", str, None, "--model: a local file of weights instead of those to download."),
         ("topk", int, None, "Names per query; short for --predict.topk."),
         ("queries", Path, "+", "A table, a folder, or images to answer, instead of the recipe's test images."),
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
@@ -64,11 +63,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_inference_accelerator
 
-    if args.model:
-        args.run = [str(Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', args.model)}-pretrained")]
-        argv = [*argv, "--model.name", args.model, *(["--model.weights", args.weights] if args.weights else [])]
-        retrieve.prepare_pretrained(command_line.parse(parser, argv).recipe, Path(args.run[0]), args.recipe_file)
     alone = args.gallery is not None and args.run is None and (args.gallery / "networks").exists()
+    if args.model is not None:
+        return _start_catalogue(args, parser, argv)
     runs = gallery_files.find_networks(args.gallery) if alone else embed.find_embedding_runs(args.run)
     topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
     recipes = [command_line.parse(parser, ["--cfg", str(run.recipe), *argv, *topk]).recipe for run in runs]
@@ -86,6 +83,31 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.remove:
         return change_gallery.remove_from_gallery(session, args.remove)
     paths = args.queries or ([args.evaluate] if args.evaluate is not None else None)
+    return retrieve.answer_queries(session, paths, args.image_dir, metrics_only=args.evaluate is not None)
+
+
+def _start_catalogue(args: Any, parser: command_line.Parser, argv: list[str]) -> dict[str, Any]:
+    """Build a gallery with a pretrained network, and answer queries if any are given."""
+    from lib.pipelines import catalogue, retrieve
+    from lib.pipelines.retrieval_session import RetrievalSession
+    from lib.training.accelerator import keep_memory, make_inference_accelerator
+
+    if args.run or args.gallery or args.add or args.remove or args.pair:
+        raise FlukeError("--model: builds a gallery; ask or change it afterwards with --gallery, without --model.")
+    topk = [] if args.topk is None else ["--predict.topk", str(args.topk)]
+    recipe = catalogue.pretrained_recipe(command_line.parse(parser, [*argv, *topk]).recipe, args.model, args.weights)
+    keep_memory()
+    folder = RetrievalFolder(args.out or Path("runs") / Path(args.model.split(":")[-1]).name)
+    accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
+    run = RunFolder(folder.path / "network")
+    recipe = catalogue.make_pretrained(run, recipe, accelerator.print, accelerator)
+    session = RetrievalSession([run], [recipe], "concat", accelerator, folder, None)
+    catalogue.build_catalogue(session)
+    paths = args.queries or ([args.evaluate] if args.evaluate is not None else None)
+    d = recipe.data
+    if paths is None and not (d.test_csv or d.test_dir or d.sample_submission):
+        return {}
+    session.gallery = folder.gallery
     return retrieve.answer_queries(session, paths, args.image_dir, metrics_only=args.evaluate is not None)
 
 

@@ -267,7 +267,7 @@ class Train:
     """The training loop."""
 
     epochs: Natural = 10
-    """Passes over the training rows. 0 (train_embedding): none, the backbone's features as they are; see retrieve.py --model."""
+    """Passes over the training rows. 0 (train_embedding): none, the backbone's features as they are."""
     batch_size: Count = 32
     """Images per batch over all processes together, of which each takes an equal share: one process and several train alike."""
     accumulate: Count = 1

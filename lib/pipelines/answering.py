@@ -77,14 +77,24 @@ def refit(session: RetrievalSession, gallery: Gallery) -> None:
         if gallery.about:
             session.log("note: the threshold stays the one of the gallery before; no row was held out by all runs")
         return
-    recipe, before = session.recipe, OpenSet.from_json(gallery.about["open_set"]) if gallery.about else None
-    searched = search_held_out(gallery.held_out, gallery, recipe, session.centres)
-    evaluation = evaluate_search(searched, gallery, recipe, None if before is None else before.new_share)
-    open_set = fit_open_set([evaluation], recipe)
-    about = {"settings": settings(recipe), "open_set": open_set.to_json(), "validation": evaluation.metrics}
-    gallery.about = gallery.about | about
-    if before is not None and before.threshold is not None and open_set.threshold is not None:
-        session.log(f"threshold, fitted for the changed gallery: {before.threshold:.4f} to {open_set.threshold:.4f}")
+    before = OpenSet.from_json(gallery.about["open_set"]) if gallery.about else None
+    gallery.about = gallery.about | fit_about(session, gallery, gallery.held_out, None if before is None else before.new_share)
+    now = OpenSet.from_json(gallery.about["open_set"]).threshold
+    if before is not None and before.threshold is not None and now is not None:
+        session.log(f"threshold, fitted for the changed gallery: {before.threshold:.4f} to {now:.4f}")
+
+
+def fit_about(session: RetrievalSession, gallery: Gallery, held_out: HeldOut, share: float | None = None) -> dict[str, Any]:
+    """Return what gallery.json says of the open-set model, fitted on held-out queries for a `share` of new individuals."""
+    searched = search_held_out(held_out, gallery, session.recipe, session.centres)
+    evaluation = evaluate_search(searched, gallery, session.recipe, share)
+    return describe(session, fit_open_set([evaluation], session.recipe), evaluation.metrics)
+
+
+def describe(session: RetrievalSession, open_set: OpenSet, validation: dict[str, float]) -> dict[str, Any]:
+    """Return what gallery.json says of an open-set model: its values, the settings that it was fitted for, and its validation."""
+    about = {"settings": settings(session.recipe), "open_set": open_set.to_json()}
+    return {**about, "validation": validation, "combine": session.combine}
 
 
 def answer_from_training(session: RetrievalSession, train: EmbeddedTable, gallery: Gallery, queries: EmbeddedTable) -> Answers:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.config.command_line import dump
-from lib.config.recipe import Recipe, Retrieval
+from lib.config.recipe import Retrieval
 from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
-from lib.pipelines.answering import answer_from_folder, answer_from_training, require_same_model, self_matches, settings
+from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
 from lib.pipelines.gallery_files import content_hashes, save_networks
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
-from lib.pipelines.runs import RunArguments
-from lib.pipelines.train import train as train_embedding
 from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.evaluation import LENGTH, evaluate_queries
@@ -111,12 +108,7 @@ def search_queries(
                 "again; leave --retrieval, --topk and data.new_label as they were, or build the gallery again."
             )
         answers = answer_from_training(session, train, gallery, queries)
-    gallery.about = {
-        "settings": settings(session.recipe),
-        "open_set": answers.open_set.to_json(),
-        "validation": answers.validation,
-        "combine": session.combine,
-    }
+    gallery.about = describe(session, answers.open_set, answers.validation)
     found, open_set = answers.found, answers.open_set
     names = rank_with_new(found.names, found.scores, open_set.lowest_score, new_label, k)
     truth: list[str | None] = [None] * len(names)
@@ -131,16 +123,6 @@ def search_queries(
         )
         result.truth = np.where(np.isin(labels, gallery.rows.labels), labels, new_label or labels).tolist()
     return result
-
-
-def prepare_pretrained(recipe: Recipe, run: Path, recipe_file: str | None) -> None:
-    """Make a run whose network is a pretrained backbone as it is, unless it is there: its features are the embeddings.
-
-    Raises FlukeError as train_embedding does, and for a run of another recipe.
-    """
-    model = replace(recipe.model, embedding_dim=None, hidden=[])
-    recipe = replace(recipe, model=model, train=replace(recipe.train, epochs=0))
-    train_embedding(recipe, RunArguments(str(run), resume=run.exists(), recipe_file=recipe_file), embedding=True)
 
 
 def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | None) -> Gallery:

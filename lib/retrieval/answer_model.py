@@ -54,11 +54,12 @@ def fit_answer_model(queries: LabelledScores, share: float | None) -> AnswerMode
     features, known = _features((scores - middle) / spread), np.asarray(queries.in_gallery, bool)
     listed = queries.is_right & known[:, None]
     m = scores.shape[1]
-    right = np.where(~known, m, np.where(listed.any(axis=1), listed.argmax(axis=1), m + 1))
     weight = known.astype(float) if known.any() else np.ones(len(known))
     both = share is not None and queries.both_kinds
     if share is not None and both:
         weight = np.where(known, (1 - share) / known.mean(), share / (~known).mean())
+    unknown = m if both else m + 1
+    right = np.where(~known, unknown, np.where(listed.any(axis=1), listed.argmax(axis=1), m + 1))
     hidden = 0.0 if both else -np.inf  # added to the utility of "new"
 
     def loss(parameters: Floats) -> tuple[float, Floats]:

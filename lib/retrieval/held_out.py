@@ -45,18 +45,23 @@ class HeldOut(NamedTuple):
     """(q,) whether none of the individual's images was learnt, so that the query stands for a new individual."""
     clusters: NDArray[np.str_]
     """(q,) what is independent: the individual, or for the new label, which isn't one, the sighting."""
+    keys: NDArray[np.str_]
+    """(q,) gallery images of the query's key don't answer it: of its individual, or of its sighting."""
 
     def left_out(self, rows: GalleryRows) -> LeftOut:
-        """Return which images of the gallery answer none of the queries: held-out ones of the query's individual, or all of an
-        individual that stands for a new one.
+        """Return which images of the gallery answer none of the queries: held-out ones of the query's key, or all of an individual
+        that stands for a new one.
 
-        So a query is asked of the gallery as it is, of its full size, and finds of its own individual the images that were learnt.
+        So a query is asked of the gallery as it is, of its full size, and finds of its own individual the images that were learnt,
+        or those of other sightings.
         """
-        names, code = np.unique(self.labels, return_inverse=True)
-        of_row = np.searchsorted(names, rows.labels).clip(max=len(names) - 1)
-        there = names[of_row] == rows.labels
-        hidden = there & (np.isin(rows.ids, self.ids) | np.isin(rows.labels, self.labels[self.is_new]))
-        return LeftOut(code, np.where(hidden, of_row, -2))
+        code = np.unique(self.keys, return_inverse=True)[1]
+        order = np.argsort(self.ids, kind="stable")
+        at = order[np.searchsorted(self.ids, rows.ids, sorter=order).clip(max=len(order) - 1)]
+        of_row = np.where(self.ids[at] == rows.ids, code[at], -2)
+        key_of = dict(zip(self.labels[self.is_new].tolist(), code[self.is_new].tolist()))
+        of_new = np.array([key_of.get(label, -2) for label in rows.labels.tolist()], np.int64)
+        return LeftOut(code, np.where(of_new >= 0, of_new, of_row))
 
     def save(self, path: Path) -> None:
         """Write the queries as npz."""
@@ -77,4 +82,23 @@ def hold_out(rows: ValidationSet, new_label: str | None) -> HeldOut:
     sightings = rows.row_ids if rows.groups is None else rows.groups
     alone = np.char.add(f"{new_label} ", sightings[q].astype(str))
     clusters = np.where(labels == (new_label or ""), alone, labels)
-    return HeldOut(rows.embeddings[q], labels, rows.row_ids[q], is_new, clusters)
+    return HeldOut(rows.embeddings[q], labels, rows.row_ids[q], is_new, clusters, labels)
+
+
+def hold_out_catalogue(
+    embeddings: np.ndarray, rows: GalleryRows, sightings: np.ndarray | None, share: float = 0.5, seed: int = 0
+) -> HeldOut:
+    """Return all images of a catalogue, (n, d), as queries: of a network that learnt none of them.
+
+    A `share` of the individuals stands for new ones, and so does each that was sighted once; the images of the others are asked
+    without those of their sighting. Without `sightings` (n,) each image is one.
+    """
+    sighting = np.arange(len(rows)).astype(str) if sightings is None else np.asarray(sightings).astype(str)
+    keys = np.char.add(np.char.add(rows.labels, "\t"), sighting)
+    names, code = np.unique(rows.labels, return_inverse=True)
+    of_key = np.unique(keys, return_index=True)[1]
+    again = np.bincount(code[of_key], minlength=len(names)) > 1
+    is_new = ~again
+    repeated = np.random.default_rng(seed).permutation(np.flatnonzero(again))
+    is_new[repeated[: round(share * len(repeated))]] = True
+    return HeldOut(embeddings, rows.labels, rows.ids, is_new[code], rows.labels, np.where(is_new[code], rows.labels, keys))

@@ -75,14 +75,19 @@ def _line(evaluations: Sequence[OpenSetEvaluation]) -> tuple[float, float] | Non
 
 
 def _fit_threshold(evaluation: OpenSetEvaluation, recipe: Recipe) -> float | None:
-    """Return the recipe's threshold, or the one fitted on the evaluation's curve; None without a new label or a curve."""
+    """Return the recipe's threshold, or the one fitted on the evaluation's curve; None without a new label or a curve.
+
+    Where no query is of a known individual, it is the score that `retrieval.far` of the queries reach.
+    """
     r = recipe.retrieval
     if recipe.data.new_label is None:
         return None
     if r.threshold != "auto":
         return float(r.threshold)
-    if not evaluation.queries.in_gallery.any():  # a catalogue with one photograph of each: how alike are strangers?
-        return float(np.quantile(replace_missing(evaluation.queries.scores[:, 0]), 1 - r.far))
+    known = evaluation.queries.in_gallery
+    if len(known) and not known.any():  # one sighting of each individual: only what strangers score is known
+        best = np.sort(replace_missing(evaluation.queries.best_scores))
+        return float(np.nextafter(best[len(best) - 1 - int(r.far * len(best) + 1e-9)], np.inf))
     if evaluation.curve is None or evaluation.new_share is None:
         return None
     return fit_threshold(evaluation.curve, r.threshold_by, evaluation.new_share, r.far)

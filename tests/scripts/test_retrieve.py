@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from lib.config import command_line
 from lib.errors import FlukeError
+from lib.models.weights import load_network
 from lib.pipelines import embed, retrieval_session
 from lib.pipelines import retrieve as retrieve_pipeline
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -471,42 +472,17 @@ def test_a_name_that_is_an_individual_and_an_image_is_asked_back(run: Path, answ
     assert retrieve.main([*there, "--remove", "individual:a"])["images"] == len(gallery.rows) - 1 - of_a
 
 
-def test_a_pretrained_descriptor_answers_without_any_training(
-    animals: Path, arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+def test_without_training_an_embedding_run_keeps_the_backbones_features(
+    animals: Path, arguments: Callable[..., list[str]], tmp_path: Path, capsys
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    fields = arguments(Path("unused"), data_root=animals, data_new_label="new", folds_unknown=0.3, model_embedding_dim=8)
-    fields = fields[: fields.index("--out")] + fields[fields.index("--out") + 2 :]
-    metrics = retrieve.main(["--model", "test_resnet.r160_in1k", *fields])
-    assert metrics["map@5"] > 0.3
-    run = tmp_path / "runs" / "test_resnet.r160_in1k-pretrained"
+    given = {"data_root": animals, "data_new_label": "new", "train_epochs": 0}
+    train_embedding.main(arguments(tmp_path / "run", **given))
     assert "validation, without training: map@5" in capsys.readouterr().out
-    network = timm.create_model("test_resnet", num_classes=0)
-    gallery = open_gallery(run / "retrieval" / "gallery")
-    assert gallery.index.dimension == network.num_features
-    before = gallery.embeddings(gallery.rows.ids)
-    assert retrieve.main(["--model", "test_resnet.r160_in1k", *fields]) == metrics  # the run is there
-    np.testing.assert_array_equal(open_gallery(run / "retrieval" / "gallery").embeddings(gallery.rows.ids), before)
+    kept = load_network(tmp_path / "run" / "best" / "model.safetensors")
+    assert kept.width == timm.create_model("test_resnet", num_classes=0).num_features
+    retrieve.main(["--run", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "retrieval" / "submission.csv").exists()
     with pytest.raises(FlukeError, match=r"train\.epochs 0: is for train_embedding without model\.embedding_dim"):
         train_embedding.main(arguments(tmp_path / "zero", data_root=animals, train_epochs=0, model_embedding_dim=8))
     with pytest.raises(FlukeError, match=r"train\.epochs 0"):
         train_classifier.main(arguments(tmp_path / "zero", data_root=animals, train_epochs=0))
-
-
-def test_a_catalogue_with_one_photograph_of_each_is_searched(
-    animals: Path, arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    table = pd.read_csv(animals / "train.csv").query("label != 'new'").drop_duplicates("label")
-    table.to_csv(tmp_path / "single.csv", index=False)
-    given = {"data_root": animals, "data_train_csv": tmp_path / "single.csv", "data_new_label": "new", "folds_unknown": 0.4}
-    fields = arguments(Path("unused"), **given)
-    fields = fields[: fields.index("--out")] + fields[fields.index("--out") + 2 :]
-    retrieve.main(["--model", "test_resnet.r160_in1k", *fields, "--retrieval.far", "0.25"])
-    assert "by strangers alone, of whom retrieval.far 0.25 reach it" in capsys.readouterr().out
-    out = tmp_path / "runs" / "test_resnet.r160_in1k-pretrained" / "retrieval"
-    assert len(open_gallery(out / "gallery").rows) == len(table) == 12
-    ranks = pd.read_parquet(out / "ranks.parquet")
-    assert ranks["query"].nunique() == 32
-    assert set(ranks["name"]) >= {"new"}
-    assert ranks["probability"].isna().all()

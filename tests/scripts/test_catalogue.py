@@ -1,0 +1,64 @@
+"""A gallery without training: a pretrained network, a table or folders of a catalogue."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from lib.errors import FlukeError
+from lib.retrieval.gallery import open_gallery
+from scripts import retrieve
+from tests.conftest import paint
+
+KNOWN, NEW = "abcdefgh", "yz"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet10t.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), path)
+    return path
+
+
+def catalogue(root: Path, labels: list[str]) -> list[str]:
+    """Paint a catalogue, and return the options that name it."""
+    names = paint(root / "images", labels, 1)
+    pd.DataFrame({"image": names, "label": labels}).to_csv(root / "train.csv", index=False)
+    return ["--data.root", str(root), "--data.image_dir", "images", "--data.size", "32"]
+
+
+def test_a_catalogue_becomes_a_gallery_that_answers(weights: Path, tmp_path: Path) -> None:
+    options = catalogue(tmp_path, [*KNOWN * 5])
+    truth = [*KNOWN * 2, *NEW * 4]
+    pd.DataFrame({"image": paint(tmp_path / "images", truth, 2), "label": truth}).to_csv(tmp_path / "truth.csv", index=False)
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    metrics = retrieve.main([*given, "--evaluate", str(tmp_path / "truth.csv")])
+    assert metrics["recall@1"] > 0.6  # hues are told apart by any network
+    gallery = open_gallery(tmp_path / "out" / "gallery")
+    assert len(gallery.rows) == 40
+    assert gallery.about["open_set"]["threshold"] is not None
+    photograph = str(tmp_path / "images" / pd.read_csv(tmp_path / "truth.csv")["image"][0])
+    retrieve.main(["--gallery", str(tmp_path / "out" / "gallery"), "--queries", photograph])
+    assert set(pd.read_parquet(tmp_path / "out" / "gallery" / "answers" / "ranks.parquet")["name"]) <= {*KNOWN, "new"}
+
+
+def test_a_catalogue_with_one_photograph_of_each_individual_has_a_threshold(weights: Path, tmp_path: Path, capsys) -> None:
+    options = catalogue(tmp_path, [*"abcdefghijklmnopqrst"])
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    for far in (0.1, 0.5):
+        assert retrieve.main([*given, "--retrieval.far", str(far)]) == {}
+        assert "no individual was sighted twice" in capsys.readouterr().out
+        gallery = open_gallery(tmp_path / "out" / "gallery")
+        best = gallery.search(gallery.embeddings(gallery.rows.ids), 2, gallery.model)[0][:, 1]  # the first is the image itself
+        accepted = (best >= gallery.about["open_set"]["threshold"]).mean()
+        assert accepted == pytest.approx(far, abs=0.101)  # animals come in pairs of equal scores
+    json.dumps(gallery.about, allow_nan=False)
+
+
+def test_a_model_is_not_mixed_with_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FlukeError, match="--model: builds a gallery"):
+        retrieve.main(["--model", "resnet10t", "--gallery", str(tmp_path)])
