@@ -10,6 +10,7 @@
     python scripts/retrieve.py --add new.csv                             # add individuals to the saved gallery, no training
     python scripts/retrieve.py --remove w_123 img_7.jpg                  # remove individuals or images from it
     python scripts/retrieve.py --model resnet50 --data.train_csv catalogue.csv --out catalogue   # a gallery without training
+    python scripts/retrieve.py --gallery G --queries a.jpg --where "site == 'A' and year >= 2020"
     python scripts/retrieve.py --gallery G --queries a.jpg photos/       # ask that gallery; its folder is all that is needed
 
 Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("evaluate", Path, None, "Table of labelled images whose metrics are computed; nothing is written."),
         ("image_dir", Path, None, "Folder of the images that a table of --queries, --evaluate or --add names."),
         ("gallery", Path, None, "A saved gallery to search or to change, instead of one of the training table."),
+        ("where", str, None, "--gallery: condition on its table's columns that candidates meet: site == 'A' and year >= 2020."),
         ("pair", Path, 2, "Two images to compare: whether they show the same individual."),
         ("add", Path, None, "Labelled table whose images are added to the saved gallery."),
         ("remove", str, "+", "Individuals or images to remove from the saved gallery."),
@@ -58,6 +60,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"{' and '.join('--' + name for name in given)}: one at a time.")
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query gets at least 1 name; set it to 1 or more.")
+    if args.where is not None and args.gallery is None:
+        raise FlukeError("--where: narrows a saved gallery; name it with --gallery.")
 
     from lib.pipelines import change_gallery, embed, gallery_files, retrieve  # torch is imported only from here on
     from lib.pipelines.retrieval_session import RetrievalSession
@@ -75,7 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
     what = "networks" if alone else "run" if args.run else "newest embedding run"
     accelerator.print(f"{what}: {', '.join(map(str, runs))}")
-    session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery)
+    session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery, args.where)
     if args.pair:
         return retrieve.compare_pair(session, [Path(image) for image in args.pair])
     if args.add:

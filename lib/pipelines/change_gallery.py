@@ -10,7 +10,7 @@ import numpy as np
 from lib.errors import FlukeError, first_few
 from lib.files import lock_folder, write_text
 from lib.pipelines.answering import refit
-from lib.pipelines.gallery_files import content_hashes
+from lib.pipelines.gallery_files import content_hashes, table_columns
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession, single_labels
 from lib.process import announce
 from lib.retrieval.gallery import CHANGES, Gallery, open_gallery
@@ -54,7 +54,9 @@ def _add(session: RetrievalSession, path: Path, rows: EmbeddedTable) -> dict[str
             )
         ids = gallery.rows.ids.max() + 1 + np.arange(len(names))
         paths = [str(file.absolute()) for file in rows.table.paths]
-        added = GalleryRows(ids, names, rows.labels, paths, content_hashes(rows.table.paths))
+        d = session.recipe.data
+        details = table_columns(rows.table, (d.image_column, d.label_column))
+        added = GalleryRows(ids, names, rows.labels, paths, content_hashes(rows.table.paths), details)
         gallery.add(rows.embeddings, added, session.model)
         return _save(session, gallery, f"added {len(names):,} images of {path}")
 

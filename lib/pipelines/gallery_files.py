@@ -15,6 +15,8 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.files import atomic_write, write_text
 from lib.run_folder import RunFolder
+from lib.tables.readers import read_columns, read_header
+from lib.tables.table import Table
 
 _ENDS = 65536  # bytes that are read at each end of a file
 
@@ -38,6 +40,17 @@ def _content_hash(path: Path) -> str:
             return digest.hexdigest()
     except OSError:
         return ""
+
+
+def table_columns(table: Table, used: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Return the columns of a table's file, (n,) str by name, but those `used` otherwise; {} for a folder."""
+    if table.lines is None:
+        return {}
+    header = read_header(table.source)
+    names = [name for name in header if name and name not in used and header.count(name) == 1]
+    columns, lines = read_columns(table.source, {name: name for name in names})
+    at = np.searchsorted(lines, table.lines)
+    return {name: np.array(columns[name], np.str_)[at] for name in names}
 
 
 def save_networks(folder: Path, runs: Sequence[RunFolder], recipes: Sequence[Recipe]) -> None:

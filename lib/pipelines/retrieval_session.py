@@ -67,6 +67,9 @@ class RetrievalSession:
     gallery: Path | None
     """A saved gallery to search or to change; None: one of the training table, saved in `folder`/gallery."""
 
+    where: str | None = None
+    """Condition on the columns of the saved gallery that candidates meet."""
+
     def __post_init__(self) -> None:
         self.log = self.accelerator.print
         recipe_target(self.recipe.data.label_separator, embedding=True, task=self.recipe.data.task)

@@ -14,10 +14,11 @@ from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
-from lib.pipelines.gallery_files import content_hashes, save_networks
+from lib.pipelines.gallery_files import content_hashes, save_networks, table_columns
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
+from lib.retrieval.candidates import narrow_gallery
 from lib.retrieval.evaluation import LENGTH, evaluate_queries
 from lib.retrieval.gallery import CHANGES, Gallery, build_gallery, open_gallery
 from lib.retrieval.open_set import OpenSet
@@ -46,6 +47,9 @@ def answer_queries(
     saved = None if session.gallery is None else open_gallery(session.gallery)
     if saved is not None:
         require_same_model(session, saved)
+        if session.where is not None:
+            saved = narrow_gallery(saved, session.where)
+            session.log(f"--where {session.where}: {len(saved.rows):,} images of {len(saved.identities):,} individuals")
     complete = saved is not None and bool(saved.about or saved.held_out)
     train = None if complete else loading.load_train(session.recipe.data, session.recipe.folds)
     classes = tuple(saved.identities.tolist()) if saved is not None else train.classes if train else ()
@@ -130,7 +134,9 @@ def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | Non
     assert train is not None
     r, table = session.recipe.retrieval, train.table
     paths = [str(path.absolute()) for path in table.paths]
-    rows = GalleryRows(table.rows, table.names, train.labels, paths, content_hashes(table.paths))
+    d = session.recipe.data
+    details = table_columns(table, (d.image_column, d.label_column))
+    rows = GalleryRows(table.rows, table.names, train.labels, paths, content_hashes(table.paths), details)
     gallery = build_gallery(train.embeddings, rows, session.model, r.metric, r.factory, session.recipe.data.new_label)
     if gallery.index.nprobe is not None and "nprobe" not in r.search:
         session.log(f"index {r.factory}: {gallery.index.nprobe} cells are searched, for 99% of the nearest images (nprobe)")

@@ -11,7 +11,9 @@ search         the best identities of queries, as the recipe's retrieval section
 thresholds     the threshold for the new label: its curve, the rules, cross-fitting
 calibration    probabilities from scores, the share of new individuals
 answer_model   one calibrated distribution over a query's names and "new"
+candidates     the rows of a gallery that meet a condition on its columns
 evaluation     metrics of queries whose identities are known
+combination    thresholds of folds for their combined embeddings
 open_set       threshold, share and calibrations, fitted on held-out rows
 clustering     average linkage of images and known individuals
 discovery      known and new individuals: threshold, names, probabilities

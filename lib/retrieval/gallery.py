@@ -23,6 +23,7 @@ from lib.retrieval.similarity import SIMILARITIES, Floats, Ints, Metric, check_e
 _DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, FlukeError)
 
 
+_DETAIL = "detail "  # before the name of a table's column in rows-N.npz
 CHANGES = "changes.txt"  # of a gallery's folder: one line per change by --add or --remove
 
 
@@ -107,7 +108,9 @@ class Gallery:
             self.index.save(temporary)
             size = temporary.stat().st_size
         with atomic_write(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **self.rows.columns())
+            np.savez(
+                file, allow_pickle=False, **self.rows.columns(), **{_DETAIL + name: c for name, c in self.rows.details.items()}
+            )
         if self.held_out is not None:
             self.held_out.save(folder / f"held_out-{old + 1}.npz")
         about = {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
@@ -172,7 +175,9 @@ def _open_generation(folder: Path, about: dict[str, Any]) -> Gallery:
     path = folder / f"rows-{generation}.npz"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            rows = GalleryRows(**{name: file[name] for name in file.files})
+            of_table = [name for name in file.files if name.startswith(_DETAIL)]
+            details = {name.removeprefix(_DETAIL): file[name] for name in of_table}
+            rows = GalleryRows(**{name: file[name] for name in file.files if name not in of_table}, details=details)
         path = folder / f"index-{generation}.faiss"
         index = FaissIndex.open(path, factory, size, about.get("nprobe"))
         path = folder / f"held_out-{generation}.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,19 @@ from lib.retrieval.similarity import Ints
 
 class GalleryRows:
     """Row ids (n,) int64, image names (n,) str, labels (n,) str, the identities, and the images' paths and content hashes, (n,) str
-    each, "" where unknown.
+    each, "" where unknown; `details` are further columns of the table by name, (n,) str each.
 
     Raises FlukeError for lengths that differ, and for ids that are negative or repeated.
     """
 
     def __init__(
-        self, ids: ArrayLike, names: ArrayLike, labels: ArrayLike, paths: ArrayLike | None = None, hashes: ArrayLike | None = None
+        self,
+        ids: ArrayLike,
+        names: ArrayLike,
+        labels: ArrayLike,
+        paths: ArrayLike | None = None,
+        hashes: ArrayLike | None = None,
+        details: Mapping[str, ArrayLike] | None = None,
     ):
         self.ids: Ints = np.asarray(ids, np.int64)
         self.names: NDArray[np.str_] = np.asarray(names, np.str_)
@@ -27,7 +34,8 @@ class GalleryRows:
         self.paths, self.hashes = (
             np.full(self.ids.shape, "") if part is None else np.asarray(part, np.str_) for part in (paths, hashes)
         )
-        shapes = [part.shape for part in self.columns().values()]
+        self.details = {name: np.asarray(column, np.str_) for name, column in (details or {}).items()}
+        shapes = [part.shape for part in (*self.columns().values(), *self.details.values())]
         if self.ids.ndim != 1 or len(set(shapes)) > 1:
             raise FlukeError(f"Row ids, names and labels have shapes {', '.join(map(str, shapes))}; expected one of each per row.")
         unique, counts = np.unique(self.ids, return_counts=True)
@@ -38,17 +46,22 @@ class GalleryRows:
         return len(self.ids)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return all columns by name."""
+        """Return the columns that every gallery has, by name."""
         return {name: getattr(self, name) for name in ("ids", "names", "labels", "paths", "hashes")}
 
     def take(self, index: NDArray[Any]) -> GalleryRows:
         """Return the rows that `index` (integers or booleans) selects."""
-        return GalleryRows(**{name: column[index] for name, column in self.columns().items()})
+        details = {name: column[index] for name, column in self.details.items()}
+        return GalleryRows(**{name: column[index] for name, column in self.columns().items()}, details=details)
 
     def join(self, other: GalleryRows) -> GalleryRows:
         """Return these rows followed by those of `other`."""
         mine, theirs = self.columns(), other.columns()
-        return GalleryRows(**{name: np.concatenate([mine[name], theirs[name]]) for name in mine})
+        details = {
+            name: np.concatenate([rows.details.get(name, np.full(len(rows), "")) for rows in (self, other)])
+            for name in dict.fromkeys([*self.details, *other.details])
+        }
+        return GalleryRows(**{name: np.concatenate([mine[name], theirs[name]]) for name in mine}, details=details)
 
     def positions(self, ids: Ints) -> Ints:
         """Return the positions of row ids (any shape); -1 stays -1. Raises FlukeError for ids that don't exist."""

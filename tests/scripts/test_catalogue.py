@@ -27,7 +27,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def catalogue(root: Path, labels: list[str]) -> list[str]:
     """Paint a catalogue, and return the options that name it."""
     names = paint(root / "images", labels, 1)
-    pd.DataFrame({"image": names, "label": labels}).to_csv(root / "train.csv", index=False)
+    site = ["A" if label in "abcd" else "B" for label in labels]
+    pd.DataFrame({"image": names, "label": labels, "site": site}).to_csv(root / "train.csv", index=False)
     return ["--data.root", str(root), "--data.image_dir", "images", "--data.size", "32"]
 
 
@@ -43,7 +44,13 @@ def test_a_catalogue_becomes_a_gallery_that_answers(weights: Path, tmp_path: Pat
     assert gallery.about["open_set"]["threshold"] is not None
     photograph = str(tmp_path / "images" / pd.read_csv(tmp_path / "truth.csv")["image"][0])
     retrieve.main(["--gallery", str(tmp_path / "out" / "gallery"), "--queries", photograph])
-    assert set(pd.read_parquet(tmp_path / "out" / "gallery" / "answers" / "ranks.parquet")["name"]) <= {*KNOWN, "new"}
+    ranks = tmp_path / "out" / "gallery" / "answers" / "ranks.parquet"
+    assert set(pd.read_parquet(ranks)["name"]) <= {*KNOWN, "new"}
+    there = ["--gallery", str(tmp_path / "out" / "gallery"), "--queries", photograph]
+    retrieve.main([*there, "--where", "site == 'A'"])
+    assert set(pd.read_parquet(ranks)["name"]) <= {*"abcd", "new"}
+    with pytest.raises(FlukeError, match="--where: narrows a saved gallery"):
+        retrieve.main(["--where", "site == 'A'"])
 
 
 def test_a_catalogue_with_one_photograph_of_each_individual_has_a_threshold(weights: Path, tmp_path: Path, capsys) -> None:
