@@ -92,3 +92,12 @@ def test_command_line_is_parsed_without_torch_and_pandas() -> None:
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'pandas', 'numpy', 'timm', 'accelerate'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_packages_docstring_lists_its_modules(package: str) -> None:
+    """It is where a reader begins."""
+    listed = {
+        line.split()[0] for line in ast.get_docstring(ast.parse((LIB / package / "__init__.py").read_text())).splitlines() if line
+    }
+    assert {path.stem for path in (LIB / package).glob("*.py")} - {"__init__"} <= listed

@@ -1,6 +1,7 @@
 """The network and its losses. Files in reading order:
 
 backbone          timm's model without its classifier: names, arguments, input size
+heads             last layers: logits of classes, numbers, ordered classes
 network           backbone, pooling, head and loss as one module; freezing, MixUp and CutMix
 foreign_weights   weights files of other programs: read them, find the tensors of a backbone in them
 weights           load initial weights, save a network with its description, load it again

@@ -13,7 +13,10 @@ probe              backbones compared by heads on frozen features
 ensemble           combinations of runs
 embed              embeddings of a table's images, kept in the run's folder
 retrieval_session  what one call of retrieve.py works with
+gallery_files      networks in a gallery's folder, and files with the same content
+answering          the open-set model of the gallery that is asked, fitted or read
 retrieve           queries searched in a gallery
+catalogue          a gallery without training
 change_gallery     rows added to and removed from a gallery
 discover           the test images grouped into individuals
 compare            runs side by side

@@ -5,6 +5,7 @@ figures         curves, confusion matrix, calibration, average precision, thresh
 class_tables    metrics per class, confusions, the most confident mistakes
 thumbnails      images as small data URIs
 html            a page from its parts, rendered with the templates beside it
+number_results  results of predicted numbers
 class_results   a labelled table's results, as figures and tables of a page
 run_page        the page of a run, and of a k-fold run
 ensemble_page   the page of an ensemble

@@ -3,6 +3,8 @@
 folders         images in folders: listings, and the paths of the images that a table names
 json_tables     COCO's and other JSON as rows of text
 readers         columns of CSV, Parquet and JSON files, as strings
+target_base     what each kind of prediction says of itself
+regression_target  numbers per image
 target          what is predicted per image: one label, several labels, or an identity
 table           one table of images: rows, names, paths, labels, classes, groups
 filters         what is left out of a table, and what is refused in it
