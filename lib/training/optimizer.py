@@ -15,6 +15,7 @@ from lib.errors import FlukeError, one_line
 UNSUPPORTED = {
     "adahessian": "needs second derivatives, which the training loop doesn't compute",
     "kron": "draws random numbers, so that a resumed run would differ",
+    "kronc": "draws random numbers, so that a resumed run would differ",
     "kronw": "draws random numbers, so that a resumed run would differ",
 }
 """Optimizers of timm that runs can't have, and why."""

@@ -1,17 +1,18 @@
 """Rates reach the groups they name; schedules are torch's own, step by step."""
 
+import io
 from collections.abc import Iterator
 
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import list_optimizers, param_groups_layer_decay
 from torch import nn
 from torch.optim import lr_scheduler
 
 from lib.config.recipe import Optim
 from lib.errors import FlukeError
-from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
+from lib.training.optimizer import UNSUPPORTED, make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 
 EPOCHS, PER_EPOCH = 7, 5
 TOTAL = EPOCHS * PER_EPOCH
@@ -191,3 +192,43 @@ def test_plateau_is_torchs_and_resumes(direction: str) -> None:
         expected.append(theirs.optimizer.param_groups[0]["lr"])
         assert 0.1 * plateau_factor(plateau) == pytest.approx(expected[-1])
     assert len(set(expected)) == 4  # it dropped, and stopped at the least rate
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------------------
+
+
+def small_network() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 6)), nn.Linear(6, 4)
+
+
+def take_steps(parts: tuple[nn.Module, nn.Module], optimizer: torch.optim.Optimizer, numbers: range) -> None:
+    for number in numbers:
+        torch.manual_seed(number)
+        optimizer.zero_grad()
+        parts[1](parts[0](torch.randn(5, 3, 6, 6))).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in UNSUPPORTED])
+def test_every_optimiser_goes_on_from_its_saved_state_as_if_it_had_not_stopped(name: str) -> None:
+    parts = small_network()
+    try:
+        optimizer = make_optimizer(Optim(name=name, lr=0.01), *parts)
+    except FlukeError as error:
+        pytest.skip(str(error))  # those of bitsandbytes and APEX need CUDA
+    take_steps(parts, optimizer, range(3))
+    file = io.BytesIO()
+    torch.save([optimizer.state_dict(), *(part.state_dict() for part in parts)], file)
+    take_steps(parts, optimizer, range(3, 6))
+    file.seek(0)
+    state, *weights = torch.load(file, weights_only=True)
+    again = small_network()
+    resumed = make_optimizer(Optim(name=name, lr=0.01), *again)
+    resumed.load_state_dict(state)
+    for part, saved in zip(again, weights):
+        part.load_state_dict(saved)
+    take_steps(again, resumed, range(3, 6))
+    for part, other in zip(parts, again):
+        assert all(torch.equal(a, b) for a, b in zip(part.parameters(), other.parameters(), strict=True))
