@@ -6,13 +6,14 @@ into the line of --json. docs/programs.md describes it, docs/result.schema.json 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,7 @@ class Announcement:
 
 
 _announced = Announcement()  # of the script that runs in this process; several main() calls replace one another's
+_within = False  # another pipeline's steps, whose announcements are not the script's last lines
 
 
 def is_main_process() -> bool:
@@ -51,6 +53,8 @@ def is_main_process() -> bool:
 def announce(files: Iterable[str | os.PathLike[str]], command: str | None = None) -> None:
     """Print a script's last lines, on the main process: the files and folders that it wrote, and the next command."""
     global _announced
+    if _within:
+        return
     _announced = Announcement(tuple(os.fspath(file) for file in files), command)
     if not is_main_process():
         return
@@ -61,6 +65,17 @@ def announce(files: Iterable[str | os.PathLike[str]], command: str | None = None
         print(f"written: {folder}: {', '.join(names)}")
     if command is not None:
         print(f"next: {command}", flush=True)
+
+
+@contextlib.contextmanager
+def as_a_step() -> Iterator[None]:
+    """Within it `announce` does nothing: for a pipeline that calls others, whose files are not its result."""
+    global _within
+    before, _within = _within, True
+    try:
+        yield
+    finally:
+        _within = before
 
 
 def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:

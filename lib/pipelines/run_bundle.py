@@ -20,7 +20,7 @@ from lib.pipelines.ensemble import EnsembleArguments, combine_runs
 from lib.pipelines.predict import OutOfTime, PredictArguments, predict_table
 from lib.pipelines.retrieval_session import RetrievalSession
 from lib.pipelines.retrieve import answer_queries
-from lib.process import announce
+from lib.process import announce, as_a_step
 from lib.run_folder import BundleFolder, RetrievalFolder, RunFolder
 from lib.scores.decisions import AdjustmentOptions
 from lib.training.accelerator import make_inference_accelerator
@@ -54,7 +54,7 @@ def answer_bundle(arguments: BundledArguments) -> dict[str, Any]:
     if not arguments.data.is_dir():
         raise FlukeError(f"--data {arguments.data}: no such folder; name the folder of the contest's files.")
     packed = [folder.run(run) for run in about["runs"]]
-    with tempfile.TemporaryDirectory(prefix="bundle-") as name:
+    with tempfile.TemporaryDirectory(prefix="bundle-") as name, as_a_step():
         work = Path(name)
         if about["kind"] == "embeddings":
             done, submission = packed, _identify(packed, work, arguments.data)

@@ -85,6 +85,7 @@ def test_from_the_data_to_a_bundle(
     assert str(tmp_path / "bundle" / "notebook.ipynb") in packed["files"]
     answered = call("run_bundle", "--bundle", str(tmp_path / "bundle"), "--data", str(contest), "--out", str(tmp_path / "s.csv"))
     assert answered["files"] == [str(tmp_path / "s.csv")]
+    assert answered["next"] is None  # not that of a step, whose folder is gone
 
 
 def test_individuals(
