@@ -561,7 +561,7 @@ CASES = [
     Case("a transform that leaves no colour picture", "returns torch.uint8 (1, 32, 32)", {"data_augment": "[Grayscale]"}),
     Case("P x K batches for a classifier", "train.sampler pk is for train_embedding", {"train_sampler": "pk"}),
     Case("one image a batch", "BatchNorm can't compute statistics; set at least 2", {"train_batch_size": 1}),
-    Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install wandb", {"train_log_with": "[wandb]"}),
+    Case("a tracker that isn't installed", "train.log_with wandb: not installed; pip install -e", {"train_log_with": "[wandb]"}),
     Case("a tracker that isn't there", "train.log_with tensorbord: Accelerate knows", {"train_log_with": "[tensorbord]"}),
     Case(
         "a batch size of nothing for predictions",
