@@ -45,7 +45,8 @@ def any_scores(draw) -> Scores:
     classes = tuple(draw(st.lists(TEXT, unique=True, max_size=4))) if target.outputs == "logits" else ()
     width = len(classes) if target.outputs == "logits" else draw(st.integers(1, 4))
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
-    row = st.lists(TEXT, min_size=0 if target.several else 1, max_size=3 if target.several else 1).map(tuple)
+    cell = finite.map(str) if target.numeric else TEXT
+    row = st.lists(cell, min_size=0 if target.several else 1, max_size=3 if target.several else 1).map(tuple)
     return Scores(
         np.array(draw(st.lists(st.integers(0, 2**62), min_size=n, max_size=n, unique=True)), dtype=np.int64),
         draw(st.lists(TEXT, min_size=n, max_size=n)),
