@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if wrong := [str(k) for k in args.only or [] if not 0 <= k < n]:
         raise FlukeError(f"--only {' '.join(wrong)}: with folds.n {n}, folds are 0 to {n - 1}.")
 
-    from lib.pipelines.kfold import cross_validate  # imports torch: --help and a typo are answered before
+    from lib.pipelines.estimate import estimate  # imports torch: --help and a typo are answered before
+    from lib.pipelines.kfold import cross_validate
     from lib.pipelines.runs import RunArguments
 
     arguments = RunArguments(args.out, args.resume, args.recipe_file)
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     seeds = args.seeds or [args.recipe.train.seed]
     if args.final and args.kind == "embedding":
         raise FlukeError("--final: is for classifiers and numbers; leave it out with --kind embedding.")
+    if args.estimate:
+        return estimate(args.recipe, arguments, args.kind == "embedding", args.only or range(n), len(seeds) if args.final else 0)
     return cross_validate(args.recipe, arguments, args.kind == "embedding", args.only, seeds if args.final else ())
 
 

@@ -17,15 +17,17 @@ from lib.process import run_script
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the script with `argv`; returns what metrics.json holds."""
+    """Run the script with `argv`; returns what metrics.json holds, or an estimate."""
     parser = command_line.make_parser(__doc__)
     command_line.add_run_arguments(parser)
     args = command_line.parse(parser, argv)
 
-    from lib.pipelines.runs import RunArguments  # imports torch: --help and a typo are answered before
+    from lib.pipelines.estimate import estimate  # imports torch: --help and a typo are answered before
+    from lib.pipelines.runs import RunArguments
     from lib.pipelines.train import train
 
-    return train(args.recipe, RunArguments(args.out, args.resume, args.recipe_file))
+    do = estimate if args.estimate else train
+    return do(args.recipe, RunArguments(args.out, args.resume, args.recipe_file))
 
 
 if __name__ == "__main__":

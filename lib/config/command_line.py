@@ -101,10 +101,12 @@ def _read_yaml(text: str, option: str) -> Any:
 
 
 def add_run_arguments(parser: Parser) -> None:
-    """Add --out and --resume, for the scripts that train."""
+    """Add --out, --resume and --estimate, for the scripts that train."""
     parser.add_argument("--out", help="Folder of the run; default: runs/<recipe>-<time>.")
     what = "Continue the run in --out, or else the newest unfinished run of this recipe."
     parser.add_argument("--resume", action="store_true", help=what)
+    what = "Train some batches without keeping anything, say how long the whole job takes, its memory and disk, and stop."
+    parser.add_argument("--estimate", action="store_true", help=what)
 
 
 def parse(parser: Parser, argv: list[str] | None = None, check: bool = True) -> Any:
@@ -125,6 +127,10 @@ def parse(parser: Parser, argv: list[str] | None = None, check: bool = True) -> 
         args.recipe = make_recipe(*_merge(changes))
         if check:
             check_constraints(args.recipe)
+    if getattr(args, "estimate", False) and (args.resume or args.out):
+        raise FlukeError(
+            "--estimate: writes no run; leave out --out and --resume. The bar and log of a run say the time that is left."
+        )
     return args
 
 

@@ -9,6 +9,7 @@ predict            any images with trained networks
 kfold              cross-validation: a run per fold
 folds_result       the results of all folds together
 final              models of all rows, after the folds
+estimate           time, memory and disk of a training, before it
 probe              backbones compared by heads on frozen features
 ensemble           combinations of runs
 embed              embeddings of a table's images, kept in the run's folder

@@ -152,7 +152,7 @@ def _train_fold(recipe: Recipe, run: Run, target: Target, fold: Fold, folds_left
         run.stop.check()
         # Each fold has an Accelerator: trackers, their folder and the loss scale belong to it. The process group is shared.
         accelerator = make_accelerator(recipe.train.precision, folder.path, recipe.train.log_with)
-        with lock_run(accelerator, folder, run.stop, deadline, kfold=run.folder) as fold_run:
+        with lock_run(accelerator, folder, run.stop, deadline, run.folder, folds_left - 1) as fold_run:
             return train_run(recipe, fold_run, target, fold)
     except Interrupted:
         raise Interrupted(f"Stopped by a signal in fold {fold.number}; {run.resume_command}") from None

@@ -151,9 +151,15 @@ def _begun_in(folder: RunFolder) -> str | None:
 
 @contextmanager
 def lock_run(
-    accelerator: Accelerator, folder: RunFolder, stop: StopSignal, deadline: float | None, kfold: RunFolder | None = None
+    accelerator: Accelerator,
+    folder: RunFolder,
+    stop: StopSignal,
+    deadline: float | None,
+    kfold: RunFolder | None = None,
+    folds_to_come: int = 0,
 ) -> Iterator[Run]:
-    """Yield the run of a folder, which the main process locks; `kfold` is the k-fold run that it is a fold of.
+    """Yield the run of a folder, which the main process locks; `kfold` is the k-fold run that it is a fold of, `folds_to_come` are
+    trained after it.
 
     Raises FlukeError as `lock_folder` does, and when a process on another machine doesn't see the folder.
     """
@@ -162,7 +168,7 @@ def lock_run(
         run_on_main(accelerator, lambda: stack.enter_context(lock_folder(folder.path)))
         if not is_true_everywhere(accelerator, folder.path.is_dir()):
             raise FlukeError(f"--out {folder}: not all processes see this folder; name one on a disk that all machines share.")
-        yield Run(accelerator, folder, make_log(accelerator, folder), stop, deadline, kfold)
+        yield Run(accelerator, folder, make_log(accelerator, folder), stop, deadline, kfold, folds_to_come)
 
 
 def make_log(accelerator: Accelerator, folder: RunFolder) -> Callable[[str], None]:

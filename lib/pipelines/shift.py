@@ -19,6 +19,12 @@ SAMPLE = 1000
 """Images of each table that are compared."""
 
 
+def count_compared(num_held_out: int, num_test: int) -> int:
+    """Return how many images `compare_with_test` embeds."""
+    smaller = min(num_held_out, num_test)
+    return 0 if smaller < LEAST_IMAGES else min(num_held_out, SAMPLE) + min(num_test, SAMPLE)
+
+
 def compare_with_test(
     recipe: Recipe, run: Run, network: Network, held_out: Table, test: Table, cached: Table | None
 ) -> tuple[Shift, Table] | None:
@@ -26,7 +32,7 @@ def compare_with_test(
 
     `network` has not learnt the held-out rows. None for too few rows. Raises Interrupted when a signal came.
     """
-    if min(len(held_out), len(test)) < LEAST_IMAGES:
+    if not count_compared(len(held_out), len(test)):
         return None
     parts = [each.take(evenly_spaced(np.arange(len(each)), SAMPLE)) for each in (held_out, test)]
     options = InferenceOptions.from_recipe(recipe, run.accelerator.num_processes)

@@ -25,7 +25,7 @@ from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
-from lib.pipelines.shift import compare_with_test, describe_shift
+from lib.pipelines.shift import compare_with_test, count_compared, describe_shift
 from lib.process import announce
 from lib.reports.run_page import write_run_page
 from lib.run_folder import run_of_weights, submit_command
@@ -88,6 +88,16 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
         run.log(note)
     if plan.result is not None:
         return plan.result
+    trainer, tables, sample = prepare_training(recipe, run, target, plan, fold)
+    outcome = fit(trainer)
+    prediction = predict_splits(recipe, run, trainer.task, trainer.network, tables, outcome)
+    return write_results(recipe, run, trainer.task, prediction, sample, outcome)
+
+
+def prepare_training(
+    recipe: Recipe, run: Run, target: Target, plan: Plan, fold: Fold | None = None
+) -> tuple[Trainer, Splits, Sample | None]:
+    """Return a run's trainer, which stands where `plan` says, its tables, and the sample submission to fill. Raises FlukeError."""
     tables = load_splits(recipe, run, target, fold)
     run_on_main(run.accelerator, lambda: keep_split(run.folder.split, tables.train, tables.val, begun=plan.checkpoint is not None))
     task = make_task(recipe, target, tables.train, tables.val)
@@ -97,9 +107,7 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
     trainer = make_trainer(recipe, run, task, network, tables, fold)
     if plan.checkpoint is not None:
         trainer.resume(plan.checkpoint)
-    outcome = fit(trainer)
-    prediction = predict_splits(recipe, run, task, network, tables, outcome)
-    return write_results(recipe, run, task, prediction, sample, outcome)
+    return trainer, tables, sample
 
 
 def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:
@@ -185,7 +193,7 @@ def write_start(recipe: Recipe, run: Run, task: Task, network: Network, plan: Pl
 
 
 def make_trainer(recipe: Recipe, run: Run, task: Task, network: Network, tables: Splits, fold: Fold | None) -> Trainer:
-    """Return the trainer with its datasets; after training, the validation, other held-out and test images are predicted."""
+    """Return the trainer with its datasets; after training, other held-out and the test images are predicted."""
     d = recipe.data
     stop = partial(run.check_signal, "caching images")
     data = Datasets(
@@ -193,7 +201,8 @@ def make_trainer(recipe: Recipe, run: Run, task: Task, network: Network, tables:
         make_dataset(recipe, task.val, make_eval_transform(d), cached=tables.cached, stop=stop),
     )
     num_test = fold.images_to_predict if fold else 0 if tables.test is None else len(tables.test)
-    return Trainer(run, recipe, task, network, data, len(task.val) + len(task.unmeasured) + num_test)
+    compared = 0 if tables.test is None or task.target.outputs != "logits" else count_compared(len(task.val), len(tables.test))
+    return Trainer(run, recipe, task, network, data, len(task.unmeasured) + num_test + compared)
 
 
 # --- predictions and results ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Training and inference, in reading order.
 
 tasks        what differs between a classifier and an embedding: loss, order of the rows, evaluation
-run          what the functions of one run pass around; the time budget
+run          what the functions of one run pass around
+time_budget  how long the rest of a run takes
 preparation  what is done to a network before its training, and notes on it
 state        where training stands, what it leaves
 loop         train_epoch, train_step, validate, end_epoch

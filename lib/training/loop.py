@@ -31,9 +31,10 @@ from lib.training.distributed import SIGNALLED, broadcast_from_main, pool_batchn
 from lib.training.inference import InferenceOptions, predict_batches, progress_bar_options
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 from lib.training.preparation import checkpoint_gradients, note_no_progress, prepare_batchnorm
-from lib.training.run import Run, TimeBudget
+from lib.training.run import Run
 from lib.training.state import Outcome, TrainState, describe_epoch, is_better
 from lib.training.tasks import Task
+from lib.training.time_budget import TimeBudget, describe_duration
 
 SAVE, OUT_OF_TIME, NOT_FINITE = 1, 2, 3
 """What a process may ask for after a step: save; save and end; give up. The largest of all processes holds."""
@@ -114,7 +115,7 @@ class Trainer:
         """Sum of this process's losses in this epoch."""
         self.speed: dict[str, float] = {}
         """Images per second and the share of waiting of this epoch."""
-        self.budget = TimeBudget(run.deadline, len(data.val) + images_to_predict)  # a validation may begin before the next check
+        self.budget = TimeBudget(run.deadline, len(data.val), images_to_predict)
         self.saved_at = time.monotonic()
 
     # --- resumable state ----------------------------------------------------------------------------------------------------------
@@ -162,9 +163,7 @@ class Trainer:
         Raises Interrupted after saving when a signal came, and FlukeError when the loss is no longer finite.
         """
         state, t, first = self.state, self.recipe.train, self.state.batch
-        self._freeze_backbone()
-        self.batches.epoch, self.batches.start = state.epoch, first
-        self.model.train()
+        self.start_epoch()
         title = f"epoch {state.epoch + 1}/{t.epochs}"
         began = ready = time.monotonic()
         waited = 0.0
@@ -178,14 +177,40 @@ class Trainer:
                     warm = time.monotonic()
                 elif batch >= first + 5:
                     images_done = (batch - first) * self.batches.share * self.accelerator.num_processes
-                    self.budget.measure_steps(time.monotonic() - warm, images_done)
+                    self.budget.measure_steps(time.monotonic() - warm, batch - first, images_done)
+                    progress.set_postfix_str(self._describe_time_left(batch + 1), refresh=False)
                 if steps and self._after_step(batch + 1) == OUT_OF_TIME:
                     return False
                 ready = time.monotonic()
-        seconds, images_done = time.monotonic() - began, (self.batches.count - first) * self.recipe.train.batch_size
+        now, batches_done = time.monotonic(), self.batches.count - first
+        seconds, images_done = now - began, batches_done * self.recipe.train.batch_size
+        if batches_done > 1:
+            self.budget.measure_steps(now - warm, batches_done - 1, (batches_done - 1) * self.recipe.train.batch_size)
         self.speed = {"images_per_second": round(images_done / seconds, 1), "waiting": round(waited / seconds, 3)}
         state.batch = self.batches.count
         return True
+
+    def start_epoch(self) -> None:
+        """Make the network and the order of batches those of the state's epoch."""
+        self._freeze_backbone()
+        self.batches.epoch, self.batches.start = self.state.epoch, self.state.batch
+        self.model.train()
+
+    def seconds_left(self, batches_done: int) -> float | None:
+        """Return how long the rest of the run takes, with the folds to come, after so many batches of this epoch.
+
+        None while it isn't known. train.patience may end the run earlier.
+        """
+        epochs, every, done = self.recipe.train.epochs, self.recipe.train.validate_every, self.state.epoch
+        validations = (epochs - 1) // every + 1 if self.validates else 0  # every n-th epoch, and the last one
+        validated = done // every if self.validates else 0
+        left = self.budget.seconds_left((epochs - done) * self.batches.count - batches_done, validations - validated)
+        fold = self.budget.seconds_left(epochs * self.batches.count, validations)
+        return None if left is None or fold is None else left + self.run.folds_to_come * fold
+
+    def _describe_time_left(self, batches_done: int = 0) -> str:
+        left = self.seconds_left(batches_done)
+        return "" if left is None else f"{describe_duration(left)} left of {'all folds' if self.run.kfold else 'the run'}"
 
     def train_step(self, batch: int, images: Tensor, targets: Tensor) -> bool:
         """Add a batch's gradients, and take an optimizer step at the end of an accumulation window; returns whether it did."""
@@ -307,7 +332,8 @@ class Trainer:
         state.epoch, state.batch, self.loss_sum = state.epoch + 1, 0, torch.zeros_like(self.loss_sum)
         run_on_main(self.accelerator, self._write_history)  # before the state: a run killed between the two writes the line again
         self.save()
-        self.run.log(describe_epoch(state.history[-1], metric, self.recipe.train.epochs, is_best))
+        line = describe_epoch(state.history[-1], metric, self.recipe.train.epochs, is_best)
+        self.run.log(line if state.epoch == self.recipe.train.epochs else f"{line}  {self._describe_time_left()}".rstrip())
         if metrics is not None and (note := note_no_progress(state.history, metric, self.task.chance)):
             self.run.log(note)
 
