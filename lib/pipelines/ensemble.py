@@ -20,12 +20,14 @@ from lib.reports.ensemble_page import write_ensemble_page
 from lib.run_folder import RunFolder, default_run_folder, submit_command
 from lib.scores.alignment import encode_targets, load_aligned_scores
 from lib.scores.averaging import extend_members
+from lib.scores.calibration import fit_calibration
 from lib.scores.combination import METHODS, NUMBER_METHODS, Combination, equal_average
 from lib.scores.decided import decision_options
 from lib.scores.decisions import AdjustmentOptions, label_thresholds
 from lib.scores.evaluation import describe_combination, evaluate_combination
 from lib.scores.out_of_fold import OutOfFold, inner_folds
 from lib.scores.score_file import Scores, save_scores
+from lib.submission.decisions import PLAIN, Decisions
 from lib.submission.writing import submit
 from lib.tables.readers import read_mapping
 from lib.tables.sample import Sample, load_sample
@@ -52,8 +54,10 @@ class Ensemble:
     oof: Scores | None
     """Out-of-fold scores of the combination."""
     test: Scores | None
-    thresholds: dict[str, float] | None
-    """The probability from which each label is given; None: 0.5, or one label per image."""
+    decisions: Decisions = PLAIN
+    """For the submission."""
+    calibrated: np.ndarray | None = None
+    """Out-of-fold logits at a temperature that was fitted without the row's fold; None for numbers."""
 
 
 def combine_runs(arguments: EnsembleArguments) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def combine_scores(
     options = arguments.options
     result: dict[str, Any] = {"runs": arguments.runs, "method": arguments.method, "metric": metric}
     result |= {name: value for name, value in asdict(options).items() if value}
-    combined, thresholds = None, None
+    combined, decisions, calibrated = None, PLAIN, None
     if oof:
         data, result["inner_folds"] = prepare_out_of_fold(arguments.runs, metric, oof)
         data = replace(data, allow_empty=allow_empty)
@@ -145,11 +149,15 @@ def combine_scores(
             if adjust.cut_points is not None:
                 result["fitted"]["cut_points"] = adjust.cut_points.tolist()
         if data.target.decision_fit == "thresholds" and not options.thresholds:  # with the option they are in the logits
-            thresholds = label_thresholds(evaluation.logits, data.targets, oof[0].classes, metric)
+            decisions = replace(decisions, thresholds=label_thresholds(evaluation.logits, data.targets, oof[0].classes, metric))
+        if not data.target.numeric:
+            calibration, calibrated = fit_calibration(evaluation.logits, data.targets, data.target, data.groups)
+            decisions = replace(decisions, temperature=calibration.temperature)
+            result["calibration"] = calibration.numbers()
     else:
         combination = Combination(equal_average(arguments.method, len(test), test[0].target))
     tested = replace(test[0], logits=combination(extend_members(test))) if test else None
-    return Ensemble(result, combined, tested, thresholds)
+    return Ensemble(result, combined, tested, decisions, calibrated)
 
 
 def prepare_out_of_fold(runs: Sequence[str], metric: str, oof: Sequence[Scores]) -> tuple[OutOfFold, str]:
@@ -185,11 +193,11 @@ def write_ensemble(
     if ensemble.test is not None:
         test = replace(ensemble.test, source=source)
         if recipe is not None and sample is not None:
-            submit(recipe.predict, folder.submission, sample, test, ensemble.thresholds, metric=metric or recipe.train.metric)
+            submit(recipe.predict, folder.submission, sample, test, ensemble.decisions, metric=metric or recipe.train.metric)
         save_scores(folder.scores_test, test)
     if ensemble.oof is not None:
         save_scores(folder.oof, replace(ensemble.oof, source=source))
-        write_ensemble_page(folder, result, ensemble.oof, recipe)
+        write_ensemble_page(folder, result, ensemble.oof, recipe, ensemble.calibrated)
     if recipe is not None:
         write_text(folder.recipe, command_line.dump(recipe))
     write_json(folder.ensemble, result)

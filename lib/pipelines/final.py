@@ -16,6 +16,7 @@ from lib.pipelines.run_tables import FoldTables, Splits
 from lib.pipelines.runs import lock_run, plan_run
 from lib.pipelines.train import build_network, make_trainer, write_start
 from lib.run_folder import RunFolder
+from lib.submission.decisions import read_decisions
 from lib.tables.target import Target
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -27,8 +28,8 @@ from lib.training.tasks import make_task
 def train_final(recipe: Recipe, run: Run, target: Target, tables: FoldTables, seeds: Sequence[int]) -> dict[str, Any]:
     """Train on all rows once per seed, and predict the test images by the mean of the models, in the k-fold run's folder `final`.
 
-    The epochs are the mean of the folds' best ones. Nothing is validated: the score is that of the folds. Thresholds and cut points
-    are the folds' as well. Returns what final.json holds. Raises FlukeError for embeddings, and where epochs can't be told;
+    The epochs are the mean of the folds' best ones. Nothing is validated: the score is that of the folds, and so are thresholds,
+    cut points and temperature. Returns what final.json holds. Raises FlukeError for embeddings, and where epochs can't be told;
     Interrupted when a signal came and the state is saved.
     """
     if target.outputs == "embeddings":
@@ -44,19 +45,13 @@ def train_final(recipe: Recipe, run: Run, target: Target, tables: FoldTables, se
     result = {"epochs": epochs, "seeds": list(seeds), "rows": len(tables.train)}
     result |= {"metric": cv["pooled_metric"], "score_of_folds": cv["pooled"], "interval_of_folds": cv["interval"]}
     if tables.test is not None:
-        read = broadcast_from_main(run.accelerator, lambda: _read_decisions(run.folder))
+        decisions = broadcast_from_main(run.accelerator, lambda: read_decisions(run.folder, tables.train.classes, target))
         files = [folder.seed(seed).weights for seed in seeds]
-        predict_test(recipe, run, tables, cv["metric"], *read, files=files, folder=folder)
+        predict_test(recipe, run, tables, cv["metric"], decisions, files, folder)
     run_on_main(run.accelerator, lambda: write_json(folder.final, result))
     low, high = cv["interval"]
     run.log(f"done: {folder}; not validated, cite the folds: {cv['pooled_metric']} {cv['pooled']:.4f} ({low:.4f} to {high:.4f})")
     return result
-
-
-def _read_decisions(folder: RunFolder) -> tuple[dict[str, float] | None, list[float] | None]:
-    """Return the thresholds and the cut points of a k-fold run, None where it has none."""
-    thresholds, cut_points = (read_json(path) if path.exists() else None for path in (folder.thresholds, folder.cut_points))
-    return thresholds, cut_points
 
 
 def _train_all(recipe: Recipe, run: Run, target: Target, tables: FoldTables, folder: RunFolder) -> None:

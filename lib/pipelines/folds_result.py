@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from lib.reports.run_page import write_folds_page, write_query_folds_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, metric_interval, mixed
 from lib.retrieval.held_out import ValidationSet
 from lib.run_folder import FinalFolder, RunFolder
+from lib.scores.calibration import fit_calibration
 from lib.scores.cut_points import fit_cut_points
 from lib.scores.decided import decide_out_of_fold, decision_options
 from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
+from lib.submission.decisions import Decisions
 from lib.submission.writing import submit
 from lib.tables.table import Table
 from lib.tables.target import Target
@@ -72,7 +75,7 @@ def report_out_of_fold(
     predict_test: Callable[[], np.ndarray],
     find_shift: Callable[[], tuple[Shift, Table] | None],
 ) -> dict[str, Any]:
-    """Write the out-of-fold scores of a classifier, its thresholds, test scores, submission and page.
+    """Write the out-of-fold scores of a classifier, its thresholds, temperature, test scores, submission and page.
 
     `predict_test` returns the logits of the test images, if there are any; `find_shift` how they differ from the training images.
     Returns `result`, which names the metric and the folds, with the metrics of all rows together.
@@ -91,22 +94,30 @@ def report_out_of_fold(
     result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
     run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
     run.log(describe_folds_result(result))
-    thresholds = shift = None
+    thresholds = cut_points = calibration = calibrated = shift = None
     if target.several:
         thresholds = broadcast_from_main(
             run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
         )
         run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
-    cut_points = None
     if decision_options(metric, target).cut_points:
         cut_points = broadcast_from_main(run.accelerator, lambda: fit_cut_points(logits, held_out.targets()).tolist())
         run_on_main(run.accelerator, lambda: write_json(folder.cut_points, cut_points))
+    if not target.numeric:
+        calibration, calibrated = broadcast_from_main(
+            run.accelerator, lambda: fit_calibration(logits, held_out.targets(), target, held_out.groups)
+        )
+        run_on_main(run.accelerator, lambda: write_json(folder.calibration, asdict(calibration)))
+        result["calibration"] = calibration.numbers()
     if tables.test is not None:
-        write_test(recipe, run, tables, predict_test(), result["metric"], thresholds, cut_points)
+        decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
+        write_test(recipe, run, tables, predict_test(), result["metric"], decisions)
         if (shift := find_shift()) is not None:
             run.log(describe_shift(shift[0]))
             result["test_shift"] = shift[0].summary()
-    run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, thresholds))
+    run_on_main(
+        run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, thresholds, calibrated)
+    )
     return result
 
 
@@ -223,17 +234,10 @@ def _mean_of_models(recipe: Recipe, run: Run, tables: FoldTables, files: Sequenc
 
 
 def predict_test(
-    recipe: Recipe,
-    run: Run,
-    tables: FoldTables,
-    metric: str,
-    thresholds: dict[str, float] | None,
-    cut_points: list[float] | None,
-    files: Sequence[Path],
-    folder: FinalFolder,
+    recipe: Recipe, run: Run, tables: FoldTables, metric: str, decisions: Decisions, files: Sequence[Path], folder: FinalFolder
 ) -> None:
     """Predict the test images by the mean of the models in `files`; write scores and submission to `folder`. Raises Interrupted."""
-    write_test(recipe, run, tables, _mean_of_models(recipe, run, tables, files), metric, thresholds, cut_points, folder)
+    write_test(recipe, run, tables, _mean_of_models(recipe, run, tables, files), metric, decisions, folder)
 
 
 def write_test(
@@ -242,8 +246,7 @@ def write_test(
     tables: FoldTables,
     outputs: np.ndarray,
     metric: str,
-    thresholds: dict[str, float] | None,
-    cut_points: list[float] | None,
+    decisions: Decisions,
     folder: RunFolder | FinalFolder | None = None,
 ) -> None:
     """Write the scores of the test images (m, C) and the submission to `folder`, None for the run's."""
@@ -255,15 +258,6 @@ def write_test(
     def write() -> None:
         save_scores(folder.scores_test, of_test)
         if tables.sample is not None:
-            submit(
-                recipe.predict,
-                folder.submission,
-                tables.sample,
-                of_test,
-                thresholds,
-                run.log,
-                metric=recipe.train.metric,
-                cut_points=cut_points,
-            )
+            submit(recipe.predict, folder.submission, tables.sample, of_test, decisions, run.log, recipe.train.metric)
 
     run_on_main(run.accelerator, write)

@@ -17,7 +17,7 @@ from scipy.special import logit
 from lib.config.command_line import load_recipe
 from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, first_few
-from lib.files import read_json, write_json
+from lib.files import write_json
 from lib.images.augmentation import ResizeToSquare
 from lib.images.checking import find_unreadable
 from lib.metrics import registry
@@ -31,6 +31,7 @@ from lib.scores.cut_points import cut_at
 from lib.scores.decided import give_one_label
 from lib.scores.score_file import Scores, save_scores
 from lib.submission.choice import check_sample
+from lib.submission.decisions import PLAIN, Decisions, read_decisions
 from lib.submission.writing import submit
 from lib.tables import filters, loading
 from lib.tables.sample import Sample, load_sample, read_sample, without_extension
@@ -72,8 +73,8 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     spec = read_network_spec(arguments, files)
     table, recipe = load_table(arguments, recipe, spec)
     sample = find_sample(arguments, recipe, spec, table)
-    thresholds = read_thresholds(Path(arguments.run), spec.classes) if spec.target.several else None
-    temperature, cut_points = read_temperature(Path(arguments.run)), read_cut_points(Path(arguments.run), spec)
+    trained = run_of_weights(files[0]) if Path(arguments.run).is_file() else RunFolder(arguments.run)
+    decisions = read_decisions(trained, spec.classes, spec.target)
 
     accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
@@ -87,20 +88,11 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         if sample is not None:
-            submit(
-                recipe.predict,
-                folder.submission,
-                sample,
-                scores,
-                thresholds,
-                temperature=temperature,
-                metric=recipe.train.metric,
-                cut_points=cut_points,
-            )
+            submit(recipe.predict, folder.submission, sample, scores, decisions, metric=recipe.train.metric)
         save_scores(folder.scores_test, scores)
         result = {}
         if table.labels is not None and spec.target.outputs == "logits":
-            result = evaluate_predictions(table, outputs, thresholds, recipe, cut_points)
+            result = evaluate_predictions(table, outputs, decisions, recipe)
         if result:
             write_json(folder.metrics, result)
         hand_in = submit_command(RunFolder(arguments.run), f"--file {folder.submission}")
@@ -220,49 +212,6 @@ def _recipe_sample(arguments: PredictArguments, recipe: Recipe, table: Table, sp
         return None
 
 
-def read_thresholds(run: Path, classes: tuple[str, ...]) -> dict[str, float] | None:
-    """Return the probability from which each label is given, fitted by the run; None where it has none. Raises FlukeError.
-
-    `run` is a run's folder or its best/model.safetensors.
-    """
-    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
-    if folder is None or not (path := folder.thresholds).exists():
-        return None
-    found = read_json(path)
-    if not isinstance(found, dict) or set(found) != set(classes) or not all(isinstance(p, float | int) for p in found.values()):
-        raise FlukeError(f"{path}: expected a probability for each of the {len(classes)} labels of the network.")
-    return found
-
-
-def read_temperature(run: Path) -> float:
-    """Return the temperature of a run's probabilities, 1 where it has none. Raises FlukeError.
-
-    `run` is a run's folder or its best/model.safetensors.
-    """
-    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
-    if folder is None or not (path := folder.calibration).exists():
-        return 1.0
-    found = read_json(path)
-    value = found.get("temperature") if isinstance(found, dict) else None
-    if not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise FlukeError(f"{path}: temperature: expected a positive number (found {value!r}); delete the file to go without.")
-    return float(value)
-
-
-def read_cut_points(run: Path, spec: NetworkSpec) -> list[float] | None:
-    """Return the cut points between a network's ordered classes, fitted by the run; None where it has none. Raises FlukeError.
-
-    `run` is a run's folder or its best/model.safetensors.
-    """
-    folder = run_of_weights(run) if run.is_file() else RunFolder(run)
-    if spec.target.decision_fit != "cut_points" or folder is None or not (path := folder.cut_points).exists():
-        return None
-    found = read_json(path)
-    if not isinstance(found, list) or len(found) != len(spec.classes) - 1 or not all(isinstance(c, float | int) for c in found):
-        raise FlukeError(f"{path}: expected {len(spec.classes) - 1} numbers, the cut points between the network's classes.")
-    return [float(cut) for cut in found]
-
-
 # --- prediction and evaluation ----------------------------------------------------------------------------------------------------
 
 
@@ -289,17 +238,13 @@ def predict_average(
 
 
 def evaluate_predictions(
-    table: Table,
-    logits: np.ndarray,
-    thresholds: dict[str, float] | None = None,
-    recipe: Recipe | None = None,
-    cut_points: list[float] | None = None,
+    table: Table, logits: np.ndarray, decisions: Decisions = PLAIN, recipe: Recipe | None = None
 ) -> dict[str, Any]:
     """Print and return the metrics of logits (n, C) on a labelled table, and the interval of the recipe's metric (None: the
     target's).
 
     Labels that the network does not know are counted and left out, with their image if it has no other; {} if nothing is left.
-    `thresholds` are the probabilities from which each label is given, for metrics that depend on them; None: 0.5.
+    Metrics that depend on thresholds or cut points use those of `decisions`.
     """
     classes = set(table.classes)
     unknown = {label: count for label, count in table.counts().most_common() if label not in classes}
@@ -313,13 +258,13 @@ def evaluate_predictions(
         return {}
     targets, recipe = table.targets(), recipe or Recipe()
     metric = registry.metric_from_logits(registry.resolve_metric(recipe.train.metric, table.target), table.target)
-    decided = logits
+    decided, thresholds = logits, decisions.thresholds
     if thresholds is not None:
         decided = logits - logit(np.clip([thresholds[label] for label in table.classes], 1e-9, 1 - 1e-9))
         if registry.METRICS[metric].handed_in and not recipe.predict.allow_empty:
             decided = give_one_label(decided, logits)
-    if cut_points is not None:
-        decided = cut_at(logits, np.array(cut_points))
+    if decisions.cut_points is not None:
+        decided = cut_at(logits, np.array(decisions.cut_points))
     metrics = registry.compute_metrics(table.target, logits, targets, metric, decided)
     if thresholds is not None:
         at_thresholds = registry.compute_metrics(table.target, decided, targets)

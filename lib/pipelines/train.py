@@ -36,6 +36,7 @@ from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
 from lib.submission.choice import check_sample
+from lib.submission.decisions import Decisions
 from lib.submission.writing import submit
 from lib.tables.sample import Sample, load_sample
 from lib.tables.splits import keep_split
@@ -273,31 +274,19 @@ def write_results(
         run.log(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in evaluation.metrics.items()))
         if recipe.train.keep == "best" and epochs > 1:
             run.log("  slightly too high: the epoch was chosen on the rows that it is scored on (not with train.keep last)")
-        thresholds = None
+        thresholds = cut_points = calibration = calibrated = None
         if task.target.several:
             thresholds = label_thresholds(prediction.val, task.val.targets(), task.classes, task.metric)
             write_json(folder.thresholds, thresholds)
-        cut_points = None
         if decision_options(task.metric, task.target).cut_points:
             cut_points = fit_cut_points(prediction.val, task.val.targets()).tolist()
             write_json(folder.cut_points, cut_points)
-        calibration = None
         if task.target.outputs == "logits" and not task.target.numeric:
-            calibration = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
+            calibration, calibrated = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
             write_json(folder.calibration, asdict(calibration))
         if sample is not None and prediction.test is not None:
-            temperature = 1.0 if calibration is None else calibration.temperature
-            submit(
-                recipe.predict,
-                folder.submission,
-                sample,
-                prediction.test,
-                thresholds,
-                run.log,
-                temperature,
-                recipe.train.metric,
-                cut_points,
-            )
+            decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
+            submit(recipe.predict, folder.submission, sample, prediction.test, decisions, run.log, recipe.train.metric)
         result: dict[str, Any] = {
             "metric": task.metric,
             "best_epoch": outcome.best_epoch,
@@ -306,13 +295,13 @@ def write_results(
         }
         result |= evaluation.metrics
         if calibration is not None:
-            result |= {name: value for name, value in asdict(calibration).items() if value is not None and name not in result}
+            result |= {name: value for name, value in calibration.numbers().items() if name not in result}
         if (interval := evaluation.interval()) is not None:
             result["interval"] = interval
         if prediction.shift is not None:
             run.log(describe_shift(prediction.shift[0]))
             result["test_shift"] = prediction.shift[0].summary()
-        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, thresholds)
+        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, thresholds, calibrated)
         if outcome.finished:
             write_json(folder.metrics, result)
         return result

@@ -34,17 +34,19 @@ def class_results(
     train_images: list[int] | None = None,
     decided: np.ndarray | None = None,
     thresholds: Mapping[str, float] | None = None,
+    calibrated: np.ndarray | None = None,
 ) -> ClassResults:
     """Return figures, tables and mistakes of the logits (n, C) of a labelled table.
 
     `train_images` are the training images per class. Of ordered classes, confusions are those of the answers, by `decided` (n, C).
-    `thresholds` are the probabilities from which labels are given.
+    `thresholds` are the probabilities from which labels are given. Probabilities are those of `calibrated` (n, C), as a submission
+    has them, if there are any.
     """
     classes, targets = table.classes, table.targets()
     if table.target.numeric:
         drawn = {"Predictions": number_results.prediction_chart(targets, logits, classes)}
         return ClassResults(drawn, {"Largest errors": number_results.largest_errors(table.names, targets, logits, classes)})
-    probabilities = table.target.probabilities(logits)
+    probabilities = table.target.probabilities(logits if calibrated is None else calibrated)
     if table.target.several:
         per_class = class_tables.class_table(logits, targets, classes, train_images)
         if thresholds is not None:

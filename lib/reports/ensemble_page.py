@@ -20,8 +20,11 @@ from lib.tables.loading import load_train
 from lib.tables.table import Table
 
 
-def write_ensemble_page(folder: RunFolder, result: dict[str, Any], oof: Scores, recipe: Recipe | None) -> None:
-    """Write report.html; `result` is what ensemble.json holds, `oof` the combination's out-of-fold scores.
+def write_ensemble_page(
+    folder: RunFolder, result: dict[str, Any], oof: Scores, recipe: Recipe | None, calibrated: np.ndarray | None = None
+) -> None:
+    """Write report.html; `result` is what ensemble.json holds, `oof` the combination's out-of-fold scores, `calibrated` (n, C)
+    these at a temperature.
 
     Mistakes have no images where those of the recipe can't be found any more.
     """
@@ -31,7 +34,10 @@ def write_ensemble_page(folder: RunFolder, result: dict[str, Any], oof: Scores, 
     )
     headline = html.Headline(result["metric"], result["estimate"], len(oof.names), tuple(result["interval"]), note)
     others = {f"{result['metric']} as fitted": result["fitted_score"]} if "fitted_score" in result else {}
-    shown = class_results(_as_table(oof, recipe), oof.logits) if _has_known_labels(oof) else ClassResults({}, {})
+    others |= result.get("calibration", {})
+    shown = ClassResults({}, {})
+    if _has_known_labels(oof):
+        shown = class_results(_as_table(oof, recipe), oof.logits, calibrated=calibrated)
     tables = {"Members": members_table(result), **shown.tables}
     facts = {"Ensemble": {"method": result["method"], "folds": result.get("inner_folds", ""), "runs": ", ".join(result["runs"])}}
     if recipe is not None:

@@ -36,11 +36,12 @@ def write_run_page(
     result: dict[str, Any],
     shift: tuple[Shift, Table] | None = None,
     thresholds: dict[str, float] | None = None,
+    calibrated: np.ndarray | None = None,
 ) -> None:
     """Write report.html and its figures as PNG; `result` is what metrics.json holds.
 
     `thresholds` are the labels' probabilities from which they are given. `shift` says how well test images can be told from
-    held-out ones, and has the compared rows.
+    held-out ones, and has the compared rows. `calibrated` (n, C) are held-out logits at a temperature.
     """
     curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
     greater = registry.METRICS[task.metric].higher_is_better
@@ -52,7 +53,7 @@ def write_run_page(
         shown = ClassResults(_open_set_figures(evaluation.open_set, recipe), {})
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, thresholds)
+        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, thresholds, calibrated)
     drawn |= shown.figures
     tables = dict(shown.tables)
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
@@ -82,13 +83,14 @@ def write_folds_page(
     decided: np.ndarray | None = None,
     shift: tuple[Shift, Table] | None = None,
     thresholds: dict[str, float] | None = None,
+    calibrated: np.ndarray | None = None,
 ) -> None:
     """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
 
     `result` is what cv.json holds; the plain decisions of `decided` (n, C) are those of a submission (None: those of `logits`);
-    `shift` and `thresholds` are as in `write_run_page`.
+    `shift`, `thresholds` and `calibrated` are as in `write_run_page`.
     """
-    shown = class_results(table, logits, None, decided, thresholds)
+    shown = class_results(table, logits, None, decided, thresholds, calibrated)
     if "Confusion" in shown.figures:
         drawing.save_figure(shown.figures["Confusion"], folder.confusion)
     metric = result["pooled_metric"]
@@ -97,6 +99,7 @@ def write_folds_page(
         note += f"; {corrected:.4f} less the bias of few positives per label, around which the interval is"
     headline = html.Headline(metric, result["pooled"], result["rows"], tuple(result["interval"]), note)
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
+    others |= result.get("calibration", {})
     tables = {"Folds": folds_table(result), **shown.tables, **_duplicates(folder)}
     what, images = describe_recipe(recipe), _shift_images(shift)
     page = html.Page(folder.name, headline, others, shown.figures, tables, images, _facts(recipe, folder), what)

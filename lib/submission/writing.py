@@ -18,6 +18,7 @@ from lib.scores.cut_points import cut_at
 from lib.scores.score_file import Scores
 from lib.submission.checking import check_file
 from lib.submission.choice import ranking_format, resolve_format
+from lib.submission.decisions import PLAIN, Decisions
 from lib.submission.formats import Format
 from lib.submission.pooling import pool_images
 from lib.tables.sample import Sample, match_images
@@ -28,19 +29,16 @@ def submit(
     path: Path,
     sample: Sample,
     test: Scores,
-    thresholds: dict[str, float] | None = None,
+    decisions: Decisions = PLAIN,
     log: Callable[[str], None] = print,
-    temperature: float = 1.0,
     metric: str = "auto",
-    cut_points: Sequence[float] | None = None,
 ) -> None:
     """Write the submission that the recipe's predict section and `metric` ask for, from the logits of `test`, and log its format.
 
-    `thresholds` maps each label to the probability from which on it is written, default 0.5; `cut_points`
-    (C - 1) lie between ordered classes. Where probabilities are written, their logits are divided by `temperature`; thresholds are
-    for probabilities as they are. Images of one row of the sample are pooled first (predict.pool). Raises FlukeError when the
-    predictions don't fit the sample; a file at `path` is left as it is then.
+    Images of one row of the sample are pooled first (predict.pool). Raises FlukeError when the predictions don't fit the sample; a
+    file at `path` is left as it is then.
     """
+    thresholds, cut_points, temperature = decisions.thresholds, decisions.cut_points, decisions.temperature
     fmt = resolve_format(sample, p, test.classes, test.target, thresholds, metric)
     as_probabilities = fmt.name in ("scores", "confidence")
     if as_probabilities and temperature != 1:

@@ -10,11 +10,14 @@ import pytest
 from scipy.special import expit, log_softmax, softmax
 
 from lib.errors import FlukeError
-from lib.pipelines.predict import read_temperature
+from lib.metrics.registry import METRICS
+from lib.run_folder import RunFolder
+from lib.scores.alignment import encode_targets
 from lib.scores.calibration import fit_calibration
 from lib.scores.score_file import load_scores
+from lib.submission.decisions import PLAIN, read_decisions
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
-from scripts import predict, train_classifier
+from scripts import ensemble, kfold, predict, train_classifier
 
 
 def draw(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +31,7 @@ def draw(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
 def test_the_temperature_that_spoiled_the_probabilities_is_found(true: float) -> None:
     logits, targets = draw(3000, 6)
-    found = fit_calibration(logits * np.float32(true), targets, ONE_LABEL)
+    found, _ = fit_calibration(logits * np.float32(true), targets, ONE_LABEL)
     assert found.temperature == pytest.approx(true, rel=0.1)
     assert found.ece_calibrated is not None
     assert found.ece_calibrated < 0.03
@@ -41,7 +44,7 @@ def test_several_labels() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(-1, 2, (1500, 5)).astype(np.float32)
     targets = (rng.random(logits.shape) < expit(logits)).astype(np.float32)
-    found = fit_calibration(3 * logits, targets, SEVERAL_LABELS)
+    found, _ = fit_calibration(3 * logits, targets, SEVERAL_LABELS)
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.ece is None
 
@@ -49,14 +52,14 @@ def test_several_labels() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_temperature_that_does_not_help_other_rows_is_not_used(seed: int) -> None:
     logits, targets = draw(30, 4, seed)
-    found = fit_calibration(logits, targets, ONE_LABEL)
+    found, _ = fit_calibration(logits, targets, ONE_LABEL)
     assert found.log_loss_calibrated <= found.log_loss
     assert (found.temperature == 1) == (found.log_loss_calibrated == found.log_loss)
 
 
 @pytest.mark.parametrize("rows", [15, 60, 200])
 def test_calibrated_logits_seldom_get_another_temperature(rows: int) -> None:
-    fitted = [fit_calibration(*draw(rows, 5, seed), ONE_LABEL).temperature for seed in range(30)]
+    fitted = [fit_calibration(*draw(rows, 5, seed), ONE_LABEL)[0].temperature for seed in range(30)]
     assert sum(temperature != 1 for temperature in fitted) <= 3
 
 
@@ -64,8 +67,8 @@ def test_groups_are_left_out_whole() -> None:
     """Copies of a row say nothing new: cross-fitting by row would fit to the row itself."""
     logits, targets = draw(12, 4)
     copies = np.repeat(np.arange(12), 50)
-    grouped = fit_calibration(logits[copies], targets[copies], ONE_LABEL, copies.astype(str))
-    alone = fit_calibration(logits[copies], targets[copies], ONE_LABEL)
+    grouped, _ = fit_calibration(logits[copies], targets[copies], ONE_LABEL, copies.astype(str))
+    alone, _ = fit_calibration(logits[copies], targets[copies], ONE_LABEL)
     assert grouped.log_loss_calibrated >= alone.log_loss_calibrated
 
 
@@ -93,12 +96,49 @@ def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
     assert result["log_loss_calibrated"] <= result["log_loss"] + 1e-6
 
 
+def test_probabilities_of_folds_final_models_and_ensembles_are_calibrated_on_rows_out_of_fold(
+    arguments: Callable, contest: Path, tmp_path: Path, no_report: None
+) -> None:
+    sample = pd.read_csv(contest / "sample_submission.csv", dtype=str)[["image"]]
+    for name in ("01", "ant", "bee", "cat"):
+        sample[name] = "0.25"
+    sample.to_csv(tmp_path / "sample.csv", index=False)
+    # Labels smoothed by a half: logits that are surely too close to each other.
+    fields = {"data_test_csv": "sample_submission.csv", "data_sample_submission": tmp_path / "sample.csv"}
+    fields |= {"folds_n": 2, "objective_label_smoothing": 0.5, "optim_lr": 0.01, "train_epochs": 4}
+    cv = tmp_path / "cv"
+    result = kfold.main([*arguments(cv, **fields), "--final"])
+    oof = load_scores(cv / "oof.npz")
+    expected, _ = fit_calibration(oof.logits, encode_targets(oof, "cv"), ONE_LABEL)
+    assert expected.temperature < 0.95
+    assert result["calibration"] == pytest.approx(expected.numbers())
+    predict.main(["--run", str(cv), "--out", str(tmp_path / "again")])
+    combined = ensemble.main(["--runs", str(cv), "--method", "mean", "--out", str(tmp_path / "both")])
+    assert combined["calibration"] == pytest.approx(expected.numbers())
+    for folder in (cv, cv / "final", tmp_path / "again", tmp_path / "both"):
+        scores = load_scores(folder / "scores_test.npz")
+        written = pd.read_csv(folder / "submission.csv", dtype={"image": str}).set_index("image").loc[scores.names]
+        probabilities = softmax(scores.logits.astype(float) / expected.temperature, axis=1)
+        assert written[list(scores.classes)].to_numpy() == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_calibrated_logits_are_divided_by_a_temperature_fitted_without_their_fold() -> None:
+    logits, targets = draw(400, 4)
+    found, calibrated = fit_calibration(3 * logits, targets, ONE_LABEL)
+    ratios = (3 * logits / calibrated)[:, 0]
+    assert len(np.unique(ratios.round(4))) == 5  # one temperature per fold
+    assert ratios.min() < found.temperature < ratios.max()
+    error = METRICS["ece"].function(calibrated, targets)
+    assert found.ece_calibrated == pytest.approx(error)
+
+
 @pytest.mark.parametrize("content", ["{}", '{"temperature": -1}', '{"temperature": "warm"}', "[1]"])
 def test_a_damaged_temperature_is_one_sentence(content: str, tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(FlukeError, match=r"calibration.json: temperature: expected a positive number"):
-        read_temperature(tmp_path)
+        read_decisions(RunFolder(tmp_path), ("a", "b"), ONE_LABEL)
 
 
 def test_a_run_without_a_temperature_predicts_as_it_did(tmp_path: Path) -> None:
-    assert read_temperature(tmp_path) == 1.0
+    assert read_decisions(RunFolder(tmp_path), ("a", "b"), ONE_LABEL) == PLAIN
+    assert read_decisions(None, ("a", "b"), ONE_LABEL) == PLAIN

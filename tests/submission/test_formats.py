@@ -12,6 +12,7 @@ from lib.config.recipe import Predict
 from lib.errors import FlukeError
 from lib.scores.score_file import Scores
 from lib.submission.choice import check_sample, resolve_format
+from lib.submission.decisions import Decisions
 from lib.submission.formats import FORMATS
 from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import Sample, read_sample
@@ -105,7 +106,7 @@ def test_labels_above_their_thresholds(tmp_path: Path) -> None:
     submit(Predict(submission="labels", allow_empty=True, separator="|"), out, sample, scores)
     assert [row[1] for row in read_rows(out)] == ["labels", "x|y", "", "x|z"]
     messages: list[str] = []
-    submit(Predict(), out, sample, scores, {"x": 0.7, "y": 0.2, "z": 0.7}, messages.append)
+    submit(Predict(), out, sample, scores, Decisions({"x": 0.7, "y": 0.2, "z": 0.7}), messages.append)
     assert [row[1] for row in read_rows(out)] == ["labels", "x y", "z", "y"]
     assert messages[0].endswith("out.csv, 3 rows in the sample's order, format labels")
     assert "probability 0.200 to 0.700, median 0.700" in messages[1]

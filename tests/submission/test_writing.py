@@ -13,6 +13,7 @@ from scipy.special import softmax
 from lib.config.recipe import Predict
 from lib.errors import FlukeError
 from lib.scores.score_file import Scores
+from lib.submission.decisions import Decisions
 from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import read_sample
 from tests.submission import random_logits, read_rows, submit_logits, write_sample
@@ -148,7 +149,7 @@ def test_the_temperature_is_for_probabilities_alone_and_is_said(tmp_path: Path, 
     sample = read_sample(write_sample(tmp_path, f"image,{columns}\na,{cells}\nb,{cells}\n"))
     logits, said = random_logits(2, 2), []
     scores = Scores(np.arange(2), ["a", "b"], ("x", "y"), logits)
-    submit(Predict(), tmp_path / "out.csv", sample, scores, None, said.append, temperature)
+    submit(Predict(), tmp_path / "out.csv", sample, scores, Decisions(temperature=temperature), said.append)
     rows = [row[1:] for row in read_rows(tmp_path / "out.csv")[1:]]
     if columns == "label":
         assert rows == [["xy"[row.argmax()]] for row in logits]
