@@ -16,15 +16,13 @@ from tqdm import tqdm
 from lib.errors import FlukeError
 from lib.images import checked
 from lib.images.decoding import decode
-from lib.images.loader import ImageLoader, count_workers
+from lib.images.loader import ImageLoader, useful_workers
 from lib.images.near_duplicates import SIDE, make_thumbnail
 from lib.images.opening import open_image
 from lib.process import is_main_process
 
 WORTH_REMEMBERING = 1000
 """Images from which on the readable ones are remembered (lib/images/checked.py)."""
-WORTH_A_WORKER = 128
-"""Images for which starting a process, which imports torch where it isn't forked, pays."""
 
 
 def find_unreadable(
@@ -56,7 +54,7 @@ def _check(
     paths: Sequence[Path], workers: int | None, check: str, stop: Callable[[], None], thumbnails: torch.Tensor | None = None
 ) -> dict[int, str]:
     collate = partial(_check_batch, check=CHECKS[check])
-    workers = min(count_workers(workers), len(paths) // WORTH_A_WORKER)
+    workers = useful_workers(workers, len(paths))
     reasons: list[str | None] = []
     with tqdm(total=len(paths), desc="checking images", unit="", delay=2, leave=False, disable=not is_main_process()) as bar:
         for batch, found in ImageLoader(paths, workers, batch_size=32, collate_fn=collate):

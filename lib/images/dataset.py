@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lib.images.augmentation import Transform, decode_side
 from lib.images.cache import ImageCache
 from lib.images.decoding import decode
-from lib.images.loader import ImageLoader, count_workers
+from lib.images.loader import ImageLoader, count_workers, useful_workers
 from lib.images.samplers import ShardedBatches, derive_seed
 
 
@@ -72,16 +72,16 @@ def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: in
 
 
 def make_eval_loader(
-    images: ImageDataset, batch_size: int, workers: int | None, rank: int = 0, num_processes: int = 1
+    images: ImageDataset, batch_size: int, workers: int | None, rank: int = 0, num_processes: int = 1, passes: int = 1
 ) -> ImageLoader:
     """Return a loader of one process's share of all positions, dealt out in order, in batches of equal size on all processes.
 
     Where their number is no multiple of `num_processes`, the last position is repeated, because a gather needs equally many rows
-    from each process: the caller drops repeated rows.
+    from each process: the caller drops repeated rows. `passes` is how often the loader will be iterated, by the same workers.
     """
     n = len(images)
     padded = list(range(n)) + [n - 1] * (-n % num_processes)
     positions = padded[rank::num_processes]
     batches = [[(0, position, 0) for position in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
-    workers = min(count_workers(workers), len(batches))
+    workers = min(useful_workers(workers, passes * len(positions)), len(batches))
     return ImageLoader(images, workers, batch_sampler=batches, persistent_workers=workers > 0)

@@ -20,6 +20,10 @@ from torch.utils.data import DataLoader
 from lib.errors import FlukeError
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
+WORTH_A_WORKER = 128
+"""Images for which forking a process pays."""
+WORTH_AN_IMPORT = 1000
+"""Images for which starting a process pays that has to import torch first, as on Windows: about 4 s."""
 _started: set[BaseProcess] = set()
 
 
@@ -29,6 +33,12 @@ def count_workers(workers: int | None) -> int:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def useful_workers(workers: int | None, num_images: int) -> int:
+    """Return how many of `count_workers` pay for the time that they take to start, for so many images to read; 0: none."""
+    slow = multiprocessing.get_start_method() == "spawn"
+    return min(count_workers(workers), num_images // (WORTH_AN_IMPORT if slow else WORTH_A_WORKER))
 
 
 class ImageLoader(DataLoader[Any]):
@@ -61,8 +71,11 @@ class ImageLoader(DataLoader[Any]):
 def _starting_workers() -> Iterator[None]:
     """Block SIGTERM and SIGINT, so that a worker inherits the blocked mask and no signal ends it before it ignores them.
 
-    Remembers the workers, which this process ends at its exit.
+    Remembers the workers, which this process ends at its exit. Where they are forked from a server (Python 3.14's default), that
+    has the libraries already: otherwise each would import torch.
     """
+    if multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload(["lib.images.checking", "lib.images.dataset"])
     before = set(multiprocessing.active_children())
     masked = hasattr(signal, "pthread_sigmask")  # not on Windows
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if masked else set()

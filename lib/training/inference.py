@@ -41,9 +41,10 @@ class InferenceOptions:
         batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // num_processes)
         return InferenceOptions(batch_size, recipe.data.workers, tuple(recipe.predict.tta))
 
-    def make_loader(self, images: ImageDataset, accelerator: Accelerator) -> ImageLoader:
-        """Return a loader of this process's share of the images; its workers go on from one pass to the next."""
-        return make_eval_loader(images, self.batch_size, self.workers, accelerator.process_index, accelerator.num_processes)
+    def make_loader(self, images: ImageDataset, accelerator: Accelerator, passes: int = 1) -> ImageLoader:
+        """Return a loader of this process's share of the images; its workers go on from one of its `passes` to the next."""
+        rank, num_processes = accelerator.process_index, accelerator.num_processes
+        return make_eval_loader(images, self.batch_size, self.workers, rank, num_processes, passes)
 
 
 def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:

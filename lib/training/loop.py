@@ -101,7 +101,7 @@ class Trainer:
         self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, num_processes)
         self.loader = make_train_loader(data.train, self.batches, recipe.data.workers)
         self.inference = InferenceOptions.from_recipe(recipe, num_processes)
-        self.val_loader = self.inference.make_loader(data.val, self.accelerator)
+        self.val_loader = self.inference.make_loader(data.val, self.accelerator, passes=t.epochs)
         self.validates = True
         """False for a training on all rows, which keeps its last weights."""
         self.val_outputs: np.ndarray | None = None
