@@ -24,6 +24,7 @@ compare            runs side by side
 prepare            a first recipe from a contest's folder
 prepare_table      its fields where a table lists the training images
 unpack             images of packed files as files
+kaggle             Kaggle's own client: downloads, submissions
 submit             a submission handed in by Kaggle's client
 export             a network for programs without Fluke
 bundle             runs, code, wheels and a notebook for machines without internet

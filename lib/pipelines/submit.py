@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
-import shutil
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +16,7 @@ from scipy.stats import spearmanr
 from lib.config.command_line import load_recipe
 from lib.errors import FlukeError
 from lib.files import atomic_write, read_json
+from lib.pipelines.kaggle import call_client
 from lib.process import announce
 from lib.reports.drawing import BLUE, save_figure, style_axes
 from lib.run_folder import RunFolder
@@ -56,9 +54,9 @@ def submit_run(arguments: SubmitArguments) -> dict[str, Any]:
     print(check_submission(folder, path))
     score = read_score(folder)
     message = arguments.message or compose_message(folder, score)
-    command = ["kaggle", "competitions", "submit", arguments.competition, "-f", str(path), "-m", message]
+    command = ["competitions", "submit", arguments.competition, "-f", str(path), "-m", message]
     command += ["--wait", str(arguments.wait)] if arguments.wait else []
-    _call(command)
+    call_client(command)
     found = _find_scores(arguments.competition, message)
     row = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -136,22 +134,9 @@ def compose_message(folder: RunFolder, score: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _call(command: list[str]) -> str:
-    """Run Kaggle's client and return what it printed. Raises FlukeError with the command where it can't do its work."""
-    shown = shlex.join(command)
-    if shutil.which(command[0]) is None:
-        raise FlukeError(f"Kaggle's client isn't installed (pip install -e \".[kaggle]\"); it would be called with: {shown}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        said = lines[-1] if lines else f"exit code {done.returncode}"
-        raise FlukeError(f"Kaggle's client says: {said[:300]}; the command was: {shown}")
-    return done.stdout
-
-
 def _find_scores(competition: str, message: str) -> dict[str, str]:
     """Return the leaderboard's scores of the submission with this description, "" where there are none yet."""
-    listed = _call(["kaggle", "competitions", "submissions", competition, "--format", "json"])
+    listed = call_client(["competitions", "submissions", competition, "--format", "json"])
     try:
         start = listed.index("[")
         submissions = json.loads(listed[start : listed.rindex("]") + 1])
