@@ -238,3 +238,23 @@ def test_undefined_metrics_are_left_out() -> None:
     empty = compute_metrics(SEVERAL_LABELS, logits, np.zeros_like(targets))
     assert "macro_map" not in empty
     assert "micro_map" not in empty
+
+
+def test_a_class_of_one_row_counts() -> None:
+    logits, targets = np.float32([[2, 0, 0], [2, 0, 0], [0, 3, 0], [2, 0, 1]]), np.array([0, 0, 1, 2])
+    found = compute_metrics(ONE_LABEL, logits, targets)
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(targets, logits.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(targets, logits.argmax(1), average="macro"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"), [(np.zeros(3, int), "don't belong"), (np.zeros((2, 5), int), "don't belong"), ([0, 4], "0 to 4")]
+)
+def test_targets_of_other_rows_or_classes_are_refused(targets: np.ndarray, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        METRICS["accuracy"].function(np.zeros((2, 4), np.float32), np.asarray(targets))
+
+
+def test_answers_of_other_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        reciprocal_ranks(["a", "b"], [["a"]])

@@ -6,11 +6,13 @@ import pytest
 
 from lib.config.recipe import Recipe, Retrieval
 from lib.metrics.retrieval import open_set_accuracies
+from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.evaluation import (
     evaluate_open_set,
     evaluate_queries,
     evaluate_search,
     mean_metrics,
+    metric_interval,
     metrics_per_query,
     search_held_out,
 )
@@ -143,3 +145,28 @@ def test_map_at_r_is_the_papers_sum_over_the_images_that_may_answer():
             values.append(sum(hits[: i + 1].mean() for i in np.flatnonzero(hits)) / own.sum())
     assert found.metrics["map@r"] == pytest.approx(np.mean(values))
     assert 0 < found.metrics["map@r"] < 1
+
+
+def test_an_interval_of_queries_of_one_kind_is_that_of_their_mean():
+    """recall@1 is of known individuals alone: the share of new ones doesn't weigh them."""
+    rng = np.random.default_rng(0)
+    known, clusters = np.arange(60) < 40, np.arange(60).astype(str)
+    values = np.where(known, rng.random(60) < 0.7, np.nan)
+    assert metric_interval(values, known, 0.3, clusters) == metric_interval(values[known], known[known], None, clusters[known])
+    low, high = metric_interval(values, known, 0.3, clusters)
+    assert low < np.nanmean(values) < high
+
+
+def test_weighted_centres_are_fitted_to_the_neighbours_scores_and_change_the_answers():
+    rng = np.random.default_rng(1)
+    names = np.array([f"{i:02}" for i in range(20)])
+    vectors, labels = rng.normal(size=(20, 16)).astype(np.float32), np.repeat(names, 5)
+    x = (np.repeat(vectors, 5, axis=0) + 0.8 * rng.normal(size=(100, 16))).astype(np.float32)
+    rows = ValidationSet(x, labels, np.arange(100) % 5 == 0, None, np.arange(100))
+    centres = ClassCentres(vectors, tuple(names))
+    without, found = (evaluate_open_set(rows, Recipe(retrieval=Retrieval(centre_weight=weight)), centres) for weight in (0.0, 0.7))
+    assert without.centres is not None
+    assert without.centres.line is None
+    assert found.centres is not None
+    assert found.centres.line is not None
+    assert found.metrics["recall@1"] > without.metrics["recall@1"]

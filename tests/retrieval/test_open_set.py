@@ -88,3 +88,14 @@ def test_a_held_out_query_finds_neither_itself_nor_other_held_out_images_of_its_
     assert not np.isin(found.result.images[:, 0][own], held_out).any()
     assert not own[rows.labels[held_out] >= "15"].any()  # individuals that were held out whole
     assert (found.queries.in_gallery == (rows.labels[held_out] < "15")).all()
+
+
+@pytest.mark.parametrize("far", [0.05, 0.1, 0.25])
+def test_with_one_sighting_each_the_threshold_lets_the_asked_share_of_strangers_in(recipe, far):
+    rng = np.random.default_rng(2)
+    images, labels = rng.normal(size=(40, 16)).astype(np.float32), np.array([f"{i:02}" for i in range(40)])
+    recipe.retrieval.far = far
+    evaluation = evaluate_open_set(ValidationSet(images, labels, labels >= "20", None), recipe)
+    best = evaluation.queries.best_scores
+    assert not evaluation.queries.in_gallery.any()
+    assert (best >= fit_open_set([evaluation], recipe).threshold).sum() == 20 * far

@@ -29,3 +29,11 @@ def test_drawn_pairs_have_the_error_rate_of_all_pairs():
     assert drawn.equal_error_rate == pytest.approx(every.equal_error_rate, abs=0.02)
     same, _ = pair_scores(x, rows.labels, "cosine", limit=8000)
     assert 0.2 < same.mean() < 0.8
+
+
+def test_every_threshold_is_on_the_curve():
+    """A share of false acceptances is looked up on it: points between two corners may not be left out."""
+    same, scores = np.array([True, False] * 4), np.repeat([0.9, 0.8, 0.7, 0.6], 2)  # one of each kind at each score
+    found = verify_pairs(same, scores)
+    assert found.thresholds.tolist() == [np.inf, 0.9, 0.8, 0.7, 0.6]
+    assert found.false_accept.tolist() == [0, 0.25, 0.5, 0.75, 1]
