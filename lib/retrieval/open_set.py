@@ -86,8 +86,9 @@ def _fit_threshold(evaluation: OpenSetEvaluation, recipe: Recipe) -> float | Non
         return float(r.threshold)
     known = evaluation.queries.in_gallery
     if len(known) and not known.any():  # one sighting of each individual: only what strangers score is known
-        best = np.sort(replace_missing(evaluation.queries.best_scores))
-        return float(np.nextafter(best[len(best) - 1 - int(r.far * len(best) + 1e-9)], np.inf))
+        best = np.sort(replace_missing(evaluation.queries.best_scores).astype(np.float32))
+        # The next float32: scores are compared as float32, and a closer float64 would be rounded to the score itself.
+        return float(np.nextafter(best[len(best) - 1 - int(r.far * len(best) + 1e-9)], np.float32(np.inf)))
     if evaluation.curve is None or evaluation.new_share is None:
         return None
     return fit_threshold(evaluation.curve, r.threshold_by, evaluation.new_share, r.far)
