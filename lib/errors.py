@@ -15,8 +15,20 @@ class FlukeError(Exception):
         super().__init__(sentence.rpartition("FlukeError: ")[2].rstrip("\n"))
 
 
+class InUse(FlukeError):
+    """Another process writes to the folder."""
+
+
 class Interrupted(Exception):
-    """A signal has stopped the run; its state is saved."""
+    """A signal has stopped the run; its state is saved. The same command goes on, with `options` added where they are missing."""
+
+    def __init__(self, message: str, options: tuple[str, ...] = ("--resume",)):
+        super().__init__(message)
+        self.options = options
+
+
+class Pruned(Exception):
+    """A run that isn't worth going on with (`Run.is_hopeless`) has ended after an epoch."""
 
 
 def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5, otherwise: str = ".") -> str:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from lib.errors import FlukeError
+from lib.errors import FlukeError, InUse
 
 try:
     import fcntl
@@ -129,8 +129,8 @@ def require_free(folder: Path, megabytes: float) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a run folder for this process; the kernel releases the lock when the process ends, however it ends.
 
-    Temporary files left by a killed process are removed. Raises FlukeError when another process holds the lock, or when the folder
-    can't be written.
+    Temporary files left by a killed process are removed. Raises InUse when another process holds the lock, FlukeError when the
+    folder can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError, Timeout):
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
-            raise FlukeError(f"{folder}: another process writes this run ({owner}); wait for it or end it.") from None
+            raise InUse(f"{folder}: another process writes this run ({owner}); wait for it or end it.") from None
         except OSError as error:
             raise FlukeError(f"{folder}: can't be locked ({error.strerror}); name another folder with --out.") from None
         for temporary in (*folder.glob(".*.tmp"), *folder.glob("best/.*.tmp"), *folder.glob("last/.*.tmp")):

@@ -95,7 +95,7 @@ def run_script(main: Callable[[list[str] | None], Any]) -> NoReturn:
             print(message, file=sys.stderr, flush=True)
     except Interrupted as interruption:
         code, message = INTERRUPTED, str(interruption)
-        again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
+        again = sys.argv if interruption.options[0] in sys.argv else [*sys.argv, *interruption.options]
         _announced = Announcement((), f"accelerate launch {shlex.join(again)}")
         _destroy_process_group()
     except KeyboardInterrupt:

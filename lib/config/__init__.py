@@ -8,5 +8,6 @@ schema        the JSON schema of a recipe, and its types in words
 validation    a recipe from values, every wrong value named
 yaml_text     YAML without guesses: 01, yes and dates stay text
 draft         a recipe in the making, with comments
+space         choices and ranges of fields, for tune.py
 command_line  recipe files and an option per field, read to a recipe; a recipe written back
 """

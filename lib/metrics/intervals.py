@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -74,6 +74,23 @@ def gain_interval(
     found = [sign * (resampled(logits, targets, weights) - resampled(base, targets, weights)) for weights in draws]
     low, high = np.nanquantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def corrected_for_choice(metric: str, logits: Sequence[Array], targets: Array, groups: Array | None = None) -> float:
+    """Return the score on unseen rows of the best of several models that was chosen on the rows of `targets`.
+
+    `logits` holds each model's for these rows. The best model of each bootstrap sample is scored on the rows that the sample lacks,
+    and the scores are averaged (BBC, Tsamardinos, Greasidou and Borboudakis 2018). Rows of `groups` (n,) are drawn together.
+    """
+    resampled, sign = METRICS[metric].resampled, METRICS[metric].sign
+    assert resampled is not None, metric
+    found = []
+    for weights in _resample_counts(len(targets), max(50, _num_resamples(sum(each.size for each in logits)) // 4), 0, groups):
+        drawn = np.stack([sign * resampled(each, targets, weights) for each in logits])
+        others = np.stack([resampled(each, targets, (weights == 0).astype(float)) for each in logits])
+        best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(axis=0)
+        found.append(np.take_along_axis(others, best[None], axis=0)[0])
+    return float(np.nanmean(np.concatenate(found)))
 
 
 def mean_interval(values: Array, groups: Array | None) -> tuple[float, float]:

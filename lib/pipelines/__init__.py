@@ -11,6 +11,8 @@ folds_result       the results of all folds together
 final              models of all rows, after the folds
 estimate           time, memory and disk of a training, before it
 probe              backbones compared by heads on frozen features
+trials             an Optuna study whose trials are runs
+tune               fields of the recipe tuned, a run per trial
 ensemble           combinations of runs
 embed              embeddings of a table's images, kept in the run's folder
 retrieval_session  what one call of retrieve.py works with

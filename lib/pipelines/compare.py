@@ -77,10 +77,10 @@ def _describe(run: RunFolder, scores: Scores, metric: str) -> dict[str, Any]:
     groups = None if scores.groups is None else np.array(scores.groups)
     low, high = bootstrap_interval((metric, scores.logits, targets), groups=groups)
     value = METRICS[metric].function(scores.logits, targets)
-    return {"run": str(run), "rows": len(targets), metric: value, "low": low, "high": high, "minutes": _minutes(run)}
+    return {"run": str(run), "rows": len(targets), metric: value, "low": low, "high": high, "minutes": minutes_of_training(run)}
 
 
-def _minutes(run: RunFolder) -> float:
+def minutes_of_training(run: RunFolder) -> float:
     """Return the minutes of training that the history says, of all folds together."""
     seconds = 0.0
     for folder in [run, *run.begun_folds()]:

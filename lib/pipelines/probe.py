@@ -14,7 +14,7 @@ import pandas as pd
 from accelerate.utils import set_seed
 
 from lib.config.recipe import Recipe
-from lib.errors import FlukeError
+from lib.errors import FlukeError, Interrupted
 from lib.files import atomic_write, read_json, write_json
 from lib.images.samplers import derive_seed
 from lib.metrics import registry
@@ -56,7 +56,11 @@ def probe(recipe: Recipe, models: Sequence[str], weights: Sequence[str], out: st
         chosen = replace(recipe.model, name=name, weights=weights[i] if weights else recipe.model.weights, hidden=[], dropout=0.0)
         run = RunFolder(folder / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name}{f'-{i}' if models.count(name) > 1 else ''}"))
         arguments = RunArguments(str(run), resume=run.recipe.exists(), recipe_file=recipe_file)
-        rows.append(_probe_backbone(replace(recipe, model=chosen), arguments))
+        try:
+            rows.append(_probe_backbone(replace(recipe, model=chosen), arguments))
+        except Interrupted:
+            again = f"Stopped by a signal while probing {name}; the same command with --out {folder} goes on."
+            raise Interrupted(again, ("--out", str(folder))) from None
     metric = rows[0]["metric"]
     table = pd.DataFrame(rows).drop(columns="metric").rename(columns={"score": metric})
     table = table.sort_values(metric, ascending=not registry.METRICS[metric].higher_is_better, kind="stable")

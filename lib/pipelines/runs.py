@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -45,6 +45,10 @@ class RunArguments:
     out: str | None
     resume: bool
     recipe_file: str | None
+    stop_at: float | None = None
+    """time.monotonic() at which the run stops as at a signal."""
+    is_hopeless: Callable[[Sequence[dict[str, Any]]], bool] = lambda history: False
+    """As in `Run`."""
 
     @property
     def stem(self) -> str:
@@ -138,10 +142,10 @@ def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> It
     recipe = broadcast_from_main(processes, lambda: keep_older_values(recipe, folder))
     precision, note = broadcast_from_main(processes, lambda: choose_precision(t.precision, processes.device, _begun_in(folder)))
     accelerator = make_accelerator(precision, Path("runs"), t.log_with)
-    with StopSignal(accelerator) as stop, lock_run(accelerator, folder, stop, deadline) as run:
+    with StopSignal(accelerator, arguments.stop_at) as stop, lock_run(accelerator, folder, stop, deadline) as run:
         if note:
             run.log(note)
-        yield run, replace(recipe, train=replace(recipe.train, precision=precision))
+        yield replace(run, is_hopeless=arguments.is_hopeless), replace(recipe, train=replace(recipe.train, precision=precision))
 
 
 def _begun_in(folder: RunFolder) -> str | None:

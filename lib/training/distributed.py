@@ -116,14 +116,15 @@ def has_batchnorm(module: nn.Module) -> bool:
 
 
 class StopSignal:
-    """Catch SIGTERM and SIGINT while used as a context, and tell all processes when one has come.
+    """Catch SIGTERM and SIGINT while used as a context, and tell all processes when one has come, or when it is `stop_at`.
 
     A second signal ends the process, if it comes SECOND_SIGNAL_SECONDS later or more: a launcher repeats at once what the whole
     group got.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, stop_at: float | None = None):
+        """`stop_at` is a time.monotonic(), which counts as a signal; None: never."""
+        self.accelerator, self.stop_at = accelerator, stop_at
         self.signal: int | None = None
         self.since = 0.0
         self.before: dict[int, Any] = {}
@@ -144,12 +145,17 @@ class StopSignal:
             signal.signal(number, self.before[number])
             os.kill(os.getpid(), number)
 
+    @property
+    def has_come(self) -> bool:
+        """Whether this process has to stop."""
+        return self.signal is not None or (self.stop_at is not None and time.monotonic() > self.stop_at)
+
     def agree(self, request: Callable[[], int] = lambda: 0) -> int:
         """Return the largest `request()` of all processes, or SIGNALLED when a signal came to any of them.
 
         Asking doesn't wait for the device.
         """
-        mine = SIGNALLED if self.signal is not None else request()
+        mine = SIGNALLED if self.has_come else request()
         if self.accelerator.num_processes == 1:
             return mine
         value = torch.tensor([mine])

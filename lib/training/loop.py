@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.config.recipe import Recipe
-from lib.errors import FlukeError, Interrupted
+from lib.errors import FlukeError, Interrupted, Pruned
 from lib.files import write_text
 from lib.images.dataset import ImageDataset, make_train_loader
 from lib.images.samplers import ShardedBatches, derive_seed
@@ -51,7 +51,7 @@ def fit(trainer: Trainer) -> Outcome:
     """Train as the recipe says; writes best/, last/ and metrics.jsonl into the run's folder.
 
     Raises Interrupted after saving when a signal came. Raises FlukeError when the loss is no longer finite or the disk is full;
-    what was saved before stays intact.
+    what was saved before stays intact. Raises Pruned after an epoch that `Run.is_hopeless` calls the last one.
     """
     t, state = trainer.recipe.train, trainer.state
     if t.epochs == 0:
@@ -68,6 +68,10 @@ def fit(trainer: Trainer) -> Outcome:
             trainer.save_weights(metrics)
             return trainer.outcome(finished=False)
         trainer.end_epoch(metrics, began)
+        if not is_last and broadcast_from_main(trainer.accelerator, lambda: trainer.run.is_hopeless(state.history)):
+            for tracker in trainer.accelerator.trackers:
+                tracker.finish()
+            raise Pruned(f"epoch {state.epoch}")
     return trainer.outcome(finished=True)
 
 

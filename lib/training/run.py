@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -27,10 +28,12 @@ class Run:
     """The k-fold run that this one is a fold of."""
     folds_to_come: int = 0
     """Folds that are trained after this one."""
+    is_hopeless: Callable[[Sequence[dict[str, Any]]], bool] = lambda history: False
+    """Asked on the main process after each epoch but the last, with the history: whether the run ends there (tune.py)."""
 
     def check_signal(self, doing: str) -> None:
         """Raise Interrupted when a signal came to this process while it was `doing` what has no state to save."""
-        if self.stop.signal is not None:
+        if self.stop.has_come:
             raise Interrupted(f"Stopped by a signal while {doing}; {self.resume_command}")
 
     @property

@@ -28,7 +28,7 @@ from lib.errors import FlukeError
 from lib.models import network
 from lib.models.weights import load_network
 from lib.training import accelerator
-from scripts import train_classifier, train_embedding
+from scripts import train_classifier, train_embedding, tune
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -87,6 +87,11 @@ def given(change: Callable[[Path], Any], **fields: Any) -> Callable[[Path], dict
 def recipe(text: str) -> Callable[[Path], dict[str, Any]]:
     """The recipe's file says this."""
     return lambda root: {"argv": ["--cfg", str(root / "recipe.yaml")]} | (raw("recipe.yaml", text.encode())(root) or {})
+
+
+def space(text: str) -> Callable[[Path], dict[str, Any]]:
+    """tune.py is given this search space."""
+    return lambda root: raw("space.yaml", text.encode())(root) or {"argv": ["--space", str(root / "space.yaml"), "--minutes", "1"]}
 
 
 def sample(text: str, *rows: str) -> Callable[[Path], dict[str, Any]]:
@@ -581,6 +586,13 @@ CASES = [
         "--model.dropout: expected a number >= 0 and < 1 (found 1); --train.epochs: expected",
         {"model_dropout": 1, "train_epochs": -1},
     ),
+    # the search space
+    Case("a space without fields", "space.yaml: expected fields with their domains", space(""), tune),
+    Case("a field to tune that isn't there", "unknown field optim.lrr; did you mean optim.lr?", space("optim.lrr: [1, 2]"), tune),
+    Case("a choice that the field doesn't allow", "optim.lr: expected a number > 0", space("optim.lr: [0.1, fast]"), tune),
+    Case("an empty range", "optim.lr: the range is empty (low 0.2, high 0.1)", space("optim.lr: {low: 0.2, high: 0.1}"), tune),
+    Case("a range of names", "model.name isn't a number", space("model.name: {low: 1, high: 2}"), tune),
+    Case("a field to tune that changes the rows", "folds.seed can't be tuned", space("folds.seed: [1, 2]"), tune),
     # the run's folder
     Case("a folder for the run that can't be written", "can't be written (", lambda root: {"": str(root / "train.csv" / "run")}),
     Case("nothing to resume", "--resume: no unfinished run runs/run-*", lambda root: {"": "--resume"}),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.errors import FlukeError
-from lib.metrics.intervals import bootstrap_interval, gain_interval, interval_on_test
+from lib.metrics.intervals import bootstrap_interval, corrected_for_choice, gain_interval, interval_on_test
 from lib.metrics.registry import METRICS
 from tests.metrics.test_classification import single
 
@@ -108,3 +108,20 @@ def test_intervals_on_test_stay_within_a_metrics_range() -> None:
     assert interval_on_test("accuracy", 0.99, (0.98, 0.998), 1000, 100)[1] == 1
     assert interval_on_test("macro_map", 0.01, (0.002, 0.02), 1000, 100)[0] == 0
     assert interval_on_test("log_loss", 1.2, (1.1, 1.3), 100, 100)[1] > 1.3
+
+
+def test_the_best_of_equal_models_is_corrected_to_their_common_score() -> None:
+    """30 models that are right on 70% of the rows: the best looks better by two standard errors, the corrected score doesn't."""
+    rng, best, corrected = np.random.default_rng(0), [], []
+    targets = rng.integers(0, 2, 300)
+    for _ in range(10):
+        right = rng.random((30, 300)) < 0.7
+        logits = [np.eye(2)[np.where(each, targets, 1 - targets)] for each in right]
+        best.append(right.mean(axis=1).max())
+        corrected.append(corrected_for_choice("accuracy", logits, targets))
+    assert np.mean(best) > 0.74
+    assert abs(np.mean(corrected) - 0.7) < 0.01
+    one_better = [np.eye(2)[targets], *logits]
+    assert corrected_for_choice("accuracy", one_better, targets) == 1
+    by_loss = corrected_for_choice("log_loss", [3 * each for each in logits], targets)
+    assert 0.9 < by_loss < 1.2  # the mean is 0.3 * 3 + log(1 + exp(-3))

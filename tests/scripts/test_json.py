@@ -107,6 +107,14 @@ def test_an_interrupted_run_says_how_to_go_on(call: Callable[..., dict[str, Any]
     assert result["next"] == "accelerate launch scripts/made_up.py --cfg 'a recipe.yaml' --json --resume"
 
 
+def test_what_goes_on_without_resume_names_its_folder(call: Callable[..., dict[str, Any]]) -> None:
+    def main(argv: list[str] | None) -> None:
+        raise Interrupted("Stopped by a signal while probing", ("--out", "runs/probe"))
+
+    assert call(main, "--models", "a")["next"] == "accelerate launch scripts/made_up.py --models a --json --out runs/probe"
+    assert call(main, "--out", "x")["next"] == "accelerate launch scripts/made_up.py --out x --json"
+
+
 def test_a_fault_of_the_program_has_a_line_and_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
