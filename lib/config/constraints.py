@@ -58,7 +58,7 @@ def _tables(recipe: Recipe) -> Table:
 
 
 def _training(recipe: Recipe) -> Table:
-    """Constraints on objective and train."""
+    """Constraints on model, objective and train."""
     o, weighted = recipe.objective, recipe.train.sampler == "weighted"
     return [
         (
@@ -69,6 +69,7 @@ def _training(recipe: Recipe) -> Table:
             recipe.data.task == "number" and (weighted or o.class_weights != "none" or o.logit_adjustment or o.label_smoothing),
             "objective.class_weights, logit_adjustment, label_smoothing and train.sampler weighted are for classes only",
         ),
+        (recipe.model.head_from is not None and recipe.model.hidden, "model.head_from needs model.hidden []"),
         (recipe.train.sampler_factors and not weighted, "train.sampler_factors needs train.sampler weighted"),
     ]
 

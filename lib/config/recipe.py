@@ -165,6 +165,10 @@ class Model:
     """Local file to start from: .safetensors, .pth/.bin/.ckpt read with weights_only, or a run's best/model.safetensors. Weights of
     another image size, within a larger checkpoint, or under names that timm can convert are found, which the log says. Tensors of
     another head are left out and named there."""
+    head_from: str | None = None
+    """Finished run of probe.py of the same backbone and classes (runs/probe/NAME): the head of a classifier starts as the probe's
+    linear one (logistic regression, or ridge regression), fitted on this run's training rows, because the probe has seen the others
+    too. The log says what it scores before the first epoch. Needs `hidden: []`; null: a new head."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Other arguments of timm.create_model, such as {drop_path_rate: 0.1}."""
     pool: Literal["default", "avg", "max", "gem"] = "default"
@@ -244,7 +248,8 @@ class Optim:
     """First epochs, in which the backbone keeps its weights and BatchNorm statistics and only the head learns."""
     freeze: list[str] = field(default_factory=list)
     """Backbone parts that never learn, by the beginning of their names (conv_stem, bn1, blocks.0; "" is the whole backbone). Their
-    BatchNorm statistics stay too, and no gradient is computed below them: 35 instead of 25 images/s (benchmarks/quality)."""
+    BatchNorm statistics stay too, and no gradient is computed below them: 35 instead of 25 images/s (benchmarks/quality). With [""]
+    the backbone runs once for all epochs, where `data.augment` and `predict.tta` are [], MixUp is off and `eval_size` is `size`."""
     schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
     """Learning rate after warm-up, as a function of the optimizer step (plateau: of the validation metric)."""
     warmup_epochs: NonNegative = 0.0

@@ -63,8 +63,27 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
             torch.set_rng_state(state)
 
 
-def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: int | None) -> ImageLoader:
-    """Return a loader of one process's batches (uint8 images (B, 3, H, W), targets, positions).
+class FeatureDataset(Dataset[tuple[Any, ...]]):
+    """Features of a frozen backbone, in place of images without augmentation; indices and items as of ImageDataset."""
+
+    def __init__(self, features: np.ndarray, targets: np.ndarray | None = None):
+        """`features` (n, D) float32, `targets` with one entry per row."""
+        self.features = torch.from_numpy(features)
+        self.targets = torch.zeros(len(features), dtype=torch.int64) if targets is None else torch.from_numpy(targets)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: tuple[int, int, int]) -> tuple[Tensor, Tensor, int]:
+        _, position, _ = index
+        return self.features[position], self.targets[position], position
+
+
+Images = ImageDataset | FeatureDataset
+
+
+def make_train_loader(images: Images, batches: ShardedBatches, workers: int | None) -> ImageLoader:
+    """Return a loader of one process's batches (uint8 images (B, 3, H, W) or features (B, D), targets, positions).
 
     The order is that of `batches`: set its `epoch` and `start` before iterating.
     """
@@ -72,7 +91,7 @@ def make_train_loader(images: ImageDataset, batches: ShardedBatches, workers: in
 
 
 def make_eval_loader(
-    images: ImageDataset, batch_size: int, workers: int | None, rank: int = 0, num_processes: int = 1, passes: int = 1
+    images: Images, batch_size: int, workers: int | None, rank: int = 0, num_processes: int = 1, passes: int = 1
 ) -> ImageLoader:
     """Return a loader of one process's share of all positions, dealt out in order, in batches of equal size on all processes.
 

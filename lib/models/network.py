@@ -75,6 +75,7 @@ class GeM(nn.Module):
 class Network(nn.Module):
     """uint8 images (B, 3, H, W) -> {"output": logits (B, C) or embeddings (B, D), both float32, and with targets "loss": scalar}.
 
+    Instead of images it takes what `features` returns for them, (B, width): a frozen backbone need not run in each epoch.
     As in timm's task modules, head and loss (`objective`) are parts of the module that DistributedDataParallel wraps, so that their
     weights are synchronized, optimized and saved with the backbone's.
     """
@@ -144,10 +145,13 @@ class Network(nn.Module):
         return self._pooled_features((images.float() - self.mean) / self.std).float()
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
-        x = (images.float() - self.mean) / self.std
-        if self.training and targets is not None and self.mix is not None:
-            x, targets = self.mix(x, targets)
-        x = self._pooled_features(x).float()
+        if images.ndim == 2:
+            x = images
+        else:
+            x = (images.float() - self.mean) / self.std
+            if self.training and targets is not None and self.mix is not None:
+                x, targets = self.mix(x, targets)
+            x = self._pooled_features(x).float()
         # Not in bfloat16: its 8 bits make the best two of many logits tie, and give cosines near 1 wrong gradients.
         with torch.autocast(x.device.type, enabled=False):
             output = self.head(x)

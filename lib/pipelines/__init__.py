@@ -3,6 +3,7 @@
 runs               open a run: choose and lock its folder; start, resume or done
 run_tables         the tables of a run, and their images as datasets
 features           features of a frozen backbone, computed once and kept
+frozen             heads that start fitted; training on features
 shift              test images compared with held-out ones
 train              one run from tables to report
 predict            any images with trained networks

@@ -108,7 +108,7 @@ def _measure(trainer: Trainer, tables: Splits, prepared: float, num_folds: int, 
     """
     budget, recipe = trainer.budget, trainer.recipe
     budget.seconds_per_batch = _time_steps(trainer)
-    if budget.num_validation:
+    if budget.num_validation or budget.images_to_predict:
         budget.seconds_per_image = _time_validation(trainer, tables)
     seconds = trainer.seconds_left(0)
     assert seconds is not None

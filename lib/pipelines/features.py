@@ -46,13 +46,18 @@ def store_folder(recipe: Recipe) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fluke" / "features"
 
 
-def network_mark(network: Network, recipe: Recipe) -> str:
-    """Return a hash of all that features depend on besides the images: weights, size, fit, flips, cached pixels, precision."""
+def backbone_mark(network: Network) -> str:
+    """Return a hash of a backbone's weights and buffers."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(network.backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    d = recipe.data
+    return digest.hexdigest()
+
+
+def network_mark(network: Network, recipe: Recipe) -> str:
+    """Return a hash of all that features depend on besides the images: weights, size, fit, flips, cached pixels, precision."""
+    digest, d = hashlib.blake2b(backbone_mark(network).encode(), digest_size=16), recipe.data
     settings = (recipe.model.pool, d.eval_size or d.size, d.fit, sorted(set(recipe.predict.tta)), d.cache_dir and d.cache_size)
     digest.update(repr((settings, d.cache_dir is None, recipe.train.precision)).encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted
 from lib.files import read_json, write_json
 from lib.pipelines.folds_result import predict_test
+from lib.pipelines.frozen import fit_head
 from lib.pipelines.run_tables import FoldTables, Splits
 from lib.pipelines.runs import lock_run, plan_run
 from lib.pipelines.train import build_network, make_trainer, write_start
@@ -67,9 +68,12 @@ def _train_all(recipe: Recipe, run: Run, target: Target, tables: FoldTables, fol
                 return
             trained = tables.train.take(tables.train.in_classes())
             task = make_task(recipe, target, trained, trained)
+            splits = Splits(trained, trained, None, tables.train)
             network = build_network(recipe, own, task, new=plan.checkpoint is None)
+            if plan.checkpoint is None and recipe.model.head_from is not None:
+                fit_head(recipe, own, task, network, splits)
             write_start(recipe, own, task, network, plan)
-            trainer = make_trainer(recipe, own, task, network, Splits(trained, trained, None, tables.train), None)
+            trainer = make_trainer(recipe, own, task, network, splits, None, plan.checkpoint)
             trainer.validates = False
             if plan.checkpoint is not None:
                 trainer.resume(plan.checkpoint)

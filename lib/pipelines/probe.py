@@ -22,7 +22,7 @@ from lib.models.backbone import resolve_model
 from lib.models.losses import head_for
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights
-from lib.pipelines.features import compute_features
+from lib.pipelines.features import backbone_mark, compute_features
 from lib.pipelines.folds_result import report_out_of_fold, summarise
 from lib.pipelines.kfold import load_fold_tables, start_folds
 from lib.pipelines.run_tables import FoldTables, group_list
@@ -132,7 +132,8 @@ def _fit_and_report(recipe: Recipe, run: Run, tables: FoldTables) -> dict[str, A
         {"metric": metric, metric: float(registry.METRICS[metric].function(logits[own], targets[own])), "rows": int(own.sum())}
         for own in (tables.of_row == k for k in range(recipe.folds.n))
     ]
-    about = {"head": head, "heads": scores, "images_per_second": round(speed, 1), "seconds": round(time.monotonic() - began, 1)}
+    about: dict[str, Any] = {"head": head, "heads": scores, "backbone": backbone_mark(network), "width": features.shape[1]}
+    about |= {"images_per_second": round(speed, 1), "seconds": round(time.monotonic() - began, 1)}
     result = {"keep": "last", "probe": about, **summarise(per_fold)}
     source = {"run": run.folder.name, "model": recipe.model.name, "metric": metric, "folds": recipe.folds.n, "head": head}
     oof = Scores(train.rows, train.names, train.classes, logits, train.labels, target, source, group_list(train), train.ids)

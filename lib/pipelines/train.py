@@ -23,6 +23,7 @@ from lib.models.heads import Numbers
 from lib.models.losses import NumberLoss, head_for
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
+from lib.pipelines.frozen import fit_head, make_feature_data, seconds_per_image, trains_on_features
 from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make_dataset
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.pipelines.shift import compare_with_test, count_compared, describe_shift
@@ -104,10 +105,14 @@ def prepare_training(
     task = make_task(recipe, target, tables.train, tables.val)
     sample = check_inputs(recipe, run, task, tables.test, fold)
     network = build_network(recipe, run, task, new=plan.checkpoint is None)
+    if starts_fitted := plan.checkpoint is None and recipe.model.head_from is not None:
+        fit_head(recipe, run, task, network, tables)
     write_start(recipe, run, task, network, plan)
-    trainer = make_trainer(recipe, run, task, network, tables, fold)
+    trainer = make_trainer(recipe, run, task, network, tables, fold, plan.checkpoint)
     if plan.checkpoint is not None:
         trainer.resume(plan.checkpoint)
+    if starts_fitted:
+        run.log("epoch 0, the fitted head:  " + "  ".join(f"val {name} {value:.4f}" for name, value in trainer.validate().items()))
     return trainer, tables, sample
 
 
@@ -193,17 +198,28 @@ def write_start(recipe: Recipe, run: Run, task: Task, network: Network, plan: Pl
     run.accelerator.init_trackers("fluke", config, names)
 
 
-def make_trainer(recipe: Recipe, run: Run, task: Task, network: Network, tables: Splits, fold: Fold | None) -> Trainer:
-    """Return the trainer with its datasets; after training, other held-out and the test images are predicted."""
-    d = recipe.data
-    stop = partial(run.check_signal, "caching images")
+def make_trainer(
+    recipe: Recipe, run: Run, task: Task, network: Network, tables: Splits, fold: Fold | None, begun: Path | None
+) -> Trainer:
+    """Return the trainer with its datasets; after training, other held-out and the test images are predicted.
+
+    `begun` is the resumable state that it will go on from, if any.
+    """
+    num_test = fold.images_to_predict if fold else 0 if tables.test is None else len(tables.test)
+    compared = 0 if tables.test is None or task.target.outputs != "logits" else count_compared(len(task.val), len(tables.test))
+    num_predicted = len(task.unmeasured) + num_test + compared
+    if trains_on_features(recipe):
+        data = make_feature_data(recipe, run, task, network, tables, begun)
+        trainer = Trainer(run, recipe, task, network, data, num_predicted)
+        if run.deadline is not None:
+            trainer.budget.measure_validation(seconds_per_image(recipe, run, network, tables), 1)
+        return trainer
+    d, stop = recipe.data, partial(run.check_signal, "caching images")
     data = Datasets(
         make_dataset(recipe, task.train, make_train_transform(d), task.targets, tables.cached, stop),
         make_dataset(recipe, task.val, make_eval_transform(d), cached=tables.cached, stop=stop),
     )
-    num_test = fold.images_to_predict if fold else 0 if tables.test is None else len(tables.test)
-    compared = 0 if tables.test is None or task.target.outputs != "logits" else count_compared(len(task.val), len(tables.test))
-    return Trainer(run, recipe, task, network, data, len(task.unmeasured) + num_test + compared)
+    return Trainer(run, recipe, task, network, data, num_predicted)
 
 
 # --- predictions and results ------------------------------------------------------------------------------------------------------

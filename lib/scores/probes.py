@@ -9,15 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from lib.tables.target import Target
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Features (m, D) to logits (m, C)."""
+Layer = tuple[np.ndarray, np.ndarray]
+"""Weights (D, C) and biases (C,) of a linear layer on features as they are."""
 LEAST_PROBABILITY = 1e-6
 """Of a class that the fitted rows lack."""
 NEIGHBOURS = 15
@@ -27,30 +29,57 @@ STRENGTH = 0.01
 """C of the logistic regression on standardised features: backbones have more features than contests have images of a class."""
 
 
-def fit_logistic(features: np.ndarray, targets: np.ndarray, classes: int) -> Predict:
-    """Fit a multinomial logistic regression on standardised features or, for several labels (n, C), one per label."""
+def logistic_layer(features: np.ndarray, targets: np.ndarray, classes: int) -> Layer:
+    """Fit a multinomial logistic regression on standardised features or, for several labels (n, C), one per label.
 
-    def model() -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=500, tol=1e-3))
-
-    if targets.ndim == 1:
-        fitted = model().fit(features, targets)
-        known = np.unique(targets)
-
-        def predict(others: np.ndarray) -> np.ndarray:
-            logits = np.full((len(others), classes), np.log(LEAST_PROBABILITY))
-            logits[:, known] = np.maximum(fitted.predict_log_proba(others), np.log(LEAST_PROBABILITY))
-            return logits
-
-        return predict
+    A class that the targets lack, and a label that all of them have or lack, is improbable everywhere.
+    """
     scaler = StandardScaler().fit(features)
     scaled = scaler.transform(features)
     weights, biases = np.zeros((features.shape[1], classes)), np.full(classes, np.log(LEAST_PROBABILITY))
-    for label in range(classes):
-        if 0 < targets[:, label].sum() < len(targets):
-            one = LogisticRegression(C=STRENGTH, max_iter=500, tol=1e-3).fit(scaled, targets[:, label] > 0.5)
-            weights[:, label], biases[label] = one.coef_[0], one.intercept_[0]
-    return lambda others: scaler.transform(others) @ weights + biases
+
+    def fit(labels: np.ndarray) -> Any:
+        return LogisticRegression(C=STRENGTH, max_iter=500, tol=1e-3).fit(scaled, labels)
+
+    if targets.ndim == 1:
+        fitted, known = fit(targets), np.unique(targets)
+        found, intercepts = fitted.coef_, fitted.intercept_
+        if len(known) == 2:  # one row, the logit of the second class
+            found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+        weights[:, known], biases[known] = found.T, intercepts
+    else:
+        for label in range(classes):
+            if 0 < targets[:, label].sum() < len(targets):
+                one = fit(targets[:, label] > 0.5)
+                weights[:, label], biases[label] = one.coef_[0], one.intercept_[0]
+    return _unscaled(scaler, weights, biases)
+
+
+def ridge_layer(features: np.ndarray, targets: np.ndarray, classes: int) -> Layer:
+    """Fit a ridge regression of numbers (n, K) on standardised features, its strength by leave-one-out."""
+    scaler = StandardScaler().fit(features)
+    model = RidgeCV(alphas=np.logspace(0, 5, 11)).fit(scaler.transform(features), targets)
+    return _unscaled(scaler, np.reshape(model.coef_, (-1, features.shape[1])).T, np.atleast_1d(model.intercept_))
+
+
+def _unscaled(scaler: StandardScaler, weights: np.ndarray, biases: np.ndarray) -> Layer:
+    """Return the layer for features as they are of one for standardised features."""
+    weights = weights / scaler.scale_[:, None]
+    return weights, biases - scaler.mean_ @ weights
+
+
+def fit_logistic(features: np.ndarray, targets: np.ndarray, classes: int) -> Predict:
+    """Predict log-probabilities, at least LEAST_PROBABILITY, or logits of several labels by `logistic_layer`."""
+    weights, biases = logistic_layer(features, targets, classes)
+    if targets.ndim == 2:
+        return lambda others: others @ weights + biases
+    return lambda others: np.maximum(log_softmax(others @ weights + biases, axis=1), np.log(LEAST_PROBABILITY))
+
+
+def fit_ridge(features: np.ndarray, targets: np.ndarray, classes: int) -> Predict:
+    """Predict numbers by `ridge_layer`."""
+    weights, biases = ridge_layer(features, targets, classes)
+    return lambda others: others @ weights + biases
 
 
 def fit_neighbours(features: np.ndarray, targets: np.ndarray, classes: int) -> Predict:
@@ -78,12 +107,6 @@ def fit_means(features: np.ndarray, targets: np.ndarray, classes: int) -> Predic
     return lambda others: SCALE * normalize(scaler.transform(others)) @ means.T
 
 
-def fit_ridge(features: np.ndarray, targets: np.ndarray, classes: int) -> Predict:
-    """Fit a ridge regression of numbers (n, K) on standardised features, its strength by leave-one-out."""
-    model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 11))).fit(features, targets)
-    return lambda others: np.reshape(model.predict(others), (len(others), -1))
-
-
 HEADS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, int], Predict], Callable[[Target], bool]]] = {
     "logistic": (fit_logistic, lambda target: not target.numeric),
     "neighbours": (fit_neighbours, lambda target: not target.numeric),
@@ -91,6 +114,9 @@ HEADS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, int], Predict], Callabl
     "ridge": (fit_ridge, lambda target: target.numeric),
 }
 """Name of a head: how it is fitted, and for which targets."""
+
+LAYERS = {"logistic": logistic_layer, "ridge": ridge_layer}
+"""Heads that are a linear layer."""
 
 
 def heads_for(target: Target) -> list[str]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
-from lib.images.dataset import ImageDataset, make_eval_loader
+from lib.images.dataset import Images, make_eval_loader
 from lib.images.loader import ImageLoader
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
@@ -41,10 +41,16 @@ class InferenceOptions:
         batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // num_processes)
         return InferenceOptions(batch_size, recipe.data.workers, tuple(recipe.predict.tta))
 
-    def make_loader(self, images: ImageDataset, accelerator: Accelerator, passes: int = 1) -> ImageLoader:
+    def make_loader(self, images: Images, accelerator: Accelerator, passes: int = 1) -> ImageLoader:
         """Return a loader of this process's share of the images; its workers go on from one of its `passes` to the next."""
         rank, num_processes = accelerator.process_index, accelerator.num_processes
         return make_eval_loader(images, self.batch_size, self.workers, rank, num_processes, passes)
+
+
+def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a batch on the device: images (B, 3, H, W) in channels_last, features (B, D) as they are."""
+    layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+    return batch.to(device, non_blocking=True).contiguous(memory_format=layout)
 
 
 def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
 
 def predict(
     networks: Sequence[nn.Module],
-    images: ImageDataset,
+    images: Images,
     accelerator: Accelerator,
     options: InferenceOptions,
     check: Callable[[], None] = lambda: None,
@@ -93,7 +99,7 @@ def predict_batches(
         # Ranks have equal numbers of batches, so a row may come twice: the first one counts.
         rows, first = np.unique(positions.numpy(), return_index=True)
         fresh = ~seen[rows]
-        x = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        x = to_device(batch, device)
         for m, network in enumerate(networks):
             try:
                 with accelerator.autocast():

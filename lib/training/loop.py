@@ -6,7 +6,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted, Pruned
 from lib.files import write_text
-from lib.images.dataset import ImageDataset, make_train_loader
+from lib.images.dataset import FeatureDataset, Images, make_train_loader
 from lib.images.samplers import ShardedBatches, derive_seed
 from lib.metrics.registry import METRICS
 from lib.models.network import Network
@@ -28,7 +28,7 @@ from lib.models.weights import save_network
 from lib.training import checkpoint
 from lib.training.accelerator import describe_numerics, explain_step_errors
 from lib.training.distributed import SIGNALLED, broadcast_from_main, pool_batchnorm, run_on_main
-from lib.training.inference import InferenceOptions, predict_batches, progress_bar_options
+from lib.training.inference import InferenceOptions, predict_batches, progress_bar_options, to_device
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 from lib.training.preparation import checkpoint_gradients, note_no_progress, prepare_batchnorm
 from lib.training.run import Run
@@ -41,10 +41,10 @@ SAVE, OUT_OF_TIME, NOT_FINITE = 1, 2, 3
 
 
 class Datasets(NamedTuple):
-    """Images to train on and to validate on."""
+    """Images to train on and to validate on, or their features."""
 
-    train: ImageDataset
-    val: ImageDataset
+    train: Images
+    val: Images
 
 
 def fit(trainer: Trainer) -> Outcome:
@@ -101,10 +101,13 @@ class Trainer:
             checkpoint_gradients(network)
         if t.compile:
             network.compile_training()
+        self.reads_images = not isinstance(data.train, FeatureDataset)
+        """False for features, whose time says nothing about a prediction's."""
         order = task.make_order()
         self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, num_processes)
-        self.loader = make_train_loader(data.train, self.batches, recipe.data.workers)
-        self.inference = InferenceOptions.from_recipe(recipe, num_processes)
+        workers = recipe.data.workers if self.reads_images else 0
+        self.loader = make_train_loader(data.train, self.batches, workers)
+        self.inference = replace(InferenceOptions.from_recipe(recipe, num_processes), workers=workers)
         self.val_loader = self.inference.make_loader(data.val, self.accelerator, passes=t.epochs)
         self.validates = True
         """False for a training on all rows, which keeps its last weights."""
@@ -119,7 +122,7 @@ class Trainer:
         """Sum of this process's losses in this epoch."""
         self.speed: dict[str, float] = {}
         """Images per second and the share of waiting of this epoch."""
-        self.budget = TimeBudget(run.deadline, len(data.val), images_to_predict)
+        self.budget = TimeBudget(run.deadline, len(data.val) if self.reads_images else 0, images_to_predict)
         self.saved_at = time.monotonic()
 
     # --- resumable state ----------------------------------------------------------------------------------------------------------
@@ -180,8 +183,7 @@ class Trainer:
                 if batch == first:
                     warm = time.monotonic()
                 elif batch >= first + 5:
-                    images_done = (batch - first) * self.batches.share * self.accelerator.num_processes
-                    self.budget.measure_steps(time.monotonic() - warm, batch - first, images_done)
+                    self._measure_steps(time.monotonic() - warm, batch - first)
                     progress.set_postfix_str(self._describe_time_left(batch + 1), refresh=False)
                 if steps and self._after_step(batch + 1) == OUT_OF_TIME:
                     return False
@@ -189,10 +191,14 @@ class Trainer:
         now, batches_done = time.monotonic(), self.batches.count - first
         seconds, images_done = now - began, batches_done * self.recipe.train.batch_size
         if batches_done > 1:
-            self.budget.measure_steps(now - warm, batches_done - 1, (batches_done - 1) * self.recipe.train.batch_size)
+            self._measure_steps(now - warm, batches_done - 1)
         self.speed = {"images_per_second": round(images_done / seconds, 1), "waiting": round(waited / seconds, 3)}
         state.batch = self.batches.count
         return True
+
+    def _measure_steps(self, seconds: float, batches: int) -> None:
+        images = batches * self.batches.share * self.accelerator.num_processes
+        self.budget.measure_steps(seconds, batches, images if self.reads_images else None)
 
     def start_epoch(self) -> None:
         """Make the network and the order of batches those of the state's epoch."""
@@ -226,7 +232,7 @@ class Trainer:
         torch.manual_seed(derive_seed(t.seed, 1, state.epoch, batch, self.accelerator.process_index))
         factor = schedule_factor(o, state.step, self.steps_per_epoch * t.epochs, self.steps_per_epoch)
         set_learning_rate(self.optimizer, o.lr * factor * plateau_factor(self.plateau))
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        images = to_device(images, self.device)
         with explain_step_errors(t, self.accelerator.num_processes):
             with nullcontext() if steps else self.accelerator.no_sync(self.model):
                 loss = self.model(images, targets.to(self.device, non_blocking=True))["loss"]
@@ -301,7 +307,8 @@ class Trainer:
             raise Interrupted(
                 f"Stopped by a signal while validating epoch {self.state.epoch + 1}; {self.run.resume_command}"
             ) from None
-        self.budget.measure_validation(time.monotonic() - began, len(self.data.val))
+        if self.reads_images:
+            self.budget.measure_validation(time.monotonic() - began, len(self.data.val))
         self.val_outputs = outputs
         return broadcast_from_main(self.accelerator, lambda: self.task.measure(outputs, self.evaluated.objective))
 

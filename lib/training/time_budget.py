@@ -32,14 +32,14 @@ class TimeBudget:
         self.seconds_per_image = 0.0
         self.validated = False
 
-    def measure_steps(self, seconds: float, batches: int, images: int) -> None:
-        """Take what `batches` of together `images` images took.
+    def measure_steps(self, seconds: float, batches: int, images: int | None) -> None:
+        """Take what `batches` of together `images` images took; None for batches of features.
 
         Until a validation has been measured, the time per image counts as an estimate of it: a step has a backward pass; a
         validation may have flips and a larger image size.
         """
         self.seconds_per_batch = seconds / batches
-        if not self.validated:
+        if images is not None and not self.validated:
             self.seconds_per_image = seconds / images
 
     def measure_validation(self, seconds: float, images: int) -> None:

@@ -446,6 +446,12 @@ CASES = [
         "not a weights file that can be read safely (a pickle with more than tensors",
         weights("w.pth", lambda: {"w": Pickle()}),
     ),
+    Case("a head of a run that is no probe", "no finished run of probe.py", {"model_head_from": "none"}),
+    Case(
+        "a fitted head behind hidden layers",
+        "model.head_from needs model.hidden []",
+        {"model_head_from": "none", "model_hidden": "[8]"},
+    ),
     Case("weights without names", "model.weights", weights("w.pth", lambda: [torch.zeros(2)])),
     Case("weights that are numbers", "holds no named tensors; save a state_dict", weights("w.pth", lambda: {"a": 3})),
     Case(
