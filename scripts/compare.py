@@ -3,8 +3,8 @@
     python scripts/compare.py runs/*
     python scripts/compare.py runs/a runs/b --metric macro_f1 --out runs/compared
 
-A difference counts where its 99% interval, on the rows that both runs held out, excludes 0. k-fold runs are compared by their
-out-of-fold scores. With --out, compare.csv and compare.html are written there.
+A difference counts where its 99% interval, on the rows that both runs held out and widened for the training seed, excludes 0.
+k-fold runs are compared by their out-of-fold scores. With --out, compare.csv and compare.html are written there.
 """
 
 from __future__ import annotations

@@ -24,8 +24,11 @@ from lib.scores.alignment import align_scores, encode_targets, load_run_scores
 from lib.scores.score_file import Scores
 
 LEVEL = 0.99
-"""Level of the interval of a difference: more than 95%, because the best of several runs is compared, and because the training seed
-moves a score beyond what the held-out rows show."""
+"""Level of the interval of a difference: more than 95%, because the best of several runs is compared."""
+SEEDS = 2**0.5
+"""Factor on the interval's width, because the training seed moves a score beyond what the held-out rows show: the variance that it
+adds is taken to be as large as that of the rows (Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks).
+benchmarks/seed_pairs.py counts how often runs that differ in the seed alone are called different."""
 SAME = ("data.root", "data.workers", "data.cache_dir", "data.cache_size", "train.log_with", "train.save_minutes")
 """Fields that change no score."""
 
@@ -46,7 +49,7 @@ def compare_runs(folders: Sequence[str], metric: str | None, out: Path | None) -
     order = np.argsort([-METRICS[name].sign * row[name] for row in rows], kind="stable")
     best = scores[order[0]]
     for i in order[1:]:
-        rows[i] |= _difference(best, scores[i], name, str(runs[order[0]]), str(runs[i]))
+        rows[i] |= difference(best, scores[i], name, str(runs[order[0]]), str(runs[i]))
     differing = _differing_fields(recipes)
     for row, recipe in zip(rows, recipes):
         row |= {field: "" if recipe is None else _value(recipe, field) for field in differing}
@@ -89,8 +92,11 @@ def minutes_of_training(run: RunFolder) -> float:
     return round(seconds / 60, 1)
 
 
-def _difference(best: Scores, other: Scores, metric: str, there: str, here: str) -> dict[str, Any]:
-    """Return how much worse a run is than the best one on the rows that both held out, and whether that is sure."""
+def difference(best: Scores, other: Scores, metric: str, there: str, here: str) -> dict[str, Any]:
+    """Return how much worse a run is than the best one on the rows that both held out, its interval, and whether that is sure.
+
+    The interval is for other rows and for other training seeds (LEVEL, SEEDS).
+    """
     common = sorted(set(best.rows.tolist()) & set(other.rows.tolist()))
     if len(common) < 2:
         return {"common_rows": len(common), "differs": "no common rows"}
@@ -103,10 +109,12 @@ def _difference(best: Scores, other: Scores, metric: str, there: str, here: str)
     targets = encode_targets(first, there)
     groups = None if first.groups is None else np.array(first.groups)
     sign, function = METRICS[metric].sign, METRICS[metric].function
-    low, high = gain_interval(metric, second.logits, first.logits, targets, groups, level=LEVEL)
+    gain = sign * (function(second.logits, targets) - function(first.logits, targets))
+    interval = gain_interval(metric, second.logits, first.logits, targets, groups, level=LEVEL)
+    low, high = (gain + SEEDS * (bound - gain) for bound in interval)
     return {
         "common_rows": len(common),
-        "gain": sign * (function(second.logits, targets) - function(first.logits, targets)),
+        "gain": gain,
         "gain_low": low,
         "gain_high": high,
         "differs": "yes" if high < 0 or low > 0 else "no",
