@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,15 @@ from lib.config.recipe import Objective
 from lib.errors import FlukeError
 from lib.files import write_json
 from lib.models.embedding_losses import make_embedding_loss
+from lib.models.network import Network
 from lib.process import run_script
 from lib.training import loop
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import pool_batchnorm
-from scripts import kfold, train_classifier, train_embedding
+from scripts import kfold, predict, probe, retrieve, train_classifier, train_embedding
+
+SHARED = {"probe": probe, "predict": predict, "retrieve": retrieve, "features": train_classifier}
+"""Scripts whose images the processes share; what a job of them leaves is the number of images of each process."""
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -58,6 +65,22 @@ def spy(seen: list[dict[str, Any]], seeds: list[int]) -> None:
         return stepped
 
     loop.Trainer.train_step = noting_seed  # type: ignore[method-assign]
+
+
+def count_images(action: Callable[[], Any]) -> int:
+    """Number of images that this process runs a backbone on in `action`."""
+    seen, real = [], Network._pooled_features
+
+    def counted(network: Network, x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return real(network, x)
+
+    Network._pooled_features = counted  # type: ignore[method-assign]
+    try:
+        action()
+    finally:
+        Network._pooled_features = real  # type: ignore[method-assign]
+    return sum(seen)
 
 
 def gradient_below(name: str, accelerator: Accelerator) -> dict[str, Any]:
@@ -94,6 +117,7 @@ def pooled_statistics(accelerator: Accelerator) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     accelerator = make_accelerator("fp32", folder)
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
     rank = accelerator.process_index
@@ -110,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
                     train_classifier.main(arguments)
                 except FlukeError as error:
                     found[name] = str(error)
+        elif kind in SHARED:
+            found[name] = count_images(partial(SHARED[kind].main, arguments))
         elif kind == "pool":
             found["pooled"] = pooled_statistics(accelerator)
         elif kind == "gradient":

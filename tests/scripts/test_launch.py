@@ -24,7 +24,7 @@ from accelerate.commands.config import config_args
 from lib.files import write_json
 from lib.scores import score_file
 from lib.training import loop
-from scripts import kfold, train_classifier
+from scripts import kfold, probe, train_classifier
 from tests.scripts.rank_jobs import gradient_below
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,15 @@ OBJECTIVES = ("triplet", "proxy_anchor", "arcface", "cosface")
 FOLDS = ALIKE | {"train_epochs": 2, "folds_n": 2}
 GRADES = FOLDS | {"data_task": "ordinal", "data_order": "[01, ant, bee, cat]", "objective_name": "mse"}
 ARCFACE = {"objective_name": "arcface", "objective_scale": 16, "model_embedding_dim": 8, "train_epochs": 3, "folds_unknown": 0.25}
+
+
+FEATURES = ALIKE | {"optim_freeze": '[""]', "data_augment": "[]", "train_epochs": 2, "train_accumulate": 1}
+
+
+def probe_arguments(arguments: Callable[..., list[str]], folder: Path) -> list[str]:
+    argv = arguments(folder, model_name="test_convnext", folds_n=3)
+    at = argv.index("--model.name")
+    return [*argv[:at], *argv[at + 2 :], "--models", "test_convnext"]
 
 
 def command(config: str, script: str, *argv: object, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -125,7 +134,9 @@ def test_one_process_through_the_launcher(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]]) -> tuple[Path, list[dict[str, Any]]]:
+def two(
+    tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[str]], contest: Path
+) -> tuple[Path, list[dict[str, Any]]]:
     """A folder of runs by two gloo processes, and what each of the two saw."""
     folder = tmp_path_factory.mktemp("two")
     jobs: list[list[Any]] = [["classifier", "alike", arguments(folder / "alike", **ALIKE)]]
@@ -135,6 +146,11 @@ def two(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., list[
     jobs += [["classifier", "late", [*arguments(folder / "late", **ALIKE), "--train.max_minutes", "0.01"]]]
     jobs += [["gradient", name, []] for name in OBJECTIVES]
     jobs += [["folds", "folds", arguments(folder / "folds", **FOLDS)], ["folds", "grades", arguments(folder / "grades", **GRADES)]]
+    jobs += [["probe", "probe", probe_arguments(arguments, folder / "probe")]]
+    jobs += [["features", "features", arguments(folder / "features", **FEATURES)]]
+    table = ["--table", str(contest / "train.csv"), "--image_dir", str(contest / "images"), "--out", str(folder / "predicted.npz")]
+    jobs += [["predict", "predict", ["--run", str(folder / "alike"), *table]]]
+    jobs += [["retrieve", "retrieve", ["--run", str(folder / "arcface"), "--out", str(folder / "retrieval")]]]
     write_json(folder / "jobs.json", jobs)
     code, _, err = launch("cpu_2proc", "tests/scripts/rank_jobs.py", folder)
     assert code == 0, err
@@ -185,6 +201,24 @@ def test_two_processes_cross_validate_as_one(kind: str, fields_of: dict, two: tu
     assert files_of(two[0] / kind) == files_of(tmp_path / kind)
     assert (two[0] / kind / "folds.csv").read_bytes() == (tmp_path / kind / "folds.csv").read_bytes()
     assert two[1][0][kind]["result"] == two[1][1][kind]["result"]
+
+
+def test_processes_share_the_images_of_a_pass(
+    two: tuple, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a probe, a prediction and a gallery, and of a frozen backbone that runs once; an odd image is run by both."""
+    ours, other = ({name: found[name] for name in ("probe", "predict", "retrieve", "features")} for found in two[1])
+    assert ours == other
+    assert ours["probe"] == 24 + 7  # of 48 training and 13 test images
+    assert ours["predict"] == 24
+    assert min(ours.values()) > 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    probe.main(probe_arguments(arguments, tmp_path / "probe"))
+    train_classifier.main(arguments(tmp_path / "features", **FEATURES))
+    for name in ("probe/test_convnext/oof.npz", "features/scores_val.npz"):
+        found, expected = score_file.load_scores(two[0] / name), score_file.load_scores(tmp_path / name)
+        assert found.names == expected.names
+        assert np.allclose(found.logits, expected.logits, atol=1e-3)
 
 
 def test_plateau_drops_on_two_processes_as_on_one(two: tuple, one: Path) -> None:
