@@ -59,6 +59,13 @@ class Data:
     """Folder that the image names of the tables are relative to; nothing outside it and `trusted_roots` is ever read."""
     trusted_roots: list[str] = field(default_factory=list)
     """Folders outside `image_dir` into which links may lead: a Hugging Face, DVC or git-annex cache."""
+    extra_csv: str | None = None
+    """Table of images for training only (external data, pseudo-labels), with the columns of `train_csv` (image and label with
+    `train_dir`): train_classifier and kfold train on them, and never hold them out or score them. Rows of a group, or near copies,
+    of held-out images are left out. Images that the training table has are refused."""
+    extra_dir: str | None = None
+    """Folder that the image names of `extra_csv` are relative to; null: `image_dir`. Without `extra_csv`: a folder of class folders
+    with images for training only."""
     test_csv: str | None = None
     """Table of test images, or the sample submission; null: the sample submission, else every image of `test_dir`."""
     test_dir: str | list[str] | None = None

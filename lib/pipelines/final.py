@@ -18,6 +18,7 @@ from lib.pipelines.runs import lock_run, plan_run
 from lib.pipelines.train import build_network, make_trainer, write_start
 from lib.run_folder import RunFolder
 from lib.submission.decisions import read_decisions
+from lib.tables.extra import join_extra
 from lib.tables.target import Target
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -38,12 +39,13 @@ def train_final(recipe: Recipe, run: Run, target: Target, tables: FoldTables, se
     folder, cv = run.folder.final, broadcast_from_main(run.accelerator, lambda: read_json(run.folder.cv))
     best = [fold["best_epoch"] for fold in cv["folds"]]
     epochs = max(1, round(float(np.mean(best))))
-    run.log(f"final: all {len(tables.train):,} rows for {epochs} epochs, the mean of the folds' best ({', '.join(map(str, best))})")
+    rows = len(tables.train) + (0 if tables.extra is None else len(tables.extra))
+    run.log(f"final: all {rows:,} rows for {epochs} epochs, the mean of the folds' best ({', '.join(map(str, best))})")
     for seed in seeds:
         run.log(f"seed {seed}:")
         train = replace(recipe.train, epochs=epochs, keep="last", patience=None, seed=seed, max_minutes=None)
         _train_all(replace(recipe, train=train), run, target, tables, folder.seed(seed))
-    result = {"epochs": epochs, "seeds": list(seeds), "rows": len(tables.train)}
+    result = {"epochs": epochs, "seeds": list(seeds), "rows": rows}
     result |= {"metric": cv["pooled_metric"], "score_of_folds": cv["pooled"], "interval_of_folds": cv["interval"]}
     if tables.test is not None:
         decisions = broadcast_from_main(run.accelerator, lambda: read_decisions(run.folder, tables.train.classes, target))
@@ -66,9 +68,10 @@ def _train_all(recipe: Recipe, run: Run, target: Target, tables: FoldTables, fol
                 own.log(note)
             if plan.result is not None:
                 return
-            trained = tables.train.take(tables.train.in_classes())
+            known = tables.train.take(tables.train.in_classes())
+            trained, _ = join_extra(known, tables.extra, known.take(slice(0)))
             task = make_task(recipe, target, trained, trained)
-            splits = Splits(trained, trained, None, tables.train)
+            splits = Splits(trained, trained, None, trained)
             network = build_network(recipe, own, task, new=plan.checkpoint is None)
             if plan.checkpoint is None and recipe.model.head_from is not None:
                 fit_head(recipe, own, task, network, splits)

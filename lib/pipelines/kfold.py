@@ -88,10 +88,12 @@ def run_folds(recipe: Recipe, run: Run, target: Target, only: Sequence[int] | No
 
 def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
     """Return the training table with its folds and the test table with its sample submission, if any. Raises FlukeError."""
-    train, test = load_tables(recipe, run, target)
+    loaded = load_tables(recipe, run, target)
+    train, test, extra = loaded.train, loaded.test, loaded.extra
     if rows := recipe.train.limit_rows:  # a dry run: this many rows in each fold, and each of them out of fold once
         train = train.take(evenly_spaced(np.arange(len(train)), recipe.folds.n * rows))
         test = None if test is None else test.take(evenly_spaced(np.arange(len(test)), rows))
+        extra = None if extra is None else extra.take(evenly_spaced(np.arange(len(extra)), rows))
     of_row = splits.assign_folds(train, recipe.folds)
     run.log(splits.describe_folds(train, of_row))
     sample = None
@@ -104,7 +106,7 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
         # Its faults are found now, not after the training.
         run.log(check_sample(sample, recipe.predict, test.answers, train.classes, train.target, recipe.train.metric))
     _check_folds(train, of_row)
-    return FoldTables(train, of_row, test, sample)
+    return FoldTables(train, of_row, test, sample, extra)
 
 
 def start_folds(recipe: Recipe, run: Run, target: Target, tables: FoldTables) -> dict[int, dict[str, Any]]:
@@ -139,7 +141,7 @@ def train_folds(recipe: Recipe, run: Run, target: Target, tables: FoldTables, to
     for left, k in zip(range(len(to_do), 0, -1), to_do):
         run.log(f"fold {k}:")
         images_to_predict = math.ceil(n * len(tables.test) / left) if tables.test is not None else 0
-        results[k] = _train_fold(recipe, run, target, Fold(tables.train, tables.of_row, k, images_to_predict), left)
+        results[k] = _train_fold(recipe, run, target, Fold(tables.train, tables.of_row, k, images_to_predict, tables.extra), left)
         gc.collect()  # modules and optimizers of a fold are in reference cycles; the next fold needs the GPU's memory
     return results
 

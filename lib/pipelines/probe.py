@@ -94,6 +94,8 @@ def _probe_backbone(recipe: Recipe, arguments: RunArguments) -> dict[str, Any]:
             result = broadcast_from_main(run.accelerator, lambda: read_json(run.folder.cv))
             run.log(f"{run.folder}: finished already")
         else:
+            if recipe.data.extra_csv is not None or recipe.data.extra_dir is not None:
+                run.log("probe: rows for training only (data.extra_csv) aren't used, because the heads are of the table's rows")
             tables = load_fold_tables(recipe, run, target)
             start_folds(recipe, run, target, tables)
             result = _fit_and_report(recipe, run, tables)

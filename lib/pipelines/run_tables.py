@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lib.config.recipe import Recipe
-from lib.errors import did_you_mean
+from lib.errors import FlukeError, did_you_mean
 from lib.images.augmentation import Transform, cache_side
 from lib.images.cache import open_cache
 from lib.images.checking import describe_sizes, find_unreadable
@@ -19,6 +20,7 @@ from lib.images.dataset import ImageDataset
 from lib.images.duplicates import find_identical
 from lib.images.near_duplicates import SIDE, find_copies
 from lib.tables import filters, loading, splits
+from lib.tables.extra import group_copies, join_extra, load_extra
 from lib.tables.sample import Sample
 from lib.tables.table import Table, describe_table
 from lib.tables.target import Target
@@ -38,6 +40,18 @@ class Fold:
     """The fold to hold out."""
     images_to_predict: int
     """Test images that the k-fold run has to predict after this fold, before the fold's deadline."""
+    extra: Table | None = None
+    """Rows for training only, of all folds."""
+
+
+@dataclass(frozen=True)
+class ContestTables:
+    """The tables that a recipe names, without unreadable images."""
+
+    train: Table
+    test: Table | None
+    extra: Table | None
+    """Rows for training only (data.extra_csv)."""
 
 
 @dataclass(frozen=True)
@@ -51,50 +65,61 @@ class Splits:
     """All rows whose images share one cache, so that folds and splits of a table don't make one each; None: each table its own."""
 
 
-def load_tables(recipe: Recipe, run: Run, target: Target) -> tuple[Table, Table | None]:
-    """Return the training table, without unreadable images if the recipe says so, and the test table if there is one.
+def load_tables(recipe: Recipe, run: Run, target: Target) -> ContestTables:
+    """Return the recipe's tables, without unreadable images if it says so. Raises FlukeError.
 
     A classifier of data.only_classes keeps the rows of other classes. Its split is then the one of a run on all classes, and its
     scores of the held-out rows can be combined with that run's.
     """
     d = recipe.data
-    train_table = loading.load_train(d, recipe.folds, keep_others=target.outputs == "logits")
-    test = loading.load_test(d, train_table.classes, train_table.target)
+    train = loading.load_train(d, recipe.folds, keep_others=target.outputs == "logits")
+    extra = load_extra(d, recipe.folds, train)
+    if extra is not None and target.outputs == "embeddings":
+        raise FlukeError("data.extra_csv, extra_dir: are for train_classifier; add rows of individuals to data.train_csv.")
+    test = loading.load_test(d, train.classes, train.target)
 
-    paths = train_table.paths + (test.paths if test is not None else [])
+    tables = [table for table in (train, extra, test) if table is not None]
+    paths = [path for table in tables for path in table.paths]
     thumbnails = torch.zeros(len(paths), 3, SIDE, SIDE, dtype=torch.uint8) if d.duplicates == "near" else None
     check = partial(run.check_signal, "checking images")
     unreadable = broadcast_from_main(run.accelerator, lambda: find_unreadable(paths, d.workers, d.check, check, thumbnails))
-    bad_train = {i: reason for i, reason in unreadable.items() if i < len(train_table)}
-    bad_test = {i - len(train_table): reason for i, reason in unreadable.items() if i >= len(train_table)}
-    readable = np.delete(np.arange(len(paths)), sorted(bad_train))
-    train_table = filters.drop_unreadable(train_table, bad_train, d.on_unreadable)
+    ends = np.cumsum([0, *map(len, tables)])
+    bad = [{i - start: unreadable[i] for i in unreadable if start <= i < end} for start, end in pairwise(ends.tolist())]
+    train = filters.drop_unreadable(train, bad[0], d.on_unreadable)
+    if extra is not None:
+        extra = filters.drop_unreadable(extra, bad[1], d.on_unreadable)
     if test is not None:
-        test = filters.drop_unreadable(test, bad_test, "error", what="test")
+        test = filters.drop_unreadable(test, bad[-1], "error", what="test")
     if d.duplicates != "off":
-        train_table = _keep_copies_together(run, train_table, test, thumbnails[readable] if thumbnails is not None else None)
-    run.log(describe_table(train_table.take(train_table.in_classes())))
-    run.log(f"  {describe_sizes(train_table.paths)}; unreadable: {len(bad_train):,}")
-    if test is not None:
-        run.log("\n".join([f"test: {len(test):,} images of {test.source}", *(f"  {note}" for note in test.notes)]))
-    return train_table, test
+        readable = np.delete(np.arange(len(paths)), sorted(unreadable))
+        found = thumbnails[readable] if thumbnails is not None else None
+        train, extra = _keep_copies_together(run, ContestTables(train, test, extra), found)
+    run.log(describe_table(train.take(train.in_classes())))
+    run.log(f"  {describe_sizes(train.paths)}; unreadable: {len(bad[0]):,}")
+    for what, table in (("extra", extra), ("test", test)):
+        if table is not None:
+            run.log("\n".join([f"{what}: {len(table):,} images of {table.source}", *(f"  {note}" for note in table.notes)]))
+    return ContestTables(train, test, extra)
 
 
-def _keep_copies_together(run: Run, train: Table, test: Table | None, thumbnails: torch.Tensor | None) -> Table:
-    """Return the training table with the copies of an image in one group each; logs and lists them, and counts those in the test.
+def _keep_copies_together(run: Run, tables: ContestTables, thumbnails: torch.Tensor | None) -> tuple[Table, Table | None]:
+    """Return the training rows and the extra ones with the copies of an image in one group each; logs, lists and counts copies.
 
-    Copies are files with the same bytes and, with `thumbnails` of both tables' images, uint8 (n, 3, SIDE, SIDE), similar ones.
+    Copies are files with the same bytes and, with `thumbnails` of all tables' images, uint8 (n, 3, SIDE, SIDE), similar ones.
+    Raises FlukeError for an extra image that has the bytes of a training image.
     """
-    paths = train.paths + (test.paths if test is not None else [])
+    train, test, extra = tables.train, tables.test, tables.extra
+    trained = len(train) + (0 if extra is None else len(extra))
+    paths = train.paths + (extra.paths if extra is not None else []) + (test.paths if test is not None else [])
     stop = partial(run.check_signal, "comparing images")
 
-    def find() -> list[list[int]]:
+    def find() -> tuple[list[list[int]], list[list[int]]]:
         identical = find_identical(paths, stop)
-        return identical if thumbnails is None else find_copies(paths, thumbnails, identical, stop)
+        return identical, identical if thumbnails is None else find_copies(paths, thumbnails, identical, stop)
 
-    found = broadcast_from_main(run.accelerator, find)
+    identical, found = broadcast_from_main(run.accelerator, find)
     sets = [within for same in found if len(within := [i for i in same if i < len(train)]) > 1]
-    in_test = sum(i >= len(train) for same in found if same[0] < len(train) for i in same)
+    in_test = sum(i >= trained for same in found if same[0] < len(train) for i in same)
     what = "files under several names" if thumbnails is None else "photographs, copied or edited"
     if sets:
         run.log(splits.describe_copies(train, sets, what))
@@ -102,12 +127,20 @@ def _keep_copies_together(run: Run, train: Table, test: Table | None, thumbnails
     if in_test:
         same = "training images, byte for byte" if thumbnails is None else "copies of training images"
         run.log(f"duplicates: {in_test:,} test images are {same}")
-    return train if train.folds is not None else splits.keep_together(train, sets)
+    if extra is not None:
+        return group_copies(train, extra, _within(identical, trained), _within(found, trained))
+    return train if train.folds is not None else splits.keep_together(train, sets), None
+
+
+def _within(sets: list[list[int]], n: int) -> list[list[int]]:
+    """Return the sets of two and more positions below `n`."""
+    return [within for same in sets if len(within := [i for i in same if i < n]) > 1]
 
 
 def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> Splits:
     """Return the rows to train on, to validate on and to predict. Raises FlukeError."""
-    table, test = (fold.train, None) if fold else load_tables(recipe, run, target)
+    loaded = ContestTables(fold.train, None, fold.extra) if fold else load_tables(recipe, run, target)
+    table, test, extra = loaded.train, loaded.test, loaded.extra
     train_rows, val_rows = _split_rows(recipe, run, target, table, fold)
     if target.outputs == "logits":
         train_rows = train_rows[table.in_classes()[train_rows]]
@@ -115,9 +148,14 @@ def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> 
         train_rows = evenly_spaced(train_rows, limit)
         val_rows = val_rows if fold else evenly_spaced(val_rows, limit)  # the table of all folds was cut before
         test = test.take(evenly_spaced(np.arange(len(test)), limit)) if test is not None else None
+        extra = extra.take(evenly_spaced(np.arange(len(extra)), limit)) if extra is not None else None
     run.log(splits.describe_split(table, train_rows, val_rows))
-    cached = None if limit else table if fold else table.take(np.union1d(train_rows, val_rows))
-    return Splits(table.take(train_rows), table.take(val_rows), test, cached)
+    cached = table if fold else table.take(np.union1d(train_rows, val_rows))
+    train, said = join_extra(table.take(train_rows), extra, table.take(val_rows))
+    if extra is not None:
+        run.log(said)
+        cached = cached.join(extra)
+    return Splits(train, table.take(val_rows), test, None if limit else cached)
 
 
 def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fold | None) -> tuple[np.ndarray, np.ndarray]:
@@ -177,3 +215,5 @@ class FoldTables:
     """(n,) fold of each training row."""
     test: Table | None
     sample: Sample | None
+    extra: Table | None = None
+    """Rows for training only."""

@@ -13,6 +13,7 @@ rows            the rows of a table, their images and their labels
 loading         the training table, the test table, and tables to predict, from the recipe
 stratification  stratified choices of the rows to hold out, and of each row's fold
 splits          training rows and held-out rows, or k folds
+extra           rows for training only
 sample          the sample submission as read, and which of its rows belongs to which image
 survey          what lies in a contest's folder
 guesses         which table trains, and which column holds what

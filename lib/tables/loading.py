@@ -41,7 +41,10 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
     Raises FlukeError that names all rows with one kind of fault.
     """
     root = Path(data.root)
-    table, missing = _read_train_csv(data, folds) if data.train_dir is None else _read_train_dir(root / data.train_dir, data)
+    if data.train_dir is None:
+        table, missing = read_labelled_rows(data, folds.group_column if folds.group_csv is None else None)
+    else:
+        table, missing = _read_train_dir(root / data.train_dir, data)
     table, missing = map_classes(table, data.class_map, missing)
     table, missing = drop_images(table, missing, data.drop_images)
     table = drop_unreadable(table, missing, data.on_unreadable)
@@ -213,25 +216,23 @@ def load_images(
     return table
 
 
-def _read_train_csv(data: Data, folds: Folds) -> tuple[Table, dict[int, str]]:
+def read_labelled_rows(data: Data, group_column: str | None) -> tuple[Table, dict[int, str]]:
     """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
     source = Path(data.root) / (data.train_csv or "")
     labels = label_fields(source, read_header(source), data)
     wanted = {"data.image_column": data.image_column} | labels
-    by_column = folds.group_column is not None and folds.group_csv is None
-    if by_column:
-        wanted["folds.group_column"] = folds.group_column or ""
+    if group_column is not None:
+        wanted["folds.group_column"] = group_column
     columns, lines, rows = read_rows(source, wanted, data.train_where, "data.train_where")
     table, missing = find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines, rows)
-    if by_column:
-        refuse_blanks(source, folds.group_column or "", columns["folds.group_column"], lines)
-        columns |= {"data.image_column": columns["data.image_column"]}
+    if group_column is not None:
+        refuse_blanks(source, group_column, columns["folds.group_column"], lines)
     if data.image_pattern is not None:  # a row may have several images
         position = {line: i for i, line in enumerate(lines.tolist())}
         of_image = [position[line] for line in (table.lines if table.lines is not None else lines).tolist()]
         columns = {field: [cells[i] for i in of_image] for field, cells in columns.items()}
         table = replace(table, groups=np.array(columns["data.image_column"]))
-    if by_column:
+    if group_column is not None:
         table = replace(table, groups=np.array(columns["folds.group_column"]))
     return add_labels_of(table, missing, columns, labels, data, data.label_separator is not None)
 
@@ -240,7 +241,7 @@ def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
     """Return the labelled images of a folder, and {position: reason} of missing ones."""
     tests = test_folders(data) if data.test_dir is not None else []
     if data.label_pattern is None:
-        return _read_class_folders(folder, data, tests)
+        return read_class_folders(folder, data, tests)
     names = walk_images(folder, tests)
     if not names:
         raise FlukeError(f"{folder}: holds no images (data.train_dir).")
@@ -248,7 +249,7 @@ def _read_train_dir(folder: Path, data: Data) -> tuple[Table, dict[int, str]]:
     return add_labels_by_pattern(table, missing, data)
 
 
-def _read_class_folders(folder: Path, data: Data, tests: Sequence[Path]) -> tuple[Table, dict[int, str]]:
+def read_class_folders(folder: Path, data: Data, tests: Sequence[Path]) -> tuple[Table, dict[int, str]]:
     """Return the images in a folder of class folders, named `class/file` and sorted, and {position: reason} of missing images.
 
     Images in folders within a class folder are of that class. The folder of the test images is no class.

@@ -162,8 +162,12 @@ def read_columns(path: Path, fields: dict[str, str]) -> tuple[dict[str, list[str
     return columns, np.array(lines, dtype=np.int64)
 
 
-def read_mapping(path: Path, names: Sequence[str], value_column: str | None, field: str) -> list[str]:
+def read_mapping(
+    path: Path, names: Sequence[str], value_column: str | None, field: str, otherwise: Sequence[str] | None = None
+) -> list[str]:
     """Return the value (a group, a fold) that a table of image names and values has for each of `names`.
+
+    A name without a row has its value of `otherwise`, (n,), if that is given.
 
     The values are in `value_column`; None: in the other one of two columns. The image names are in the column that holds most of
     `names`. Names match exactly, else without folder and extension if that is unique in the table and in `names`. Other rows are
@@ -199,6 +203,8 @@ def read_mapping(path: Path, names: Sequence[str], value_column: str | None, fie
         stem = image_stem(name)
         if name not in values and stem_counts[stem] == len(values_by_stem.get(stem, ())) == 1:
             values[name] = values_by_stem[stem][0]
+    if otherwise is not None:
+        values = dict(zip(names, otherwise)) | values
     if missing := [name for name in names if name not in values]:
         shown = f"{len(missing):,} of {len(names):,} images: {first_few(map(repr, missing))}"
         raise FlukeError(f"{path}: has no row for {shown}; add one row per image.")

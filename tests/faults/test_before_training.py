@@ -170,6 +170,11 @@ CASES = [
         recipe("data: {max_images: 5}"),
     ),
     Case(
+        "extra rows for training that are images of the training table",
+        "too, where each is held out sooner or later: line 2 '1_000.png'; remove these rows",
+        lambda root: {"data_extra_csv": "more.csv"} | (raw("more.csv", b"image,label\n1_000.png,ant\n")(root) or {}),
+    ),
+    Case(
         "infinity for a number of rows",
         "--folds.holdout: expected a number > 0 and < 1 or a whole number >= 1",
         {"folds_holdout": ".inf"},
