@@ -49,7 +49,12 @@ def _tables(recipe: Recipe) -> Table:
             numbers and (d.min_images > 1 or d.take or d.only_classes),
             "data.only_classes, min_images and take are for classes (data.task not number)",
         ),
-        (by_column and folder and not by_table, "folds.group_column needs data.train_csv or folds.group_csv"),
+        (
+            by_column and folder and not by_table and d.join_csv is None,
+            "folds.group_column needs data.train_csv, data.join_csv or folds.group_csv",
+        ),
+        (d.join_key and d.join_csv is None, "data.join_key needs data.join_csv"),
+        (d.join_csv and by_table, "set one of data.join_csv and folds.group_csv"),
         (
             f.csv is not None and (by_column or by_table or f.group_pattern),
             "folds.csv excludes folds.group_column, group_csv and group_pattern",

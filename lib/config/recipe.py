@@ -55,6 +55,13 @@ class Data:
     """Table of training images, CSV or Parquet; null with `train_dir`."""
     train_dir: str | None = None
     """Instead of a table: a folder with one sub-folder of images per class."""
+    join_csv: str | None = None
+    """A second table whose columns count as columns of `train_csv` and `test_csv` (drivers, patients, metadata): for labels,
+    groups, `train_where`, `test_where`, `id_column`. With `train_dir`, for groups by image name. Of a column that both have, the
+    first's is taken."""
+    join_key: str | Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    """Column that names the rows of both tables, or [column of the table, column of `join_csv`]; null: the two columns with most
+    values in common, of which that of `join_csv` has each value once."""
     image_dir: str = "."
     """Folder that the image names of the tables are relative to; nothing outside it and `trusted_roots` is ever read."""
     trusted_roots: list[str] = field(default_factory=list)
@@ -352,11 +359,11 @@ class Folds:
     stratify: bool = True
     """Keep the share of every class on each side (of every label: iterative stratification; as near as whole groups allow)."""
     group_column: str | None = None
-    """Column of the training table, or of `group_csv`; rows with the same value never sit on both sides (bursts, photographs of one
-    lesion)."""
+    """Column of the training table, of `data.join_csv` or of `group_csv`; rows with the same value never sit on both sides (bursts,
+    photographs of one lesion)."""
     group_csv: str | None = None
-    """Another table with image names and groups, relative to `data.root`: its columns are found by the image names and
-    `group_column`, or it has just these two."""
+    """A table of groups alone, by image names, relative to `data.root`: its columns are found by the image names and
+    `group_column`, or it has just these two. `data.join_csv` joins a table on any key, for labels and filters too."""
     group_pattern: str | None = None
     """Regular expression that finds an image's group in its name, folders included; its first group: `^(\\d+)_(left|right)`."""
     csv: str | None = None

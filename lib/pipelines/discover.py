@@ -22,7 +22,8 @@ from lib.retrieval.discovery import Fit, Images, Known, fit, group_images, make_
 from lib.run_folder import DiscoveryFolder, submit_command
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
-from lib.tables.readers import read_columns, read_mapping
+from lib.tables.joining import read_joined
+from lib.tables.readers import read_mapping
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.training.distributed import run_on_main
@@ -118,8 +119,8 @@ def part_of_rows(session: RetrievalSession, table: Table) -> np.ndarray:
         return np.array(["all"] * len(table))
     if table.lines is None:
         raise FlukeError(f"{table.source}: is a folder, without the column {column!r} (retrieval.part_column).")
-    columns, lines = read_columns(table.source, {"retrieval.part_column": column})
-    of_line = dict(zip(lines.tolist(), columns["retrieval.part_column"]))
+    joined = read_joined(table.source, {"retrieval.part_column": column}, session.recipe.data)
+    of_line = dict(zip(joined.lines.tolist(), joined.columns["retrieval.part_column"]))
     return np.array([of_line[line] for line in table.lines.tolist()])
 
 

@@ -123,7 +123,7 @@ def _group_by_table(survey: Survey, draft: Draft) -> None:
         column = survey.image_column(table)
         group = next((name for name in table.columns if GROUP_NAMES.search(name)), None)
         if column is not None and group is not None and column[1] == 1:
-            draft.set("folds.group_csv", table.path)
+            draft.set("data.join_csv", table.path)
             draft.set("folds.group_column", group, "images of one stay on one side of a split")
             return
 

@@ -199,6 +199,6 @@ def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
             continue
         columns = [name for name, cells in other.columns.items() if GROUP_NAMES.search(name) and len(set(cells)) < len(other)]
         if columns:
-            draft.set("folds.group_csv", other.path)
+            draft.set("data.join_csv", other.path)
             draft.set("folds.group_column", columns[0], "images of one stay on one side of a split")
             return

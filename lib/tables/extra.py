@@ -11,9 +11,10 @@ import numpy as np
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.tables.filters import drop_unreadable, refuse_repeats
+from lib.tables.joining import joined_header
 from lib.tables.labels import from_pattern, map_classes
-from lib.tables.loading import read_class_folders, read_labelled_rows
-from lib.tables.readers import read_header, read_mapping
+from lib.tables.loading import group_table, read_class_folders, read_labelled_rows
+from lib.tables.readers import read_mapping
 from lib.tables.regression_target import is_number
 from lib.tables.splits import keep_together
 from lib.tables.table import Table
@@ -36,7 +37,7 @@ def load_extra(data: Data, folds: Folds, train: Table) -> Table | None:
         table, missing = read_class_folders(root / (data.extra_dir or ""), data, [])
     else:
         by_column = folds.group_column if folds.group_csv is None else None
-        has_groups = by_column is not None and by_column in read_header(root / data.extra_csv)
+        has_groups = by_column is not None and by_column in joined_header(root / data.extra_csv, data)
         own = replace(data, train_csv=data.extra_csv, image_dir=data.extra_dir or data.image_dir, train_where={})
         table, missing = read_labelled_rows(own, by_column if has_groups else None)
     known = {old: new for old, new in data.class_map.items() if old in table.counts()}
@@ -50,7 +51,7 @@ def load_extra(data: Data, folds: Folds, train: Table) -> Table | None:
         )
     table = _of_known_labels(table, train)
     prefix = f"{data.extra_dir}/" if data.extra_dir is not None else ""
-    groups = None if train.groups is None else _groups(table, root, folds)
+    groups = None if train.groups is None else _groups(table, data, folds)
     return replace(table, names=[prefix + name for name in table.names], groups=groups, ids=None)
 
 
@@ -77,13 +78,14 @@ def _of_known_labels(table: Table, train: Table) -> Table:
     return replace(table, notes=(*table.notes, note)).take(known)
 
 
-def _groups(table: Table, root: Path, folds: Folds) -> np.ndarray:
+def _groups(table: Table, data: Data, folds: Folds) -> np.ndarray:
     """Return the group of each row, (n,) str: of the table's column, of folds.group_csv or group_pattern, else its own."""
     own = [f"{FIELD} {name}" for name in table.names]
     if table.groups is not None:
         return table.groups
-    if folds.group_csv is not None:
-        return np.array(read_mapping(root / folds.group_csv, table.names, folds.group_column, "folds.group_column", otherwise=own))
+    if (groups_of := group_table(data, folds)) is not None:
+        path = Path(data.root) / groups_of
+        return np.array(read_mapping(path, table.names, folds.group_column, "folds.group_column", otherwise=own))
     if folds.group_pattern is not None:
         found = from_pattern("folds.group_pattern", folds.group_pattern, table.names, "group")
         return np.array([each if group is None else group for group, each in zip(found, own)])

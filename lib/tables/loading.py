@@ -15,6 +15,7 @@ from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
 from lib.tables.folders import IMAGE_SUFFIXES, image_stem, list_images, walk_images
+from lib.tables.joining import joined_header, read_joined
 from lib.tables.labels import from_pattern, map_classes
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.regression_target import is_number
@@ -58,13 +59,14 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
             )
     else:
         table = note_similar_labels(filter_by_class(table, data, keep_others))
-    return _with_folds(table, root, folds)
+    return _with_folds(table, data, folds)
 
 
-def _with_folds(table: Table, root: Path, folds: Folds) -> Table:
+def _with_folds(table: Table, data: Data, folds: Folds) -> Table:
     """Return the table with the groups and folds that other tables, or the images' names, say."""
-    if folds.group_csv is not None:
-        groups = read_mapping(root / folds.group_csv, table.names, folds.group_column, "folds.group_column")
+    root = Path(data.root)
+    if (groups_of := group_table(data, folds)) is not None:
+        groups = read_mapping(root / groups_of, table.names, folds.group_column, "folds.group_column")
         table = replace(table, groups=np.array(groups))
     if folds.group_pattern is not None:
         found = from_pattern("folds.group_pattern", folds.group_pattern, table.names, "group")
@@ -82,6 +84,14 @@ def _with_folds(table: Table, root: Path, folds: Folds) -> Table:
             raise FlukeError(f"{root / folds.csv}: some folds are not numbers from 0 on: {shown}; number the folds 0, 1, 2, ...")
         table = replace(table, folds=np.array(assigned, dtype=np.int64))
     return table
+
+
+def group_table(data: Data, folds: Folds) -> str | None:
+    """Return the table that has the groups by image name; None where the training table has them, or there are none.
+
+    Images in class folders have no table of their own to join with data.join_csv: their names are the key.
+    """
+    return folds.group_csv or (data.join_csv if data.train_dir is not None and folds.group_column is not None else None)
 
 
 def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | None:
@@ -135,7 +145,8 @@ def _with_ids(table: Table, sample: Path, data: Data) -> Table:
             return table  # the sample's check names the ids that have no image
         note = f"the sample's ids are in the column {found!r} of {table.source} (data.id_column names another)"
     else:
-        columns, at = read_columns(table.source, {data.id_column: data.id_column})
+        joined = read_joined(table.source, {data.id_column: data.id_column}, data)
+        columns, at = joined.columns, joined.lines
         found, note = data.id_column, ""
     of_line = dict(zip(at.tolist(), columns[found]))
     ids = [of_line[line] for line in lines.tolist()]
@@ -201,7 +212,8 @@ def load_images(
     else:
         header, wanted = read_header(path), {"data.image_column": data.image_column}
         labels = label_fields(path, header, data) if with_labels and has_labels(header, data) else {}
-        columns, lines, rows = read_rows(path, wanted | labels, where or {}, "data.test_where")
+        taken = read_rows(path, wanted | labels, where or {}, "data.test_where", data)
+        columns, lines, rows = taken.columns, taken.lines, taken.rows
         table, missing = find_rows(path, folder, columns["data.image_column"], data, lines, rows)
         for other in more if missing else ():
             elsewhere, still_missing = find_rows(path, other, columns["data.image_column"], data, lines, rows)
@@ -211,6 +223,7 @@ def load_images(
         if any(cell.strip() for field in labels for cell in columns[field]):
             table, missing = add_labels_of(table, missing, columns, labels, data, target.several)
             table, missing = map_classes(table, {old: new for old, new in data.class_map.items() if old in table.counts()}, missing)
+        table = replace(table, notes=(*taken.notes, *table.notes))
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return table
@@ -219,12 +232,14 @@ def load_images(
 def read_labelled_rows(data: Data, group_column: str | None) -> tuple[Table, dict[int, str]]:
     """Return the rows of data.train_csv with labels and groups, without classes, and {position: reason} of missing images."""
     source = Path(data.root) / (data.train_csv or "")
-    labels = label_fields(source, read_header(source), data)
+    labels = label_fields(source, joined_header(source, data), data)
     wanted = {"data.image_column": data.image_column} | labels
     if group_column is not None:
         wanted["folds.group_column"] = group_column
-    columns, lines, rows = read_rows(source, wanted, data.train_where, "data.train_where")
+    taken = read_rows(source, wanted, data.train_where, "data.train_where", data)
+    columns, lines, rows = taken.columns, taken.lines, taken.rows
     table, missing = find_rows(source, Path(data.root) / data.image_dir, columns["data.image_column"], data, lines, rows)
+    table = replace(table, notes=(*taken.notes, *table.notes))
     if group_column is not None:
         refuse_blanks(source, group_column, columns["folds.group_column"], lines)
     if data.image_pattern is not None:  # a row may have several images

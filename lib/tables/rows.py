@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,21 +13,38 @@ from lib.config.recipe import Data
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.folders import find_by_pattern, find_deeper, find_images
+from lib.tables.joining import read_joined, refuse_unmatched
 from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, select_rows
-from lib.tables.readers import read_columns, refuse_blanks
+from lib.tables.readers import refuse_blanks
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, label_target
 
 
-def read_rows(
-    source: Path, fields: dict[str, str], where: Mapping[str, str | list[str]], field: str
-) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:
-    """Return the columns of `read_columns`, the line and the position of each row that is as `where` says."""
-    columns, lines = read_columns(source, fields | {f"{field} {column}": column for column in where})
-    if not where:
-        return columns, lines, np.arange(len(lines), dtype=np.int64)
-    rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
-    return {name: [cells[i] for i in rows] for name, cells in columns.items()}, lines[rows], rows
+@dataclass(frozen=True)
+class SelectedRows:
+    """Rows of a table that a recipe takes."""
+
+    columns: dict[str, list[str]]
+    """Cells by the field of the recipe that names the column."""
+    lines: np.ndarray
+    """(n,) int64: line of each row in the file."""
+    rows: np.ndarray
+    """(n,) int64: position of each row in the file."""
+    notes: tuple[str, ...] = ()
+
+
+def read_rows(source: Path, fields: dict[str, str], where: Mapping[str, str | list[str]], field: str, data: Data) -> SelectedRows:
+    """Return the columns `fields` of the rows that are as `where` says, also from the table that is joined with `source`.
+
+    Raises FlukeError, also for a row that needs a cell of the joined table and has no match there.
+    """
+    joined = read_joined(source, fields | {f"{field} {column}": column for column in where}, data)
+    columns, lines = joined.columns, joined.lines
+    rows = np.arange(len(lines), dtype=np.int64)
+    if where:
+        rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
+    refuse_unmatched(source, data, columns["data.image_column"], joined, rows, set(fields))
+    return SelectedRows({name: [cells[i] for i in rows] for name, cells in columns.items()}, lines[rows], rows, joined.notes)
 
 
 def find_rows(
