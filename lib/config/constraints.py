@@ -31,6 +31,10 @@ def _tables(recipe: Recipe) -> Table:
             d.image_pattern and ("{name}" not in d.image_pattern or folder),
             "data.image_pattern needs data.train_csv, and holds {name}",
         ),
+        (
+            isinstance(d.channels, list) and (folder or d.image_pattern or any("{name}" not in each for each in d.channels)),
+            "data.channels as files needs data.train_csv and no data.image_pattern, and each holds {name}",
+        ),
         (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
         ((d.train_csv is not None) == folder, "set exactly one of data.train_csv and data.train_dir (the other to null)"),
         (several and folder, "data.label_separator needs data.train_csv, not data.train_dir"),

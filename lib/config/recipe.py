@@ -101,6 +101,15 @@ class Data:
     image_pattern: str | None = None
     """Files of a row whose cell in `image_column` is no file name: `"{name}-*.jpg"` takes all images of a pet or product, which
     stay on one side of a split and are answered together."""
+    channels: Annotated[int, Field(ge=1, le=64)] | Annotated[list[str], Field(min_length=1)] = 3
+    """Channels of an image: 3, read as RGB; 1, read as grey; 4 bands of a file; another number, of .npy arrays (channels first or
+    last). Or the grey files of an image, one per channel: `["{name}_red.png", "{name}_green.png"]`, {name} being the cell of
+    `image_column`. The network takes so many (timm's in_chans, which adapts pretrained weights); channel i is normalized as
+    channel i modulo 3 of RGB, one alone by the mean of the three."""
+    max_megapixels: Positive = 100.0
+    """Images of this many megapixels or more are refused. Where larger ones are allowed, JPEGs are decoded at a fraction of their
+    size, pyramids (TIFF) at the page that is large enough, and others whole before they are averaged, which takes 3 bytes of memory
+    per pixel and worker; a `cache_dir` decodes each once."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """Separator between the labels of one image (" ", "|", ...); null: one label per image (softmax)."""
     task: Literal["label", "ordinal", "number"] = "label"

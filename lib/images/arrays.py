@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,59 @@ ARRAY_SUFFIXES = (".npy", ".dcm", ".dicom")
 
 
 def open_array(path: Path) -> Image.Image:
-    """Return an array file as a Pillow image: 8 bits per channel, or grey values of more bits. Raises FlukeError."""
+    """Return an array file as a Pillow image: 8 bits per channel, or grey values of more bits. Raises FlukeError.
+
+    Of an array that is read with another number of channels than 3 (ImagePath), the first three are shown.
+    """
+    channels = getattr(path, "channels", 3)
+    with _faults_of(path):
+        if path.suffix.lower() != ".npy":
+            return _open_dicom(path)
+        values = np.load(path, allow_pickle=False)
+        if channels == 3 or values.ndim == 2:
+            return _to_image(values)
+        planes = _to_8_bits(_channels_first(values, channels))
+        return _to_image(planes[[0, min(1, channels - 1), min(2, channels - 1)]])
+
+
+def load_planes(path: Path, channels: int) -> np.ndarray:
+    """Return a .npy file of `channels` channels, first or last, as uint8 (channels, H, W). Raises FlukeError."""
+    with _faults_of(path):
+        return _to_8_bits(_channels_first(np.load(path, allow_pickle=False), channels))
+
+
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
     try:
-        if path.suffix.lower() == ".npy":
-            return _to_image(np.load(path, allow_pickle=False))
-        return _open_dicom(path)
+        yield
     except FlukeError:
         raise
     except Exception as error:  # NumPy and pydicom raise ValueError, EOFError, AttributeError, struct.error, ... for damaged files
         raise FlukeError(f"{path}: can't be read ({one_line(error)}).") from None
+
+
+def _channels_first(values: np.ndarray, channels: int) -> np.ndarray:
+    """Return an array (C, H, W), (H, W, C) or, of one channel, (H, W) as (C, H, W). Raises ValueError for another one."""
+    if values.ndim == 2 and channels == 1:
+        return values[None]
+    if values.ndim == 3 and values.shape[0] == channels:
+        return values
+    if values.ndim == 3 and values.shape[2] == channels:
+        return np.moveaxis(values, -1, 0)
+    raise ValueError(f"an array {values.shape} has no axis of {channels} channels (data.channels)")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Return an array as uint8: booleans, floats in [0, 1] and 16 bits scaled. Raises ValueError for values of unknown range."""
+    if values.dtype == bool:
+        values = values.astype(np.uint8) * 255
+    if values.dtype.kind == "f" and 0 <= values.min() <= values.max() <= 1:
+        values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype == np.uint16:
+        values = np.rint(values / 257).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise ValueError(f"{values.dtype} from {values.min():g} to {values.max():g} has no known range; save it with 8 or 16 bits")
+    return np.ascontiguousarray(values)
 
 
 def _to_image(values: np.ndarray) -> Image.Image:
@@ -40,13 +86,7 @@ def _to_image(values: np.ndarray) -> Image.Image:
         return Image.fromarray(values.astype(np.float32 if values.dtype.kind == "f" else np.int32))
     if values.ndim != 3 or values.shape[2] != 3:
         raise ValueError(f"an array {shape} is no image with one or three channels")
-    if values.dtype.kind == "f" and 0 <= values.min() <= values.max() <= 1:
-        values = np.rint(values * 255).astype(np.uint8)
-    if values.dtype == np.uint16:
-        values = np.rint(values / 257).astype(np.uint8)
-    if values.dtype != np.uint8:
-        raise ValueError(f"{values.dtype} from {values.min():g} to {values.max():g} has no known range; save it with 8 or 16 bits")
-    return Image.fromarray(np.ascontiguousarray(values))
+    return Image.fromarray(_to_8_bits(values))
 
 
 def _open_dicom(path: Path) -> Image.Image:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from lib.config.recipe import Data
 from lib.errors import FlukeError, did_you_mean, one_line
+from lib.tables.image_path import count_channels
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -26,7 +27,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ResizeToSquare:
-    """Resize an image to uint8 (3, size, size): squash both sides, crop the central square, or pad the short side with gray."""
+    """Resize an image to uint8 (C, size, size): squash both sides, crop the central square, or pad the short side with gray."""
 
     size: int
     method: Literal["squash", "crop", "pad"]
@@ -45,7 +46,7 @@ class ResizeToSquare:
 
 
 def make_eval_transform(data: Data, size: int | None = None) -> Transform:
-    """Return the transform of validation and test images: image -> uint8 (3, size, size), without randomness.
+    """Return the transform of validation and test images: image -> uint8 (C, size, size), without randomness.
 
     `size` in pixels; None: `data.eval_size`, or `data.size` if that is null.
     """
@@ -53,7 +54,7 @@ def make_eval_transform(data: Data, size: int | None = None) -> Transform:
 
 
 def make_train_transform(data: Data) -> Transform:
-    """Return the transform of training images: image -> uint8 (3, data.size, data.size), with `data.augment` in order.
+    """Return the transform of training images: image -> uint8 (C, data.size, data.size), with `data.augment` in order.
 
     The image is resized to `data.size` first, unless an entry of the list rescales (RESCALING), and last, in case the list leaves
     another size. All randomness comes from torch's default generator. Each transform is built and applied once here. Raises
@@ -62,7 +63,7 @@ def make_train_transform(data: Data) -> Transform:
     resize, resize_last = ResizeToSquare(data.size, data.fit), ResizeToSquare(data.size, "squash")
     first = [] if any(name in RESCALING for name in map(_entry_name, data.augment)) else [resize]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="error", category=UserWarning):
-        sample = torch.randint(256, (3, 2 * data.size, 3 * data.size), dtype=torch.uint8)
+        sample = torch.randint(256, (count_channels(data), 2 * data.size, 3 * data.size), dtype=torch.uint8)
         steps, _ = _build_in_sequence(data.augment, data.size, resize(sample) if first else sample)
     return v2.Compose([*first, *steps, resize_last])
 
@@ -165,7 +166,7 @@ def _build(entry: Any, size: int, sample: torch.Tensor) -> tuple[v2.Transform, t
         raise FlukeError(
             f"{place} can't be used with {given} ({one_line(error)}); its arguments are {', '.join(parameters)}."
         ) from None
-    _check_result(result, place)
+    _check_result(result, place, len(sample))
     return step, result
 
 
@@ -186,7 +187,7 @@ def _convert_arguments(name: str, given: dict[str, Any], parameters: list[str], 
     return arguments
 
 
-def _check_result(result: Any, place: str) -> None:
-    if not (isinstance(result, torch.Tensor) and result.dtype == torch.uint8 and result.ndim == 3 and len(result) == 3):
+def _check_result(result: Any, place: str, channels: int) -> None:
+    if not (isinstance(result, torch.Tensor) and result.dtype == torch.uint8 and result.ndim == 3 and len(result) == channels):
         found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
-        raise FlukeError(f"{place} returns {found}, not a uint8 image (3, height, width).")
+        raise FlukeError(f"{place} returns {found}, not a uint8 image ({channels}, height, width).")

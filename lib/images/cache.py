@@ -1,13 +1,14 @@
 """Packed cache: images decoded and downscaled once, in one memory-mapped file that all tables, folds and runs share.
 
 A folder holds the images of one size, made by one version of the decoders. `pictures.bin` is only appended to: a header line, then
-the images' bytes one after the other, each as rows of RGB. `pictures.npz` is the index: the key of each image, a hash of its file's
-path, size and time of change, where its bytes begin, and its height and width. A changed file is a new image. A build that is
-killed goes on behind the last images that the index knows. Neither file is unpickled or executed.
+the images' bytes one after the other, each as rows of RGB (or of the recipe's channels). `pictures.npz` is the index: the key of
+each image, a hash of its file's path, size and time of change, where its bytes begin, and its height and width. A changed file is a
+new image. A build that is killed goes on behind the last images that the index knows. Neither file is unpickled or executed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -29,6 +30,7 @@ from lib.images.decoding import decode
 from lib.images.loader import ImageLoader
 from lib.images.opening import open_image
 from lib.process import is_main_process
+from lib.tables.image_path import files_of
 
 HEADER = 128  # bytes before the first image
 VERSION = f"fluke-cache 2, Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
@@ -44,25 +46,25 @@ ENTRY = np.dtype([("key", np.uint64), ("offset", np.int64), ("height", np.int32)
 class ImageCache:
     """Cached images of some rows, opened by `open_cache`. Pickles without the pixels, so that DataLoader workers map the file."""
 
-    def __init__(self, path: Path, entries: np.ndarray) -> None:
-        """Map the file `path` (.bin) for the images of `entries` (n,) ENTRY."""
-        self.path, self.entries = path, entries
+    def __init__(self, path: Path, entries: np.ndarray, channels: int = 3) -> None:
+        """Map the file `path` (.bin) for the images of `entries` (n,) ENTRY, all of `channels` channels."""
+        self.path, self.entries, self.channels = path, entries, channels
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImageCache, (self.path, self.entries)
+        return ImageCache, (self.path, self.entries, self.channels)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def take(self, rows: Sequence[int]) -> ImageCache:
         """Return a cache of the images at these positions, in this order."""
-        return ImageCache(self.path, self.entries[np.asarray(rows, dtype=np.int64)])
+        return ImageCache(self.path, self.entries[np.asarray(rows, dtype=np.int64)], self.channels)
 
     def get(self, i: int) -> torch.Tensor:
-        """Return a copy of image i in the layout of `decode`: uint8 (3, height, width)."""
+        """Return a copy of image i in the layout of `decode`: uint8 (channels, height, width)."""
         _, offset, height, width = self.entries[i].tolist()
-        pixels = np.array(self.bytes[offset : offset + 3 * height * width]).reshape(height, width, 3)
+        pixels = np.array(self.bytes[offset : offset + self.channels * height * width]).reshape(height, width, self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -75,7 +77,9 @@ def open_cache(
     processes that open it at once, one builds it and the others wait. Raises FlukeError for unreadable images (with their number
     and the first of them), a folder that can't be written, and a disk that is too small.
     """
-    path = cache_dir / f"{short_side}px-{hashlib.sha256(VERSION.encode()).hexdigest()[:8]}" / "pictures.bin"
+    channels = getattr(paths[0], "channels", 3) if paths else 3
+    kind = f"{short_side}px" + (f"-{channels}channels" if channels != 3 else "")
+    path = cache_dir / f"{kind}-{hashlib.sha256(VERSION.encode()).hexdigest()[:8]}" / "pictures.bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".lock").touch()
@@ -83,28 +87,27 @@ def open_cache(
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
     keys = np.array([_key(path) for path in paths], np.uint64)
     with wait_for_lock(path.with_suffix(".lock")):
-        index = _load_index(path)
+        index = _load_index(path, channels)
         new = np.setdiff1d(keys, index["key"])
         if len(new):
             first = np.sort(np.unique(keys, return_index=True)[1])  # of files that are in several rows
             missing = first[np.isin(keys[first], new)]
-            index = _build(path, index, keys[missing], [paths[i] for i in missing], short_side, workers, stop)
+            index = _build(path, index, keys[missing], [paths[i] for i in missing], short_side, workers, stop, channels)
     by_key = index[np.argsort(index["key"])]
-    return ImageCache(path, by_key[np.searchsorted(by_key["key"], keys)])
+    return ImageCache(path, by_key[np.searchsorted(by_key["key"], keys)], channels)
 
 
 def _key(path: Path) -> int:
     """Return a hash of a file's path, size and time of change; decoding reports one that isn't there."""
-    name = os.path.abspath(path)
-    try:
-        stat = os.stat(name)
-        text = f"{name}\n{stat.st_size} {stat.st_mtime_ns}"
-    except OSError:
-        text = name
+    text = os.path.abspath(path)
+    for name in map(os.path.abspath, files_of(path)):
+        with contextlib.suppress(OSError):
+            stat = os.stat(name)
+            text += ("" if name == text else f"\n{name}") + f"\n{stat.st_size} {stat.st_mtime_ns}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little")
 
 
-def _load_index(path: Path) -> np.ndarray:
+def _load_index(path: Path, channels: int) -> np.ndarray:
     """Return the entries (n,) ENTRY of a cache; none where it is missing or damaged, or is another program's file."""
     try:
         with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -113,13 +116,13 @@ def _load_index(path: Path) -> np.ndarray:
             start = file.read(HEADER)
     except Exception:  # np.load may raise anything for another program's file
         return np.zeros(0, ENTRY)
-    usable = index.dtype == ENTRY and index.ndim == 1 and start == _header() and _end(index) <= path.stat().st_size
+    usable = index.dtype == ENTRY and index.ndim == 1 and start == _header() and _end(index, channels) <= path.stat().st_size
     return index if usable else np.zeros(0, ENTRY)
 
 
-def _end(index: np.ndarray) -> int:
+def _end(index: np.ndarray, channels: int) -> int:
     """Return the number of bytes up to the end of the last image."""
-    return int((index["offset"] + 3 * index["height"].astype(np.int64) * index["width"]).max(initial=HEADER))
+    return int((index["offset"] + channels * index["height"].astype(np.int64) * index["width"]).max(initial=HEADER))
 
 
 def _header() -> bytes:
@@ -134,9 +137,10 @@ def _build(
     short_side: int,
     workers: int | None,
     stop: Callable[[], None],
+    channels: int,
 ) -> np.ndarray:
     """Append the images `paths` with their `keys` to the cache, and return its index; what was appended is kept if it raises."""
-    needed = _estimate_bytes(paths, short_side)
+    needed = _estimate_bytes(paths, short_side, channels)
     require_free(path.parent, needed / 1e6)
     if not len(index):
         path.unlink(missing_ok=True)  # processes that have mapped a damaged file keep it
@@ -156,13 +160,13 @@ def _build(
                 np.savez(handle, entries=written)
             return written
 
-        file.seek(_end(index))
+        file.seek(_end(index, channels))
         file.truncate()  # bytes of a build that was killed before it saved its index
         saved = time.monotonic()
         try:
             for pixels, sizes, batch_faults in loader:
                 stop()
-                parts.append(_entries(keys[done : done + len(sizes)], sizes, file.tell()))
+                parts.append(_entries(keys[done : done + len(sizes)], sizes, file.tell(), channels))
                 file.write(pixels.numpy().data)
                 faults += batch_faults
                 done += len(sizes)
@@ -177,17 +181,17 @@ def _build(
     return index
 
 
-def _entries(keys: np.ndarray, sizes: Sequence[tuple[int, int]], offset: int) -> np.ndarray:
+def _entries(keys: np.ndarray, sizes: Sequence[tuple[int, int]], offset: int, channels: int) -> np.ndarray:
     """Return the index entries of images that are written one after the other from `offset` on."""
     entries = np.zeros(len(keys), ENTRY)
     entries["key"] = keys
     entries["height"], entries["width"] = np.array(sizes).T
-    lengths = [3 * height * width for height, width in sizes]
+    lengths = [channels * height * width for height, width in sizes]
     entries["offset"] = offset + np.cumsum([0, *lengths[:-1]])
     return entries
 
 
-def _estimate_bytes(paths: Sequence[Path], short_side: int, limit: int = 200) -> float:
+def _estimate_bytes(paths: Sequence[Path], short_side: int, channels: int, limit: int = 200) -> float:
     """Return about how many bytes the images will take, by the headers of `limit` of them."""
     sampled = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int))]
     areas = []
@@ -197,7 +201,7 @@ def _estimate_bytes(paths: Sequence[Path], short_side: int, limit: int = 200) ->
                 areas.append(source.width * source.height * min(1, short_side / min(source.size)) ** 2)
         except FlukeError:  # reported when it is decoded
             continue
-    return 3 * len(paths) * float(np.mean(areas)) if areas else 0.0
+    return channels * len(paths) * float(np.mean(areas)) if areas else 0.0
 
 
 def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:

@@ -16,6 +16,7 @@ import numpy as np
 import PIL
 
 from lib.files import atomic_write
+from lib.tables.image_path import ImagePath, files_of
 
 MAX_KNOWN = 5_000_000
 """Files that the list holds at most (40 MB); a longer one starts anew."""
@@ -32,8 +33,13 @@ def fingerprints(paths: Sequence[Path], check: str) -> np.ndarray:
     here = os.getcwd()
     for i, path in enumerate(paths):
         with contextlib.suppress(OSError):
-            status = os.stat(path)
-            text = f"{check} {PIL.__version__} {status.st_size} {status.st_mtime_ns} {here}{os.sep}{path}"
+            parts = [check, PIL.__version__]
+            for file in files_of(path):
+                status = os.stat(file)
+                parts += [str(status.st_size), str(status.st_mtime_ns), f"{here}{os.sep}{file}"]
+            text = " ".join(parts)
+            if isinstance(path, ImagePath):
+                text += f" {path.channels} {path.max_pixels}"
             found[i] = int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little") or 1
     return found
 

@@ -23,7 +23,7 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
     """Decoded, transformed images and their targets.
 
     An index is (epoch, position, repeat), where `repeat` counts how often the epoch has had that position before. An item is (uint8
-    (3, side, side) image, target, position). During the transform, torch's default generator is seeded with (seed, epoch, position,
+    (C, side, side) image, target, position). During the transform, torch's default generator is seeded with (seed, epoch, position,
     repeat) and then restored: augmentation is the same in any worker, and differs when a row is repeated in an epoch.
     """
 
@@ -83,7 +83,7 @@ Images = ImageDataset | FeatureDataset
 
 
 def make_train_loader(images: Images, batches: ShardedBatches, workers: int | None) -> ImageLoader:
-    """Return a loader of one process's batches (uint8 images (B, 3, H, W) or features (B, D), targets, positions).
+    """Return a loader of one process's batches (uint8 images (B, C, H, W) or features (B, D), targets, positions).
 
     The order is that of `batches`: set its `epoch` and `start` before iterating.
     """

@@ -8,11 +8,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from lib.tables.image_path import files_of
+
 TAIL = 4096
 """Bytes at the end of a file that are compared before the whole file is read."""
 
 
 def find_identical(paths: Sequence[Path], stop: Callable[[], None] = lambda: None) -> list[list[int]]:
+    """Return the sets of positions in `paths`, ascending, whose images have the same bytes in all of their files.
+
+    Images of different numbers of files are compared by as many as the one with fewer has.
+    """
+    most = max((len(files_of(path)) for path in paths), default=1)
+    if most == 1:
+        return _find_identical_files(paths, stop)
+    of_image: list[tuple[int, ...]] = [()] * len(paths)
+    for channel in range(most):
+        files = [files_of(path)[min(channel, len(files_of(path)) - 1)] for path in paths]
+        number = {i: k for k, same in enumerate(_find_identical_files(files, stop)) for i in same}
+        of_image = [(*known, number.get(i, -1 - i)) for i, known in enumerate(of_image)]
+    sets: dict[tuple[int, ...], list[int]] = {}
+    for i, known in enumerate(of_image):
+        sets.setdefault(known, []).append(i)
+    return sorted(same for same in sets.values() if len(same) > 1)
+
+
+def _find_identical_files(paths: Sequence[Path], stop: Callable[[], None]) -> list[list[int]]:
     """Return the sets of positions in `paths`, ascending, whose files have the same bytes.
 
     Only files of equal size and equal last bytes are read as a whole, and links to one file aren't read. `stop` is called once per

@@ -43,7 +43,9 @@ EXACT = 100_000
 
 
 def make_thumbnail(image: torch.Tensor, side: int = SIDE) -> torch.Tensor:
-    """Return an image, uint8 (3, height, width), as a square of `side` pixels."""
+    """Return an image, uint8 (C, height, width), as a square (3, side, side); of other channels than RGB, the first three."""
+    if len(image) != 3:
+        image = image[[min(i, len(image) - 1) for i in range(3)]]
     return vision.resize(image, [side, side], antialias=True)
 
 

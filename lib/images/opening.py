@@ -6,6 +6,8 @@ Nothing here imports torch, because pages are written without it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lib.errors import FlukeError, one_line
 from lib.images.arrays import ARRAY_SUFFIXES, open_array
 from lib.tables.folders import IMAGE_FORMATS
-
-MAX_PIXELS = 100_000_000
-"""An image of this many pixels or more is refused before it is decoded."""
+from lib.tables.image_path import MAX_PIXELS
 
 BITS = (8, 12, 16)
 """Ranges of the values in a file of more than 8 bits per pixel."""
@@ -42,9 +42,8 @@ def open_image(path: Path) -> Image.Image:
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return open_array(path)
     try:
-        source = Image.open(path, formats=IMAGE_FORMATS)
-    except Image.DecompressionBombError as error:  # Pillow's own limit, of about twice MAX_PIXELS
-        raise FlukeError(f"{path}: too large ({one_line(error)}); images must be below {MAX_PIXELS // 10**6} megapixels.") from None
+        with _without_limit():
+            source = Image.open(path, formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
         with path.open("rb") as file:
             start = file.read(16)
@@ -58,10 +57,23 @@ def open_image(path: Path) -> Image.Image:
     except Exception as error:
         raise FlukeError(f"{path}: can't be opened ({one_line(error)}).") from None
     width, height = source.size
-    if width * height >= MAX_PIXELS:
+    if width * height >= (limit := getattr(path, "max_pixels", MAX_PIXELS)):
         source.close()
-        raise FlukeError(f"{path}: too large ({width} x {height} pixels); images must be below {MAX_PIXELS // 10**6} megapixels.")
+        raise FlukeError(
+            f"{path}: too large ({width} x {height} pixels); images must be below {limit / 1e6:g} megapixels (data.max_megapixels)."
+        )
     return source
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Suspend Pillow's own limit of pixels, which a recipe may exceed; `open_image` compares the size itself."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def exif_transpose(source: Image.Image) -> Image.Transpose | None:

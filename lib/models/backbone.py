@@ -18,13 +18,14 @@ STORED_CFG = ("input_size", "fixed_input_size", "mean", "std", "global_pool")
 """Entries of a configuration from hf-hub: or local-dir: that the network depends on."""
 
 
-def resolve_model(m: Model, sizes: tuple[int, ...]) -> Model:
-    """Return the section with all arguments that its backbone is built with; a weights file stores it so.
+def resolve_model(m: Model, sizes: tuple[int, ...], channels: int = 3) -> Model:
+    """Return the section with all arguments that its backbone is built with, for `channels`; a weights file stores it so.
 
     A backbone of fixed input size is built for images of `sizes` px, unless model.kwargs says img_size or dynamic_img_size. A name
     with hf-hub: or local-dir: gives way to the architecture and arguments found there, because a run loads without that place.
     Raises FlukeError for names and arguments that timm doesn't take.
     """
+    m = take_channels(m, channels)
     with _faults_of(m):
         sourced = _is_sourced(m.name)
         resolved = resolve_model_input_args(m.name, **m.kwargs)
@@ -37,10 +38,19 @@ def resolve_model(m: Model, sizes: tuple[int, ...]) -> Model:
     return m if said or not cfg.get("fixed_input_size") else _fit_to_sizes(m, sizes)
 
 
+def take_channels(m: Model, channels: int) -> Model:
+    """Return the section whose backbone takes images of `channels` channels. Raises FlukeError if model.kwargs says otherwise."""
+    if (given := m.kwargs.get("in_chans", channels)) != channels:
+        raise FlukeError(
+            f"model.kwargs: in_chans {given}, but images have {channels} channels; set data.channels, and leave it out."
+        )
+    return m if channels == 3 else replace(m, kwargs={**m.kwargs, "in_chans": channels})
+
+
 def _fit_to_sizes(m: Model, sizes: tuple[int, ...]) -> Model:
     """Return the section with the argument that fits a backbone of fixed input size to images of `sizes` px. Raises FlukeError."""
     backbone = make_backbone(m, pretrained=False).eval()
-    if all(_takes(backbone, size) for size in sizes):  # as some do, whatever their configuration says
+    if all(_takes(backbone, count_in_chans(m), size) for size in sizes):  # as some do, whatever their configuration says
         return m
     if len(set(sizes)) == 1:
         patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
@@ -57,12 +67,17 @@ def _fit_to_sizes(m: Model, sizes: tuple[int, ...]) -> Model:
 
 
 @torch.no_grad()
-def _takes(backbone: nn.Module, size: int) -> bool:
+def _takes(backbone: nn.Module, channels: int, size: int) -> bool:
     try:
-        backbone(torch.zeros(1, 3, size, size))
+        backbone(torch.zeros(1, channels, size, size))
     except Exception:  # whatever an architecture raises for a size that it can't take
         return False
     return True
+
+
+def count_in_chans(m: Model) -> int:
+    """Return the number of channels of the images that the backbone takes."""
+    return int(m.kwargs.get("in_chans", 3))
 
 
 def make_backbone(m: Model, pretrained: bool) -> nn.Module:

@@ -146,14 +146,16 @@ def _prefix(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
 def _fitting(
     state: dict[str, Tensor], expected: dict[str, Tensor], backbone: nn.Module, notes: list[str], others: list[str]
 ) -> Match:
-    """Return the tensors that have the expected names and shapes; a stem of one channel is spread over three."""
+    """Return the tensors that have the expected names and shapes; a stem of grey or RGB is spread over the expected channels."""
     state, notes = dict(state), list(notes)
     stems = get_model_traits(backbone).get("first_conv") or ()
     for stem in (stems,) if isinstance(stems, str) else stems:
         weight = state.get(name := f"{stem}.weight")
-        if weight is not None and weight.ndim == 4 and weight.shape[1] == 1 and name in expected and expected[name].shape[1] == 3:
-            state[name] = adapt_input_conv(3, weight, base_chans=1)
-            notes.append(f"{stem} spread from 1 channel to 3")
+        if weight is None or weight.ndim != 4 or name not in expected or weight.shape[1] not in (1, 3):
+            continue
+        if (channels := expected[name].shape[1]) != (known := weight.shape[1]):
+            state[name] = adapt_input_conv(channels, weight, base_chans=known)
+            notes.append(f"{stem} spread from {known} channel{'s' if known > 1 else ''} to {channels}")
     fits = {key: value for key, value in state.items() if key in expected and expected[key].shape == value.shape}
     return Match(fits, others + sorted(set(state) - set(fits)), notes)
 

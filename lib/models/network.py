@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,14 +11,13 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import get_model_traits
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lib.config.recipe import Model, Objective
 from lib.config.validation import make_section
 from lib.errors import FlukeError, one_line
-from lib.models.backbone import make_backbone
+from lib.models.backbone import count_in_chans, make_backbone
 from lib.models.heads import make_last_layer
 from lib.tables.target import Target, describe_target, stored_target
 
@@ -73,7 +72,7 @@ class GeM(nn.Module):
 
 
 class Network(nn.Module):
-    """uint8 images (B, 3, H, W) -> {"output": logits (B, C) or embeddings (B, D), both float32, and with targets "loss": scalar}.
+    """uint8 images (B, C, H, W) -> {"output": logits (B, K) or embeddings (B, D), both float32, and with targets "loss": scalar}.
 
     Instead of images it takes what `features` returns for them, (B, width): a frozen backbone need not run in each epoch.
     As in timm's task modules, head and loss (`objective`) are parts of the module that DistributedDataParallel wraps, so that their
@@ -88,8 +87,9 @@ class Network(nn.Module):
         self.spec = spec
         self.backbone = make_backbone(spec.model, pretrained=False)
         cfg = timm.data.resolve_data_config({}, model=self.backbone)
-        self.register_buffer("mean", 255 * torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
+        self.channels = count_in_chans(spec.model)
+        for name in ("mean", "std"):
+            self.register_buffer(name, 255 * _of_channels(cfg[name], self.channels).view(1, -1, 1, 1), persistent=False)
         self.pool = GeM() if spec.model.pool == "gem" else nn.Identity()
         self.head, self.width = make_head(self.pooled_width(spec.size), spec)
         """`width`: number of logits or dimensions of the embedding."""
@@ -115,13 +115,11 @@ class Network(nn.Module):
         """Return the number of pooled features, measured on one image of `size` px.
 
         timm's num_features ignores layers between feature map and classifier (VGG, MobileNetV3). Raises FlukeError when the
-        backbone can't take RGB images of that size, has no feature map for GeM, or gives something else than features.
+        backbone can't take images of that size, has no feature map for GeM, or gives something else than features.
         """
         m = self.spec.model
-        if (channels := get_model_traits(self.backbone).get("in_chans", 3)) != 3:
-            raise FlukeError(f"model.kwargs: in_chans {channels}, but images have 3 channels, grey ones too; leave it out.")
         try:
-            x = self.backbone.eval()(torch.zeros(1, 3, size, size))
+            x = self.backbone.eval()(torch.zeros(1, self.channels, size, size))
         except Exception as error:  # whatever a backbone raises for a size that it can't take
             reason = one_line(error, 200)
             own = timm.data.resolve_data_config({}, model=self.backbone)["input_size"][-1]
@@ -141,7 +139,7 @@ class Network(nn.Module):
         return self.pool(x).shape[1]
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the input of the head, (B, width) float32, for uint8 images (B, 3, H, W)."""
+        """Return the input of the head, (B, width) float32, for uint8 images (B, C, H, W)."""
         return self._pooled_features((images.float() - self.mean) / self.std).float()
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
@@ -184,6 +182,12 @@ class Network(nn.Module):
             if any(_has_prefix(name, prefix) for prefix in self.frozen):
                 module.eval()
         return self
+
+
+def _of_channels(rgb: Sequence[float], channels: int) -> Tensor:
+    """Return statistics of RGB for other channels, (channels,): in turn, as timm repeats pretrained filters, or one mean."""
+    values = torch.tensor(rgb)
+    return values.mean()[None] if channels == 1 else values[torch.arange(channels) % len(values)]
 
 
 def _is_features(x: object, ndim: int) -> bool:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from lib.config.command_line import dump
 from lib.config.recipe import Data, Recipe
 from lib.files import lock_folder, write_text
+from lib.models.backbone import take_channels
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, save_network
 from lib.pipelines.answering import fit_about
@@ -23,6 +24,7 @@ from lib.retrieval.held_out import hold_out_catalogue
 from lib.retrieval.open_set import OpenSet
 from lib.run_folder import RunFolder
 from lib.tables import loading
+from lib.tables.image_path import count_channels
 from lib.tables.target import IDENTITY
 from lib.training.distributed import run_on_main
 
@@ -59,7 +61,7 @@ def make_pretrained(run: RunFolder, recipe: Recipe, log: Callable[[str], None], 
 
 
 def _spec(recipe: Recipe, size: int) -> NetworkSpec:
-    return NetworkSpec(recipe.model, (), IDENTITY, size, recipe.data.fit)
+    return NetworkSpec(take_channels(recipe.model, count_channels(recipe.data)), (), IDENTITY, size, recipe.data.fit)
 
 
 def build_catalogue(session: RetrievalSession) -> None:

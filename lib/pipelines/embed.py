@@ -27,6 +27,7 @@ from lib.run_folder import RunFolder, newest_run
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from lib.tables.filters import drop_unreadable
+from lib.tables.image_path import files_of, read_as
 from lib.tables.table import Table
 from lib.tables.target import IDENTITY
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -80,8 +81,9 @@ def embed_table(
     """
     d = recipe.data
     mark = fingerprint(run, recipe)
-    stats = [path.stat() if path.exists() else None for path in table.paths]
-    images = [[str(path.absolute()), stat and [stat.st_size, stat.st_mtime_ns]] for path, stat in zip(table.paths, stats)]
+    files = [file for path in table.paths for file in files_of(path)]
+    stats = [file.stat() if file.exists() else None for file in files]
+    images = [[str(file.absolute()), stat and [stat.st_size, stat.st_mtime_ns]] for file, stat in zip(files, stats)]
     lenient = what == "train" and d.on_unreadable == "drop"  # only then may rows be missing
     key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images, lenient]).encode()).hexdigest()
     path = run.embeddings / f"{key[:20]}.npz"
@@ -114,6 +116,7 @@ def embed_table(
 
 def embed_files(run: RunFolder, recipe: Recipe, paths: Sequence[Path], accelerator: Accelerator) -> np.ndarray:
     """Return the embeddings (n, d) of a few images that no table names. Raises FlukeError for unreadable ones."""
+    paths = read_as(paths, recipe.data)
     if bad := find_unreadable(paths, 0, "decode"):
         raise FlukeError("; ".join(f"{paths[i]}: {reason}" for i, reason in bad.items()) + ".")
     network = load_network(run.weights).to(accelerator.device).to(memory_format=torch.channels_last)

@@ -90,6 +90,8 @@ def export_network(run: Path, out: Path) -> dict[str, Any]:
         raise FlukeError(f"{run}: holds {len(files)} networks; name one of them, such as {files[0].parent.parent}.")
     network = load_network(files[0]).float().eval()
     spec, model = network.spec, Answer(network).eval()
+    if network.channels != 3:
+        raise FlukeError(f"{run}: takes images of {network.channels} channels (data.channels); only networks of RGB are exported.")
     images = _real_images(recipe, spec.size, spec.fit)
     out.mkdir(parents=True, exist_ok=True)
     batch = torch.export.Dim("batch", min=1, max=4096)

@@ -13,6 +13,7 @@ from lib.tables.guesses import (
     GROUP_NAMES,
     NEW_NAMES,
     PART_NAMES,
+    channel_patterns,
     find_labels,
     image_pattern,
     image_root,
@@ -35,7 +36,12 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
         name, pattern = image_pattern(survey, table) or ("", "")
         images = [image for image in survey.images if any(image_stem(image).startswith(cell) for cell in table.columns[name][:50])]
         draft.set("data.image_column", name, "a row has several images, whose names begin with it")
-        draft.set("data.image_pattern", pattern)
+        if channels := channel_patterns(survey, table, name):
+            draft.set(
+                "data.channels", channels, "grey files with the same endings in each row; image_pattern takes them one by one"
+            )
+        else:
+            draft.set("data.image_pattern", pattern)
     folder = image_root(table.columns[column[0]] if column is not None else [], images)
     draft.set("data.image_dir", folder)
     split = split_column(table)
@@ -145,7 +151,7 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
         cells = table.columns[column[0]] if column is not None else []
         if column is not None and column[0] == draft.fields["data"]["image_column"][0]:
             draft.set("data.test_dir", image_root(cells, survey.images_of(cells)))
-        elif column is None and "image_pattern" in draft.fields["data"]:
+        elif column is None and _has_several_files(draft):
             name = draft.fields["data"]["image_column"][0]
             starts = tuple(table.columns.get(name, [])[:50])
             found = [image for image in survey.images if starts and image_stem(image).startswith(starts)]
@@ -153,10 +159,15 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
         _set_id_column(sample.ids, table, draft)
     elif names_are_images:
         draft.set("data.test_dir", common_folder(asked), "holds the images that the sample lists")
-    elif "image_pattern" in draft.fields["data"]:
+    elif _has_several_files(draft):
         starts = tuple(sample.ids[:50])
         found = [image for image in survey.images if image_stem(image).startswith(starts)]
         draft.set("data.test_dir", common_folder(found))
+
+
+def _has_several_files(draft: Draft) -> bool:
+    """Return whether a row's cell is only the beginning of the names of its files."""
+    return bool({"image_pattern", "channels"} & draft.fields["data"].keys())
 
 
 def _set_id_column(ids: Sequence[str], table: FoundTable, draft: Draft) -> None:
@@ -190,7 +201,9 @@ def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
             )
     if chosen is not None:
         return
-    names = {image_stem(cell) for cell in table.columns.get(data["image_column"][0], [])} if "image_pattern" not in data else set()
+    names = (
+        {image_stem(cell) for cell in table.columns.get(data["image_column"][0], [])} if not _has_several_files(draft) else set()
+    )
     for other in survey.tables:
         if other is table or survey.image_column(other) is None or "test" in other.path.lower():
             continue

@@ -32,6 +32,7 @@ from lib.run_folder import RunFolder, default_run_folder
 from lib.scores.decided import decide_out_of_fold
 from lib.scores.probes import HEADS, cross_fit, heads_for
 from lib.scores.score_file import Scores
+from lib.tables.image_path import count_channels
 from lib.tables.target import recipe_target
 from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.run import Run
@@ -151,7 +152,7 @@ def _make_network(recipe: Recipe, run: Run, tables: FoldTables) -> Network:
     """Return the network whose backbone is probed, with its first weights."""
     d = recipe.data
     size = d.eval_size or d.size
-    model = resolve_model(recipe.model, (size, size))
+    model = resolve_model(recipe.model, (size, size), count_channels(recipe.data))
     spec = NetworkSpec(
         model, tables.train.classes, tables.train.target, size, d.fit, head_for(recipe.objective, tables.train.target)
     )

@@ -86,7 +86,7 @@ def load_queries(
     """
     d = session.recipe.data
     if paths is not None and (len(paths) > 1 or paths[0].suffix.lower() in IMAGE_SUFFIXES):
-        return loading.load_files(paths, classes, ONE_LABEL)
+        return loading.load_files(paths, classes, ONE_LABEL, d)
     if paths is not None:
         path = paths[0]
         return loading.load_images(path, image_dir or loading.test_folders(d)[0], d, classes, ONE_LABEL)

@@ -39,6 +39,7 @@ from lib.scores.shift import Shift
 from lib.submission.choice import check_sample
 from lib.submission.decisions import Decisions
 from lib.submission.writing import submit
+from lib.tables.image_path import count_channels
 from lib.tables.sample import Sample, load_sample
 from lib.tables.splits import keep_split
 from lib.tables.table import Table
@@ -145,7 +146,7 @@ def build_network(recipe: Recipe, run: Run, task: Task, new: bool) -> Network:
     Raises FlukeError when the backbone doesn't fit the recipe.
     """
     d = recipe.data
-    model = resolve_model(recipe.model, (d.size, d.eval_size or d.size))
+    model = resolve_model(recipe.model, (d.size, d.eval_size or d.size), count_channels(d))
     if added := {key: value for key, value in model.kwargs.items() if key.endswith("img_size") and key not in recipe.model.kwargs}:
         run.log(f"{recipe.model.name}: built with {added} for data.size and eval_size; model.kwargs says otherwise.")
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)

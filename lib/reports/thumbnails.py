@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from lib.images.opening import to_rgb
-from lib.tables.folders import IMAGE_FORMATS
+from lib.images.opening import open_image, to_rgb
+from lib.tables.image_path import ImagePath, files_of, make_image_path
 
 MAX_PIXELS = 50_000_000  # an image with more, after a JPEG's scaled decoding, gets no thumbnail
 
@@ -21,19 +21,29 @@ def thumbnail(path: Path, side: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large photographs or odd metadata: neither matters at this size
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
-                image.draft("RGB", (2 * side, 2 * side))
-                if image.width * image.height > MAX_PIXELS:
-                    return _placeholder()
-                image.load()
-                small = ImageOps.exif_transpose(image)
-                small = to_rgb(small)
-                small.thumbnail((side, side))
+            bands = [_read_small(file, path, side) for file in files_of(path)[:3]]
+            if len(bands) == 1:
+                small = bands[0]
+            else:  # grey files, of which the first three are shown as red, green and blue
+                grey = [band.convert("L") for band in bands]
+                small = Image.merge("RGB", [grey[min(i, len(grey) - 1)] for i in range(3)])
     except Exception:  # whatever a plugin raises for a damaged file: a page is written all the same
         return _placeholder()
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=78, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _read_small(file: Path, path: Path, side: int) -> Image.Image:
+    """Return a file of the image `path` as RGB, at most `side` pixels wide and high. Raises ValueError for a huge one."""
+    with open_image(make_image_path(file, path.channels, path.max_pixels) if isinstance(path, ImagePath) else file) as image:
+        image.draft("RGB", (2 * side, 2 * side))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError("huge")
+        image.load()
+        small = to_rgb(ImageOps.exif_transpose(image))
+        small.thumbnail((side, side))
+        return small
 
 
 @functools.cache

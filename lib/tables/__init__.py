@@ -1,5 +1,6 @@
 """A contest's files as tables of images, in reading order:
 
+image_path      paths of images with the way in which they are read
 folders         images in folders: listings, and the paths of the images that a table names
 json_tables     COCO's and other JSON as rows of text
 readers         columns of CSV, Parquet and JSON files, as strings

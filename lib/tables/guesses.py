@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from lib.tables.folders import image_stem
 from lib.tables.survey import FoundTable, Survey, common_folder, is_number
 
@@ -53,6 +55,35 @@ def image_pattern(survey: Survey, table: FoundTable) -> tuple[str, str] | None:
             ending = sum((prefixes[cell] for cell in known), Counter()).most_common(1)[0][0]
             return column, "{name}" + ending
     return None
+
+
+def channel_patterns(survey: Survey, table: FoundTable, column: str) -> list[str]:
+    """Return the patterns of the files of an image's channels: grey ones whose names end in words (red, green), [] without them."""
+    endings: dict[str, set[str]] = {}
+    for image in survey.images:
+        stem, suffix = image_stem(image), image[image.rfind(".") :]
+        head, mark, word = stem.rpartition("_") if "_" in stem else stem.rpartition("-")
+        if word.isalpha():
+            endings.setdefault(head, set()).add(f"{mark}{word}{suffix}")
+    of_rows = Counter(frozenset(endings.get(cell, ())) for cell in table.columns[column])
+    common, rows = of_rows.most_common(1)[0]
+    if len(common) < 2 or rows < 0.9 * len(table):
+        return []
+    example = next(image for image in survey.images if image.endswith(tuple(common)))
+    try:
+        with Image.open(survey.folder / example) as opened:
+            grey = len(opened.getbands()) == 1
+    except OSError:
+        grey = False
+    order = {"red": 0, "green": 1, "blue": 2}
+    return (
+        [
+            "{name}" + each
+            for each in sorted(common, key=lambda each: (order.get(re.sub("[^a-z]", "", each.split(".")[0]), 3), each))
+        ]
+        if grey
+        else []
+    )
 
 
 def split_column(table: FoundTable) -> tuple[str, list[str], list[str]] | None:

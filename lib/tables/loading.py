@@ -15,6 +15,7 @@ from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
 from lib.tables.folders import IMAGE_SUFFIXES, image_stem, list_images, walk_images
+from lib.tables.image_path import read_as
 from lib.tables.joining import joined_header, read_joined
 from lib.tables.labels import from_pattern, map_classes
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
@@ -165,7 +166,7 @@ def _without_placeholders(table: Table) -> Table:
     return replace(table, labels=None, notes=(*table.notes, note))
 
 
-def load_files(paths: Sequence[Path], classes: tuple[str, ...], target: Target) -> Table:
+def load_files(paths: Sequence[Path], classes: tuple[str, ...], target: Target, data: Data) -> Table:
     """Return the images that are named one by one, and all of folders among `paths`; names are the paths as they are given.
 
     Raises FlukeError for what is neither an image nor a folder of images.
@@ -182,7 +183,7 @@ def load_files(paths: Sequence[Path], classes: tuple[str, ...], target: Target) 
         else:
             raise FlukeError(f"{path}: {'is no image or folder' if path.exists() else 'no such file'}; a table is named alone.")
     names = [str(path) for path in files]
-    table = Table(np.arange(len(files)), names, files, None, classes, None, target, source=Path("the images named"))
+    table = Table(np.arange(len(files)), names, read_as(files, data), None, classes, None, target, source=Path("the images named"))
     refuse_repeats(table)
     return table
 

@@ -13,6 +13,7 @@ from lib.config.recipe import Data
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
 from lib.tables.folders import find_by_pattern, find_deeper, find_images
+from lib.tables.image_path import read_as, stack_files
 from lib.tables.joining import read_joined, refuse_unmatched
 from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, select_rows
 from lib.tables.readers import refuse_blanks
@@ -59,25 +60,52 @@ def find_rows(
         refuse_blanks(source, "image name", names, lines)
     rows = np.arange(len(names), dtype=np.int64) if rows is None else rows
     if data.image_pattern is not None and lines is not None:
-        return _find_files_of_rows(source, folder, names, data.image_pattern, lines)
-    trusted = [Path(root) for root in data.trusted_roots]
-    paths, missing = find_images(folder, names, trusted)
-    notes: tuple[str, ...] = ()
-    if missing and lines is not None:
-        deeper = find_deeper(folder, [names[i] for i in missing])
-        for i in [i for i in missing if names[i] in deeper]:
-            paths[i] = safe_join(folder, deeper[names[i]], trusted)
-            del missing[i]
-        if deeper:
-            example = next(iter(deeper.values()))
-            notes = (f"{len(deeper):,} images found by their names in folders below {folder}, such as {example}",)
+        return _find_files_of_rows(source, folder, names, data, lines)
+    if isinstance(data.channels, list):
+        if lines is None:
+            raise FlukeError(f"{source}: is a folder, but an image has {len(data.channels)} files (data.channels); name a table.")
+        paths, missing, notes = _find_channels(folder, names, data, data.channels)
+    else:
+        paths, missing, notes = _locate(folder, names, data, lines is not None)
+        paths = read_as(paths, data)
     return Table(rows, names, paths, None, (), None, ONE_LABEL, source=source, lines=lines, notes=notes), missing
 
 
+def _locate(folder: Path, names: list[str], data: Data, deeper: bool) -> tuple[list[Path], dict[int, str], tuple[str, ...]]:
+    """Return the paths of the images `names`, {position: reason} of missing ones, and notes; `deeper` looks further down too."""
+    trusted = [Path(root) for root in data.trusted_roots]
+    paths, missing = find_images(folder, names, trusted)
+    notes: tuple[str, ...] = ()
+    if missing and deeper:
+        found = find_deeper(folder, [names[i] for i in missing])
+        for i in [i for i in missing if names[i] in found]:
+            paths[i] = safe_join(folder, found[names[i]], trusted)
+            del missing[i]
+        if found:
+            example = next(iter(found.values()))
+            notes = (f"{len(found):,} images found by their names in folders below {folder}, such as {example}",)
+    return paths, missing, notes
+
+
+def _find_channels(
+    folder: Path, names: list[str], data: Data, patterns: list[str]
+) -> tuple[list[Path], dict[int, str], tuple[str, ...]]:
+    """Return what `_locate` does for images whose channels are the files of `patterns` with {name}."""
+    channels: list[list[Path]] = []
+    missing: dict[int, str] = {}
+    for pattern in patterns:
+        files = [pattern.replace("{name}", name) for name in names]
+        paths, absent, _ = _locate(folder, files, data, deeper=True)
+        channels.append(paths)
+        missing |= {i: f"no file {files[i]}" for i in absent if i not in missing}
+    return stack_files(channels, data), missing, (f"data.channels: an image is {len(patterns)} files, {', '.join(patterns)}",)
+
+
 def _find_files_of_rows(
-    source: Path, folder: Path, names: list[str], pattern: str, lines: np.ndarray
+    source: Path, folder: Path, names: list[str], data: Data, lines: np.ndarray
 ) -> tuple[Table, dict[int, str]]:
     """Return a table with a row for each file that matches data.image_pattern with one of `names`; the files are its names."""
+    pattern = data.image_pattern or ""
     of_name = find_by_pattern(folder, pattern)
     if without := [name for name in names if name not in of_name]:
         raise FlukeError(
@@ -89,7 +117,7 @@ def _find_files_of_rows(
     return Table(
         np.arange(len(files), dtype=np.int64),
         [file for file, _, _ in files],
-        [folder / file for file, _, _ in files],
+        read_as([folder / file for file, _, _ in files], data),
         None,
         (),
         None,

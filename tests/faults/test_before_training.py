@@ -254,7 +254,13 @@ CASES = [
         "not an image in a supported format",
         raw(IMAGE, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     ),
-    Case("a decompression bomb", "decompression bomb DOS attack); images must be below 100 megapixels", raw(IMAGE, bomb())),
+    Case("a decompression bomb", "(60000 x 60000 pixels); images must be below 100 megapixels (data.max", raw(IMAGE, bomb())),
+    Case(
+        "a file of a channel that isn't there",
+        "images can't be read: line 2 '1_000.png' (no file 1_000.png_blue.png)",
+        {"data_channels": '["{name}", "{name}_blue.png"]'},
+    ),
+    Case("images of another number of channels", "has 3 channels, but data.channels is 4", {"data_channels": 4}),
     Case(
         "an image cut off that only training meets (data.check: header)",
         "can't be decoded",

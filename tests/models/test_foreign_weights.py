@@ -103,6 +103,15 @@ def test_stem_of_one_channel_is_spread_over_three(tmp_path: Path) -> None:
     torch.testing.assert_close(network.backbone.eval()(x.expand(-1, 3, -1, -1)), grey(x), rtol=1e-4, atol=1e-5)
 
 
+def test_stem_of_rgb_is_repeated_over_other_channels(tmp_path: Path) -> None:
+    rgb = timm.create_model("test_resnet", num_classes=0).eval()
+    torch.save(rgb.state_dict(), tmp_path / "rgb.pth")
+    network, message = load_into_new(tmp_path / "rgb.pth", kwargs={"in_chans": 6})
+    assert "conv1.0 spread from 3 channels to 6" in message
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(network.backbone.eval()(x.repeat(1, 2, 1, 1)), rgb(x), rtol=1e-4, atol=1e-5)
+
+
 def test_stem_of_four_channels_is_refused_with_both_shapes(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet", in_chans=4).state_dict(), tmp_path / "w.pth")
     expected = r"first conv1.0.weight \(16, 3, 3, 3\), in the file conv1.0.weight \(16, 4, 3, 3\)"

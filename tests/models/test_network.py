@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from lib.config.recipe import Objective
+from lib.config.recipe import Model, Objective
 from lib.errors import FlukeError
 from lib.images.samplers import derive_seed
+from lib.models.backbone import take_channels
 from lib.models.embedding_losses import make_embedding_loss
 from lib.models.losses import make_classification_loss
-from lib.models.network import GeM, Network, make_mixup
+from lib.models.network import GeM, Network, NetworkSpec, make_mixup
 from lib.tables.target import IDENTITY, ONE_LABEL, SEVERAL_LABELS, Target
 from tests.models.made_networks import CLASSES, make_network, random_images, train_step
 
@@ -124,8 +125,19 @@ def test_arguments_that_an_architecture_cannot_take_are_refused() -> None:
     for kwargs in ({"act_layer": "nope"}, {"norm_layer": 3}, {"num_classes": 5}, {"block_args": [[1]]}):
         with pytest.raises(FlukeError, match=r"model.name test_resnet: can't be built with kwargs"):
             make_network(kwargs=kwargs)
-    with pytest.raises(FlukeError, match=r"model.kwargs: in_chans 1, but images have 3 channels"):
-        make_network(kwargs={"in_chans": 1})
+    with pytest.raises(FlukeError, match=r"model.kwargs: in_chans 1, but images have 3 channels; set data.channels"):
+        take_channels(Model("test_resnet", kwargs={"in_chans": 1}), 3)
+
+
+def test_channels_are_normalized_as_those_of_rgb_in_turn() -> None:
+    mean, std = make_network().mean.flatten(), make_network().std.flatten()
+    for channels, expected in ((5, [0, 1, 2, 0, 1]), (2, [0, 1])):
+        network = make_network(kwargs=take_channels(Model("test_resnet"), channels).kwargs)
+        assert torch.equal(network.mean.flatten(), mean[expected])
+        assert torch.equal(network.std.flatten(), std[expected])
+        assert network(torch.zeros(2, channels, 32, 32, dtype=torch.uint8))["output"].shape == (2, len(CLASSES))
+        assert NetworkSpec.from_dict(network.spec.to_dict()) == network.spec
+    assert make_network(kwargs={"in_chans": 1}).mean.flatten().tolist() == pytest.approx([float(mean.mean())])
 
 
 # --- head -------------------------------------------------------------------------------------------------------------------------

@@ -152,6 +152,19 @@ def test_nothing_to_train_on_is_one_sentence(root: Path) -> None:
         prepare.main([str(root), "--out", str(root.parent / "r.yaml")])
 
 
+def test_grey_files_with_the_same_endings_are_channels(root: Path) -> None:
+    for i in range(16):
+        for colour in ("blue", "green", "red", "yellow"):
+            path = root / ("train" if i < 12 else "test") / f"c{i:02}_{colour}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("L", (40, 40), i).save(path)
+    table(root / "train.csv", "Id Target", [(f"c{i:02}", ["0", "1 2", "2", "0 1"][i % 4]) for i in range(12)])
+    table(root / "sample_submission.csv", "Id Predicted", [(f"c{i:02}", 0) for i in range(12, 16)])
+    data = written(root)[0].data
+    assert data.channels == [f"{{name}}_{colour}.png" for colour in ("red", "green", "blue", "yellow")]
+    assert (data.image_pattern, data.image_dir, data.test_dir, data.label_separator) == (None, "train", "test", " ")
+
+
 # --- downloads --------------------------------------------------------------------------------------------------------------------
 
 CLIENT = """#!{python}

@@ -1,0 +1,72 @@
+"""Paths of images that carry what their reading needs: several files as channels, another number of channels, a larger size limit.
+
+Whatever takes paths of images takes these: checks, caches, datasets and pages need no further argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.config.recipe import Data
+from lib.errors import FlukeError
+
+MAX_PIXELS = 100_000_000
+"""An image of this many pixels or more is refused before it is decoded, unless data.max_megapixels says otherwise."""
+
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # Path itself can't be subclassed before Python 3.12
+
+
+class ImagePath(_Path):
+    """A path with the way in which its image is read; paths derived from it are read in the usual way."""
+
+    files: tuple[Path, ...] = ()
+    """Of an image in several files: the file of each channel. The path itself is the first."""
+    channels: int = 3
+    """Channels of the decoded image."""
+    max_pixels: int = MAX_PIXELS
+    """Least number of pixels that is refused."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_image_path, (str(self), self.channels, self.max_pixels, tuple(map(str, self.files)))
+
+
+def make_image_path(path: str | Path, channels: int, max_pixels: int, files: Sequence[str | Path] = ()) -> ImagePath:
+    """Return `path` as one that is read so."""
+    made = ImagePath(path)
+    made.channels, made.max_pixels, made.files = channels, max_pixels, tuple(Path(file) for file in files)
+    return made
+
+
+def read_as(paths: Sequence[Path], data: Data) -> list[Path]:
+    """Return the paths of single files, to be read as the recipe says. Raises FlukeError where an image is several files."""
+    if isinstance(data.channels, list):
+        raise FlukeError(f"data.channels: images of {len(data.channels)} files each are named by a table; name one.")
+    limit = max_pixels(data)
+    if data.channels == 3 and limit == MAX_PIXELS:
+        return list(paths)
+    return [make_image_path(path, data.channels, limit) for path in paths]
+
+
+def stack_files(channels: Sequence[Sequence[Path]], data: Data) -> list[Path]:
+    """Return a path for each image, of which `channels` holds the file of each channel."""
+    return [make_image_path(files[0], len(files), max_pixels(data), files) for files in zip(*channels)]
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the files of an image, one for most."""
+    return getattr(path, "files", ()) or (path,)
+
+
+def count_channels(data: Data) -> int:
+    """Return the number of channels of the recipe's images."""
+    return len(data.channels) if isinstance(data.channels, list) else data.channels
+
+
+def max_pixels(data: Data) -> int:
+    """Return the number of pixels from which on the recipe refuses an image."""
+    return round(data.max_megapixels * 1e6)
