@@ -210,9 +210,13 @@ class Objective:
 
     name: Loss = "cross_entropy"
     """One label per image: cross_entropy, focal (Lin et al. 2017). Several labels: bce, focal (on BCE), asymmetric (Ridnik et al.
-    2021). Numbers: mse, l1, huber (of a distance of one standard deviation). Ordered classes: cross_entropy and focal; mse, l1 and
-    huber on the place in the order; cumulative (proportional odds, McCullagh 1980). train_embedding: cross_entropy and the others,
-    from pytorch-metric-learning."""
+    2021). Numbers: mse, l1, huber (of a distance of one standard deviation), binned (cross-entropy of `bins`). Ordered classes:
+    cross_entropy and focal; mse, l1 and huber on the place in the order; cumulative (proportional odds, McCullagh 1980).
+    train_embedding: cross_entropy and the others, from pytorch-metric-learning."""
+    bins: Annotated[int, Field(ge=2)] = 32
+    """binned: number of bins, evenly spaced from the lowest to the highest number of the training rows. A number is spread over its
+    two neighbouring bins, and the prediction is the expected value, which never leaves that range. Its `loss` on held-out rows is
+    mse's."""
     label_smoothing: ShareBelowOne = 0.0
     """Share of the target spread over all classes (train_classifier: cross_entropy, focal on softmax)."""
     gamma: NonNegative = 2.0

@@ -23,6 +23,7 @@ LOSSES: dict[str, LossTraits] = {
     "mse": LossTraits(("regression", "ordinal")),
     "l1": LossTraits(("regression", "ordinal")),
     "huber": LossTraits(("regression", "ordinal")),
+    "binned": LossTraits(("regression",)),
     "cumulative": LossTraits(("ordinal",)),
     "bce": LossTraits(("several_labels",)),
     "asymmetric": LossTraits(("several_labels",)),

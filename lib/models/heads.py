@@ -37,6 +37,36 @@ class Numbers(nn.Module):
         return self.linear(x) * self.std + self.mean
 
 
+class Binned(nn.Module):
+    """Numbers as expected values over bins (DEX, Rothe et al. 2015): (B, width) -> (B, K); in training, logits (B, K * bins).
+
+    The bins of a number are evenly spaced from its lowest to its highest value in the training rows.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, width: int, outputs: int, bins: int):
+        super().__init__()
+        self.bins = bins
+        self.linear = nn.Linear(width, outputs * bins)
+        self.register_buffer("low", torch.zeros(outputs))
+        self.register_buffer("high", torch.ones(outputs))
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Set the first and the last bin (K,) of each number."""
+        self.low.copy_(low)
+        self.high.copy_(high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.linear(x)
+        if self.training:
+            return logits
+        share = torch.linspace(0, 1, self.bins, dtype=logits.dtype, device=logits.device)
+        centres = self.low[:, None] + (self.high - self.low)[:, None] * share
+        return (logits.unflatten(1, centres.shape).softmax(2) * centres).sum(2)
+
+
 class Place(Numbers):
     """A place in the order of the classes, as logits of the classes: (B, width) -> (B, C)."""
 
@@ -75,8 +105,10 @@ class Cumulative(nn.Module):
         return torch.cat([first, middle, last], 1)
 
 
-def make_last_layer(width: int, classes: int, head: str, numeric: bool) -> nn.Module:
-    """Return the last layer of a classifier or of a network of numbers."""
+def make_last_layer(width: int, classes: int, head: str, numeric: bool, bins: int) -> nn.Module:
+    """Return the last layer of a classifier or of a network of numbers; `bins` is for the head "binned"."""
+    if head == "binned":
+        return Binned(width, classes, bins)
     if numeric:
         return Numbers(width, classes)
     return {"linear": nn.Linear, "value": Place, "cumulative": Cumulative}[head](width, classes)

@@ -171,6 +171,36 @@ class NumberLoss(nn.Module):
         return self.LOSSES[self.name](outputs / self.std, targets.float() / self.std)
 
 
+class BinnedLoss(nn.Module):
+    """Cross-entropy of bins, between which each number is shared in proportion to its distance (a "two-hot" target, as in
+    Schrittwieser et al. 2020, appendix F, and Farebrother et al. 2024): the expected value of the target is the number.
+
+    Calls: in training logits (B, K * bins) of heads.Binned and numbers (B, K), whose mean over both is returned. In evaluation, the
+    outputs are numbers (B, K), and the loss is that of mse.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, numbers: np.ndarray, bins: int, distances: NumberLoss):
+        """`numbers` (n, K) are those of the training rows; `distances` is the loss in evaluation."""
+        super().__init__()
+        low, high = numbers.min(0), numbers.max(0)
+        self.bins, self.distances = bins, distances
+        self.register_buffer("low", torch.from_numpy(low.astype(np.float32)), persistent=False)
+        self.register_buffer("high", torch.from_numpy(np.where(high > low, high, low + 1).astype(np.float32)), persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if not self.training:
+            return self.distances(outputs, targets)
+        place = ((targets.float() - self.low) / (self.high - self.low)).clamp(0, 1) * (self.bins - 1)
+        below = place.floor().clamp(max=self.bins - 2)
+        shares = torch.stack([1 - (place - below), place - below], 2)  # of the bin below and of the next
+        at = torch.stack([below, below + 1], 2).long()
+        log_p = outputs.float().unflatten(1, (len(self.low), self.bins)).log_softmax(2)
+        return -(log_p.gather(2, at) * shares).sum(2).mean()
+
+
 # --- choice by name ---------------------------------------------------------------------------------------------------------------
 
 ONE_LABEL_LOSSES: dict[str, type[ClassificationLoss]] = {"cross_entropy": SoftmaxCrossEntropy, "focal": SoftmaxFocalLoss}
@@ -200,25 +230,29 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     return (weights**power).astype(np.float32)
 
 
-def head_for(o: Objective, target: Target) -> Literal["linear", "value", "cumulative"]:
+def head_for(o: Objective, target: Target) -> Literal["linear", "value", "cumulative", "binned"]:
     """Return the last layer that an objective needs (lib/models/heads.py)."""
     if o.name == "cumulative":
         return "cumulative"
+    if o.name == "binned":
+        return "binned"
     return "value" if target is ORDINAL and o.name in NumberLoss.LOSSES else "linear"
 
 
 def make_classification_loss(
     o: Objective, targets: np.ndarray, classes: tuple[str, ...], target: Target
-) -> ClassificationLoss | NumberLoss:
+) -> ClassificationLoss | NumberLoss | BinnedLoss:
     """Return the loss of a classifier; its class weights and priors come from `targets`, the encoded labels of the training rows.
 
     Raises FlukeError when the loss doesn't fit the target.
     """
     fitting = CLASSIFICATION_LOSSES[target.name]
-    if target.name in LOSSES[o.name].targets and o.name in NumberLoss.LOSSES:
+    if target.name in LOSSES[o.name].targets and o.name in (*NumberLoss.LOSSES, "binned"):
         numbers = targets.reshape(len(targets), -1).astype(np.float64)
         std = np.where(numbers.std(0) > 0, numbers.std(0), 1)
         scale = [torch.from_numpy(each.astype(np.float32)) for each in (numbers.mean(0), std)]
+        if o.name == "binned":
+            return BinnedLoss(numbers, o.bins, NumberLoss("mse", scale[0], scale[1], ordinal=False))
         return NumberLoss(o.name, scale[0], scale[1], target is ORDINAL)
     if o.name not in fitting:
         raise FlukeError(f"objective.name {o.name} is not for {target.wording} in train_classifier; it takes {', '.join(fitting)}.")

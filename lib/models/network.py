@@ -33,8 +33,10 @@ class NetworkSpec:
     """Side in pixels of the images that it is evaluated on."""
     fit: Literal["squash", "crop", "pad"]
     """How images become square (data.fit of the recipe)."""
-    head: Literal["linear", "value", "cumulative"] = "linear"
+    head: Literal["linear", "value", "cumulative", "binned"] = "linear"
     """What the last layer computes (lib/models/heads.py)."""
+    bins: int = 0
+    """Bins of each number, for the head "binned"."""
 
     @property
     def kind(self) -> str:
@@ -45,6 +47,7 @@ class NetworkSpec:
         """Return the description as JSON values, which `from_dict` reads."""
         stored = {**describe_target(self.target), "kind": self.kind, "size": self.size, "fit": self.fit}
         stored |= {} if self.head == "linear" else {"head": self.head}
+        stored |= {"bins": self.bins} if self.bins else {}
         return {"model": asdict(self.model), "classes": list(self.classes), **stored}
 
     @staticmethod
@@ -210,7 +213,7 @@ def make_head(width: int, spec: NetworkSpec) -> tuple[nn.Module, int]:
         width = hidden
     layers.append(nn.Dropout(spec.model.dropout))
     if spec.target.outputs == "logits":
-        layers.append(last := make_last_layer(width, len(spec.classes), spec.head, spec.target.numeric))
+        layers.append(last := make_last_layer(width, len(spec.classes), spec.head, spec.target.numeric, spec.bins))
         if spec.target.several and isinstance(last, nn.Linear):
             # A low initial probability, or thousands of easy negatives dominate the first steps (Lin et al. 2017, section 3.3).
             nn.init.constant_(last.bias, math.log(0.05 / 0.95))

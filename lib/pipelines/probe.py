@@ -153,9 +153,9 @@ def _make_network(recipe: Recipe, run: Run, tables: FoldTables) -> Network:
     d = recipe.data
     size = d.eval_size or d.size
     model = resolve_model(recipe.model, (size, size), count_channels(recipe.data))
-    spec = NetworkSpec(
-        model, tables.train.classes, tables.train.target, size, d.fit, head_for(recipe.objective, tables.train.target)
-    )
+    head = head_for(recipe.objective, tables.train.target)
+    bins = recipe.objective.bins if head == "binned" else 0
+    spec = NetworkSpec(model, tables.train.classes, tables.train.target, size, d.fit, head, bins)
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)  # of weights that no file holds
     network = Network(spec, recipe.objective).eval()
     run.log(load_initial_weights(network, recipe.model))

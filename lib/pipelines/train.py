@@ -19,8 +19,8 @@ from lib.files import write_json, write_text
 from lib.images.augmentation import make_eval_transform, make_train_transform
 from lib.images.samplers import check_batch_size, derive_seed
 from lib.models.backbone import resolve_model
-from lib.models.heads import Numbers
-from lib.models.losses import NumberLoss, head_for
+from lib.models.heads import Binned, Numbers
+from lib.models.losses import BinnedLoss, NumberLoss, head_for
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, read_spec
 from lib.pipelines.frozen import fit_head, make_feature_data, seconds_per_image, trains_on_features
@@ -151,12 +151,17 @@ def build_network(recipe: Recipe, run: Run, task: Task, new: bool) -> Network:
         run.log(f"{recipe.model.name}: built with {added} for data.size and eval_size; model.kwargs says otherwise.")
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)
     head = head_for(recipe.objective, task.target)
-    network = Network(NetworkSpec(model, task.classes, task.target, d.eval_size or d.size, d.fit, head), recipe.objective)
+    bins = recipe.objective.bins if head == "binned" else 0
+    spec = NetworkSpec(model, task.classes, task.target, d.eval_size or d.size, d.fit, head, bins)
+    network = Network(spec, recipe.objective)
     if d.eval_size is not None:
         network.pooled_width(d.size)  # raises for a size that the backbone can't be trained on
     network.objective = task.make_loss(network.width)
-    if isinstance(last := list(network.head.children())[-1], Numbers) and isinstance(network.objective, NumberLoss):
+    last = list(network.head.children())[-1]
+    if isinstance(last, Numbers) and isinstance(network.objective, NumberLoss):
         last.set_scale(network.objective.mean, network.objective.std)
+    if isinstance(last, Binned) and isinstance(network.objective, BinnedLoss):
+        last.set_range(network.objective.low, network.objective.high)
     if not new:
         return network
     run.log(load_initial_weights(network, recipe.model))

@@ -12,8 +12,9 @@ from lib.config.recipe import Objective
 from lib.config.traits import LOSSES
 from lib.errors import FlukeError
 from lib.models.embedding_losses import EMBEDDING_LOSSES, PairLoss
-from lib.models.losses import CLASSIFICATION_LOSSES, NumberLoss, class_weights, make_classification_loss
-from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
+from lib.models.heads import Binned, Numbers
+from lib.models.losses import CLASSIFICATION_LOSSES, BinnedLoss, NumberLoss, class_weights, make_classification_loss
+from lib.tables.target import ONE_LABEL, REGRESSION, SEVERAL_LABELS
 
 CLASSES = ("a", "b", "c", "d")
 TARGETS = np.array([0] * 12 + [1] * 6 + [2] * 5 + [3])
@@ -167,12 +168,60 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         several_labels_loss(name="bce", label_smoothing=0.1)
 
 
+# --- bins of numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_is_shared_between_its_neighbouring_bins() -> None:
+    numbers = np.array([[0.0, 5.0], [10.0, 5.0]])
+    loss = make_classification_loss(Objective(name="binned", bins=6), numbers, ("a", "b"), REGRESSION)
+    head = Binned(3, 2, 6)
+    assert isinstance(loss, BinnedLoss)
+    head.set_range(loss.low, loss.high)
+    assert head.train()(torch.zeros(4, 3)).shape == (4, 12)
+    torch.testing.assert_close(head.eval()(torch.zeros(4, 3)).shape, torch.Size([4, 2]))
+    p = torch.full((1, 2, 6), 1e-9)
+    p[0, 0, 1], p[0, 0, 2], p[0, 1, 0] = 0.25, 0.75, 1  # bins at 2 and 4 of 0 ... 10; a constant number has its value first
+    outputs = p.log().flatten(1)
+    expected = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75)) / 2
+    assert float(loss.train()(outputs, torch.tensor([[3.5, 5.0]]))) == pytest.approx(expected, abs=1e-5)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.copy_(outputs[0])
+    torch.testing.assert_close(head(torch.zeros(1, 3)), torch.tensor([[3.5, 5.0]]))
+    assert float(loss.train()(outputs, torch.tensor([[99.0, 5.0]]))) < 30  # outside of the training rows' range: the last bin
+    assert float(loss.eval()(torch.tensor([[3.0, 5.0]]), torch.tensor([[8.0, 5.0]]))) == pytest.approx(0.5)
+
+
+def test_bins_learn_a_curve_as_well_as_squared_errors_do() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(400, 1) * 2 - 1
+    y = 100 + 20 * torch.sin(4 * x) + torch.randn(400, 1)
+
+    def error(name: str) -> float:
+        loss = make_classification_loss(Objective(name=name), y[:300].numpy(), ("y",), REGRESSION)
+        head = Binned(32, 1, 32) if isinstance(loss, BinnedLoss) else Numbers(32, 1)
+        network = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.ReLU(), head)
+        head.set_range(loss.low, loss.high) if isinstance(loss, BinnedLoss) else head.set_scale(loss.mean, loss.std)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss.train()(network.train()(x[:300]), y[:300]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return float((network.eval()(x[300:]) - y[300:]).square().mean().sqrt())
+
+    binned, mse = error("binned"), error("mse")
+    assert binned < 1.2 * mse
+    assert mse < 0.25 * float(y.std())
+
+
 # --- traits -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_traits_of_the_recipe_describe_the_losses() -> None:
     for target, fitting in {**CLASSIFICATION_LOSSES, "identity": EMBEDDING_LOSSES}.items():
-        numbers = NumberLoss.LOSSES if target in ("ordinal", "regression") else {}
+        numbers = [*NumberLoss.LOSSES] if target in ("ordinal", "regression") else []
+        numbers += ["binned"] if target == "regression" else []
         assert {name for name, traits in LOSSES.items() if target in traits.targets} == {*fitting, *numbers}, target
     for name, make in EMBEDDING_LOSSES.items():
         loss = make(Objective(name=name), np.array([2, 3]), 4)

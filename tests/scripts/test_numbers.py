@@ -47,7 +47,7 @@ def fields(root: Path, **more: object) -> dict[str, object]:
     return {"data_root": root, "optim_lr": 3e-3, "train_epochs": 6, "data_augment": "[]", **more}
 
 
-@pytest.mark.parametrize("loss", ["mse", "l1", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "binned"])
 def test_a_number_is_learnt_and_written_in_its_own_units(numbers: Path, arguments: Arguments, tmp_path: Path, loss: str) -> None:
     found = train_classifier.main(
         arguments(tmp_path / "run", **fields(numbers, **NUMBER | {"objective_name": loss}, train_epochs=12))
