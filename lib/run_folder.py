@@ -53,6 +53,8 @@ class RetrievalFolder(_Folder):
     """Every query's ranked names."""
     threshold = _Entry("threshold.json")
     threshold_curve = _Entry("threshold_curve.npz")
+    matches = _Entry("matches.json")
+    """The threshold of predict.submission matches, and what it reaches on held-out images."""
     gallery = _Entry("gallery")
     page = _Entry("retrieval.html")
 

@@ -395,12 +395,16 @@ class Predict:
     tta: list[Literal["hflip", "vflip", "hvflip", "mirror"]] = field(default_factory=list)
     """Flips whose outputs are averaged with those of the image as it is. mirror, for `data.mirror_identities`: the embedding of the
     mirrored image is appended instead, so that a similarity is the mean of two."""
-    submission: Literal["auto", "label", "topk", "labels", "scores", "confidence", "numbers"] = "auto"
+    submission: Literal["auto", "label", "topk", "labels", "scores", "confidence", "numbers", "images", "matches"] = "auto"
     """What the sample's columns hold. label: one label; topk: `topk` labels, best first; labels: every label over its threshold;
     scores: a column of probabilities per class (of two classes one column, that of the second); confidence: one label and its
-    probability; numbers: the predicted numbers. auto: what `train.metric` wants, if that is not auto and the columns allow it;
-    else scores when the columns are the classes, labels with several labels per image, topk when the sample's cells are lists,
-    else label."""
+    probability; numbers: the predicted numbers. retrieve.py also writes names of images: images, the `topk` most similar ones;
+    matches, the image itself and all that are similar enough to show the same, by the threshold with the best mean F1 of held-out
+    images. auto: what `train.metric` wants, if that is not auto and the columns allow it; else scores when the columns are the
+    classes, labels with several labels per image, topk when the sample's cells are lists, else label."""
+    index: str | None = None
+    """submission images and matches: folder (with its folders) or table of the images whose names are the answers, relative to
+    `data.root`, such as landmark retrieval's index; null: the test images themselves, each its own first answer."""
     pool: Literal["mean", "max", "noisy_or"] = "mean"
     """Several images of one row of the sample (a product, a patient): the mean of their probabilities, the largest, or the
     probability that any of them shows it, 1 - product of (1 - p), for several labels or two classes."""

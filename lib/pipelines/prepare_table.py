@@ -80,6 +80,8 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
     if survey.sample is not None and [column.lower() for column in survey.sample.prediction_columns] == ["cluster"]:
         _describe_clusters(table, draft)
         return
+    if survey.sample is not None and _describe_image_answers(survey, draft):
+        return
     answers = [] if survey.sample is None else survey.sample.cells
     new = next((cell for cell in dict.fromkeys(answers) if NEW_NAMES.match(cell)), None)
     if new is not None:
@@ -94,6 +96,26 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
         draft.set("train.metric", "micro_f1", "a guess; samples_f1, macro_f1 and f2_samples are for lists of labels too")
         return
     _describe_one_label(filled, answers, survey, draft)
+
+
+def _describe_image_answers(survey: Survey, draft: Draft) -> bool:
+    """Set the fields of a contest whose answers are names of images; return whether it is one."""
+    assert survey.sample is not None
+    ids, columns = survey.sample.ids, [column.lower() for column in survey.sample.prediction_columns]
+    matches = bool(survey.sample.cells) and all(name in cell.split() for name, cell in zip(ids, survey.sample.cells))
+    if not matches and columns != ["images"]:
+        return False
+    draft.set("data.new_label", "new", "the test shows individuals of its own: some of the training are held out whole as such")
+    draft.set("objective.name", "arcface")
+    if matches:
+        draft.set("predict.submission", "matches", "the sample's cells are its own ids: names of images that show the same")
+        return True
+    draft.set("predict.submission", "images", "the sample's column is called images: names of the most similar ones")
+    draft.set("predict.topk", 100, "a guess")
+    folders = sorted({image.partition("/")[0] for image in survey.images if re.match("index|gallery|database", image)})
+    if folders:
+        draft.set("predict.index", folders[0], "a folder of images that is neither training nor test")
+    return True
 
 
 def _describe_clusters(table: FoundTable, draft: Draft) -> None:

@@ -15,6 +15,7 @@ from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
 from lib.pipelines.gallery_files import content_hashes, save_networks, table_columns
+from lib.pipelines.image_answers import load_index, write_image_answers
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
@@ -27,6 +28,7 @@ from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.similarity import SIMILARITIES, normalize
 from lib.run_folder import submit_command
+from lib.submission.formats import IMAGE_ANSWERS
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
 from lib.tables.folders import IMAGE_SUFFIXES
@@ -50,7 +52,8 @@ def answer_queries(
         if session.where is not None:
             saved = narrow_gallery(saved, session.where)
             session.log(f"--where {session.where}: {len(saved.rows):,} images of {len(saved.identities):,} individuals")
-    complete = saved is not None and bool(saved.about or saved.held_out)
+    form = session.recipe.predict.submission if paths is None and not metrics_only else "auto"
+    complete = saved is not None and bool(saved.about or saved.held_out) and form != "matches"
     train = None if complete else loading.load_train(session.recipe.data, session.recipe.folds)
     classes = tuple(saved.identities.tolist()) if saved is not None else train.classes if train else ()
     queries = load_queries(session, paths, image_dir, classes)
@@ -61,6 +64,8 @@ def answer_queries(
         )
     embedded_train = None if train is None else session.embed(train, "train")
     embedded_queries = session.embed(queries, "test")
+    index = load_index(session.recipe.data, session.recipe.predict.index) if form in IMAGE_ANSWERS else None
+    embedded_index = None if index is None else session.embed(index, "test")
 
     def search_and_write() -> dict[str, Any]:
         result = search_queries(session, saved, embedded_train, embedded_queries)
@@ -71,7 +76,9 @@ def answer_queries(
         if embedded_train is not None:
             result.pairs = session.verify_pairs(embedded_train)
         with lock_folder(session.folder.path):
-            write_result(session, result, is_test=paths is None)
+            if form in IMAGE_ANSWERS:
+                write_image_answers(session, embedded_train, embedded_queries, embedded_index)
+            write_result(session, result, is_test=paths is None and form not in IMAGE_ANSWERS)
         return result.metrics or result.validation
 
     return run_on_main(session.accelerator, search_and_write) or {}

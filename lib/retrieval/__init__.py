@@ -17,6 +17,7 @@ combination    thresholds of folds for their combined embeddings
 open_set       threshold, share and calibrations, fitted on held-out rows
 clustering     average linkage of images and known individuals
 discovery      known and new individuals: threshold, names, probabilities
+image_sets     the images most similar to a query, and which of them show the same
 pairs          verification of pairs of images
 result         all answers as a table and as threshold.json
 """

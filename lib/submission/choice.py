@@ -10,7 +10,7 @@ import numpy as np
 from lib.config.metric_traits import Answer, family_value, find_traits
 from lib.config.recipe import Predict
 from lib.errors import FlukeError, first_few
-from lib.submission.formats import FORMATS, Format, RankedLabels, TopKFormat, first_fraction
+from lib.submission.formats import FORMATS, IMAGE_ANSWERS, Format, RankedLabels, TopKFormat, first_fraction
 from lib.tables.sample import Sample, match_images
 from lib.tables.target import IDENTITY, Target
 
@@ -38,6 +38,8 @@ def resolve_format(
     formats = {name: each(classes, target, **options, thresholds=least, second_of_two=of_two) for name, each in FORMATS.items()}
     if target.numeric and p.submission not in ("auto", "numbers"):
         raise FlukeError(f"predict.submission {p.submission} is for labels; with data.task number leave it at auto.")
+    if p.submission in IMAGE_ANSWERS:
+        raise FlukeError(f"predict.submission {p.submission}: names of images are answers of retrieve.py, after train_embedding.")
     if p.submission != "auto":
         return formats[p.submission]
     if wanted == "label" and formats["topk"].recognizes(sample):  # several answers, of which the first one counts

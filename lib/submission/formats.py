@@ -305,6 +305,10 @@ FORMATS: dict[str, type[Format]] = {
 """By the value of `predict.submission`, in the order in which `auto` tries them."""
 
 
+IMAGE_ANSWERS = ("images", "matches")
+"""Values of `predict.submission` that ask for names of images, which retrieve.py writes as rankings."""
+
+
 def first_fraction(sample: Sample, known: frozenset[str]) -> str | None:
     """Return the sample's first cell that is a fraction; None without any, and if a cell is a known label.
 

@@ -175,6 +175,19 @@ CASES = [
         lambda root: {"data_extra_csv": "more.csv"} | (raw("more.csv", b"image,label\n1_000.png,ant\n")(root) or {}),
     ),
     Case(
+        "names of images as answers of a classifier",
+        "predict.submission matches: names of images are answers of retrieve.py, after train_embedding",
+        {"predict_submission": "matches"},
+    ),
+    Case(
+        "a joined table whose keys come twice",
+        "1 values of label come more than once: 'ant' (line 2, 3); keep one row of each",
+        lambda root: (
+            {"data_join_csv": "kinds.csv", "data_join_key": "label", "folds_group_column": "kind"}
+            | (raw("kinds.csv", b"label,kind\nant,a\nant,b\n")(root) or {})
+        ),
+    ),
+    Case(
         "infinity for a number of rows",
         "--folds.holdout: expected a number > 0 and < 1 or a whole number >= 1",
         {"folds_holdout": ".inf"},

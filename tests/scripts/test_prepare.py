@@ -165,6 +165,23 @@ def test_grey_files_with_the_same_endings_are_channels(root: Path) -> None:
     assert (data.image_pattern, data.image_dir, data.test_dir, data.label_separator) == (None, "train", "test", " ")
 
 
+def test_cells_that_are_names_of_images(root: Path) -> None:
+    images(root, *[f"train_images/{i:02}.jpg" for i in range(12)], *[f"test_images/{i}.jpg" for i in range(50, 54)])
+    table(root / "train.csv", "posting_id image label_group", [(f"train_{i}", f"{i:02}.jpg", 900 + i // 3) for i in range(12)])
+    table(root / "test.csv", "posting_id image", [(f"test_{i}", f"{i}.jpg") for i in range(50, 54)])
+    table(root / "sample_submission.csv", "posting_id matches", [(f"test_{i}", f"test_{i}") for i in range(50, 54)])
+    recipe, text = written(root)
+    assert (recipe.predict.submission, recipe.data.label_column, recipe.data.new_label) == ("matches", "label_group", "new")
+    assert recipe.data.id_column == "posting_id"
+    assert "names of images that show the same" in text
+    images(root, "index/0/a.jpg")
+    table(root / "sample_submission.csv", "id images", [(str(i), "") for i in range(50, 54)])
+    (root / "test.csv").unlink()
+    (root.parent / "recipe.yaml").unlink()
+    recipe = written(root)[0]
+    assert (recipe.predict.submission, recipe.predict.index, recipe.predict.topk) == ("images", "index", 100)
+
+
 # --- downloads --------------------------------------------------------------------------------------------------------------------
 
 CLIENT = """#!{python}

@@ -13,7 +13,7 @@ from lib.errors import FlukeError
 from lib.scores.score_file import Scores
 from lib.submission.choice import check_sample, resolve_format
 from lib.submission.decisions import Decisions
-from lib.submission.formats import FORMATS
+from lib.submission.formats import FORMATS, IMAGE_ANSWERS
 from lib.submission.writing import submit, submit_ranking
 from lib.tables.sample import Sample, read_sample
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS, Target
@@ -31,7 +31,7 @@ def train_labels(path: Path, column: str, separator: str | None = None) -> list[
 
 
 def test_the_recipe_names_every_format() -> None:
-    assert {*FORMATS, "auto"} == set(get_args(get_type_hints(Predict)["submission"]))
+    assert {*FORMATS, *IMAGE_ANSWERS, "auto"} == set(get_args(get_type_hints(Predict)["submission"]))
 
 
 # --- the five contests' formats ---------------------------------------------------------------------------------------------------
