@@ -22,6 +22,11 @@ from lib.tables.sample import load_sample
 from lib.tables.survey import Survey, common_folder, is_number, survey_folder
 from lib.tables.table import describe_table
 
+NEGATIVE_NAMES = re.compile(
+    "^(cover|normal|healthy|negative|clean|background|real|benign|no|non|not|without|0)([^a-z]|$)", re.IGNORECASE
+)
+"""Names of folders of the class that a probability isn't of."""
+
 
 def prepare_recipe(folder: Path, out: Path) -> str:
     """Write a recipe for the contest in `folder` to `out`, load its tables once, and return the recipe's text.
@@ -92,8 +97,9 @@ def _describe_folders(survey: Survey, draft: Draft) -> None:
     classes = max(parents, key=lambda parent: (len(parents[parent]), "train" in parent), default=None)
     if classes is not None and len(parents[classes]) > 1:
         draft.set("data.train_dir", classes, f"{len(parents[classes])} class folders: {first_few(sorted(parents[classes]), 4)}")
-        metric = "log_loss" if survey.sample is not None and len(survey.sample.prediction_columns) > 1 else "accuracy"
-        draft.set("train.metric", metric, "a guess; macro_f1 and balanced_accuracy are for one label too")
+        if not _describe_negative_folder(sorted(parents[classes]), survey, draft):
+            metric = "log_loss" if survey.sample is not None and len(survey.sample.prediction_columns) > 1 else "accuracy"
+            draft.set("train.metric", metric, "a guess; macro_f1 and balanced_accuracy are for one label too")
         _group_by_table(survey, draft)
     else:
         training = [image for image in survey.images if test_dir is None or not image.startswith(test_dir + "/")]
@@ -115,6 +121,24 @@ def _describe_folders(survey: Survey, draft: Draft) -> None:
             draft.set("train.metric", "accuracy", "a guess")
     if test_dir is not None:
         draft.set("data.test_dir", test_dir)
+
+
+def _describe_negative_folder(folders: list[str], survey: Survey, draft: Draft) -> bool:
+    """Set the fields of two classes where the sample holds numbers and one folder is called like the negative class.
+
+    Returns whether that is so; where no folder is called so, a hint shows how the classes are merged.
+    """
+    cells = [] if survey.sample is None else survey.sample.cells
+    if not cells or set(cells) & set(folders) or not all(map(is_number, cells)):
+        return False
+    negative = [folder for folder in folders if NEGATIVE_NAMES.search(folder)]
+    merged = {folder: "0" if folder in negative else "1" for folder in folders}
+    if len(negative) != 1:
+        draft.hint("data", f"class_map: {merged}  # the sample's cells are numbers: say which folders are 0 and which are 1")
+        return False
+    draft.set("data.class_map", merged, f"a guess: the sample's cells are numbers, and {negative[0]!r} is called like class 0")
+    draft.set("train.metric", "roc_auc", "a guess; weighted_auc and log_loss want probabilities as well")
+    return True
 
 
 def _group_by_table(survey: Survey, draft: Draft) -> None:

@@ -19,15 +19,23 @@ from lib.tables.guesses import (
     image_root,
     is_ambiguous,
     is_measure,
+    join_labels,
     split_column,
     test_table,
 )
-from lib.tables.survey import FoundTable, Survey, common_folder, is_number, splits_into_labels
+from lib.tables.survey import FoundTable, Survey, common_folder, folder_of, is_number, splits_into_labels
 
 
 def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> None:
     """Set the fields of a training table, its images, its labels, the test and the groups."""
     draft.set("data.train_csv", table.path, f"{len(table):,} rows")
+    table, joined = join_labels(survey, table)
+    if joined is not None:
+        other, key = joined
+        draft.set("data.join_csv", other.path, "has the labels of these rows")
+        draft.set("data.join_key", key)
+        if len(set(table.columns[key])) < len(table):
+            draft.set("folds.group_column", key, "the rows of one share a label: they stay on one side of a split")
     column = survey.image_column(table)
     if column is not None:
         images = survey.images_of(table.columns[column[0]])
@@ -42,8 +50,9 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
             )
         else:
             draft.set("data.image_pattern", pattern)
-    folder = image_root(table.columns[column[0]] if column is not None else [], images)
-    draft.set("data.image_dir", folder)
+    cells = table.columns[column[0]] if column is not None else []
+    folder = folder_of(survey.images, cells, "train") if is_ambiguous(survey, cells) else None
+    draft.set("data.image_dir", folder or image_root(cells, images))
     split = split_column(table)
     if split is not None:
         draft.set("data.train_where", {split[0]: split[1]}, "the table holds training and test rows")
@@ -59,6 +68,14 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
     assert labels is not None
     split = split_column(table)
     rows = range(len(table)) if split is None else [i for i, cell in enumerate(table.columns[split[0]]) if cell in split[1]]
+    if isinstance(labels, list) and any(
+        is_number(cell) and float(cell) not in (0, 1) for name in labels for cell in table.columns[name]
+    ):
+        draft.set("data.task", "number", f"{why}, and hold numbers other than 0 and 1")
+        draft.set("data.number_columns", labels)
+        draft.set("objective.name", "mse")
+        draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
+        return
     if isinstance(labels, list):
         draft.set("data.label_columns", labels, why)
         sums = Counter(sum(float(table.columns[column][i] or 0) > 0 for column in labels) for i in rows)
@@ -83,11 +100,14 @@ def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
     if survey.sample is not None and _describe_image_answers(survey, draft):
         return
     answers = [] if survey.sample is None else survey.sample.cells
-    new = next((cell for cell in dict.fromkeys(answers) if NEW_NAMES.match(cell)), None)
+    parts = {cell: cell.split() for cell in dict.fromkeys(answers)}
+    new = next((part for cell in parts.values() for part in cell if NEW_NAMES.match(part)), None)
     if new is not None:
+        longest = max(map(len, parts.values()))
         draft.set("data.new_label", new, "the sample's answer for an individual that isn't known")
         draft.set("objective.name", "arcface")
-        draft.set("predict.submission", "label")
+        draft.set("predict.submission", "label" if longest == 1 else "topk", f"{longest} names in the sample's cells")
+        draft.set("predict.topk", longest)
         return
     separator = splits_into_labels(filled)
     if separator is not None:
@@ -171,14 +191,18 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
         column = survey.image_column(table)
         draft.set("data.test_csv", table.path, f"{len(table):,} rows")
         cells = table.columns[column[0]] if column is not None else []
-        if column is not None and column[0] == draft.fields["data"]["image_column"][0]:
-            draft.set("data.test_dir", image_root(cells, survey.images_of(cells)))
+        if same := survey.images_of(table.columns.get(draft.fields["data"]["image_column"][0], [])):
+            cells = table.columns[draft.fields["data"]["image_column"][0]]
+            folder = folder_of(survey.images, cells, "test") if is_ambiguous(survey, cells) else None
+            draft.set("data.test_dir", folder or image_root(cells, same))
         elif column is None and _has_several_files(draft):
             name = draft.fields["data"]["image_column"][0]
             starts = tuple(table.columns.get(name, [])[:50])
             found = [image for image in survey.images if starts and image_stem(image).startswith(starts)]
             draft.set("data.test_dir", common_folder(found))
         _set_id_column(sample.ids, table, draft)
+    elif is_ambiguous(survey, sample.ids) and (folder := folder_of(survey.images, sample.ids, "test")) is not None:
+        draft.set("data.test_dir", folder, "holds the images that the sample lists")
     elif names_are_images:
         draft.set("data.test_dir", common_folder(asked), "holds the images that the sample lists")
     elif _has_several_files(draft):
@@ -209,7 +233,7 @@ def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
     """Set a group column that is called like one, and suggest others in which values recur."""
     data = draft.fields["data"]
     taken = {data[key][0] for key in ("image_column", "label_column", "id_column") if key in data}
-    chosen = None
+    chosen = draft.fields.get("folds", {}).get("group_column", [None])[0]
     for column, cells in table.columns.items():
         values = len(set(cells))
         if column in taken or not 1 < values < 0.9 * len(cells) or any(not cell.strip() for cell in cells):

@@ -15,7 +15,9 @@ from lib.tables.survey import FoundTable, Survey, common_folder, is_number
 SPLIT_VALUES = {"train": ("train", "training", "database"), "test": ("test", "query", "testing")}
 """Cells of a column that parts one table into training and test rows."""
 LABEL_NAMES = re.compile("^(label|labels|target|class|category|category_id|species|identity|individual.*|breed|diagnosis|y)$", re.I)
-GROUP_NAMES = re.compile("patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|camera|driver", re.IGNORECASE)
+GROUP_NAMES = re.compile(
+    "patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|observation|camera|driver|^site", re.IGNORECASE
+)
 PART_NAMES = re.compile("^(dataset|data_set|species)$", re.IGNORECASE)
 NEW_NAMES = re.compile("^new[_ -]\\w+$", re.IGNORECASE)
 
@@ -32,8 +34,15 @@ def choose_train_table(survey: Survey) -> FoundTable | None:
         cells = table.columns[column[0]] if column is not None else []
         answered = sum(image_stem(cell) in asked for cell in cells) / max(len(cells), 1)
         name = Path(table.path).name.lower() + " " + table.path.lower()
-        has_label = find_labels(survey, table)[0] is not None
-        score = share + 2 * has_label + 0.5 * ("train" in name or "label" in name) - ("test" in name) - answered
+        labels, why = find_labels(survey, join_labels(survey, table)[0])
+        has_label = labels is not None
+        score = (
+            share
+            + (2 if is_sure(why) else 1) * has_label
+            + 0.5 * ("train" in name or "label" in name)
+            - ("test" in name)
+            - answered
+        )
         score += 0.1 * (split_column(table) is not None)
         if has_label and (best is None or score > best[0]):
             best = score, table
@@ -128,6 +137,34 @@ def find_labels(survey: Survey, table: FoundTable) -> tuple[str | list[str] | No
         if 1 < len(set(columns[column])) < len(columns[column]) / 2 and not is_measure(columns[column]):
             return column, "a guess: its values recur"
     return None, ""
+
+
+def is_sure(why: str) -> bool:
+    """Return whether a reason of `find_labels` is the sample submission."""
+    return "sample's" in why
+
+
+def join_labels(survey: Survey, table: FoundTable) -> tuple[FoundTable, tuple[FoundTable, str] | None]:
+    """Return the table with the columns of another one that has the labels, and that table with the name of the key of both.
+
+    Only where the sample submission shows no labels in the table itself. The key is a column of both that names each row of the
+    other table once; every row of the table has a match.
+    """
+    if is_sure(find_labels(survey, table)[1]):
+        return table, None
+    for other in survey.tables:
+        if other is table or re.search("test", other.path, re.IGNORECASE):
+            continue
+        for key in [column for column in other.columns if column in table.columns]:
+            row_of = {cell: i for i, cell in enumerate(other.columns[key])}
+            if len(row_of) < len(other) or not row_of.keys() >= set(table.columns[key]):
+                continue
+            rows = [row_of[cell] for cell in table.columns[key]]
+            added = {name: [cells[i] for i in rows] for name, cells in other.columns.items() if name not in table.columns}
+            joined = FoundTable(table.path, table.columns | added)
+            if is_sure(find_labels(survey, joined)[1]):
+                return joined, (other, key)
+    return table, None
 
 
 def is_measure(cells: Sequence[str]) -> bool:

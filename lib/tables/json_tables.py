@@ -15,9 +15,15 @@ from lib.errors import FlukeError, first_few
 
 Record = dict[str, Any]
 
+IMAGE_IDS = ("image_id", "imageId")
+"""Keys of an image's id in annotations, and in images without `id` (herbarium 2022, iMaterialist)."""
+MOST_VALUES = 200
+"""Values of a list that become a cell; longer ones are pixels or outlines."""
+
 
 def read_records(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a JSON file as text by column, null as ""; values that are lists or objects are left out.
+    """Return the rows of a JSON file as text by column, null as ""; short lists of values are separated by blanks, and longer
+    ones, lists of lists and objects are left out.
 
     An image with several annotations of different categories is one row per annotation. Raises FlukeError.
     """
@@ -39,7 +45,7 @@ def _read(path: Path, mtime: int, size: int) -> list[dict[str, str]]:
             content = json.loads(text)
     except json.JSONDecodeError as error:
         raise FlukeError(f"{path}: not readable as JSON ({error}); save it again.") from None
-    return [{key: _text(value) for key, value in record.items() if _is_scalar(value)} for record in _records(path, content)]
+    return [{key: _text(value) for key, value in record.items() if _is_cell(value)} for record in _records(path, content)]
 
 
 def _records(path: Path, content: Any) -> list[Record]:
@@ -58,25 +64,39 @@ def _records(path: Path, content: Any) -> list[Record]:
 
 def _join_coco(path: Path, content: dict[str, Any]) -> list[Record]:
     try:
-        names = {category["id"]: category.get("name", category["id"]) for category in content.get("categories", [])}
+        names = {}
+        for category in content.get("categories", []):
+            number = _first(category, "id", "category_id")
+            names[number] = category.get("name", category.get("scientificName", number))
         of_image: dict[Any, list[Record]] = {}
         for annotation in content.get("annotations", []):
-            joined = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
+            joined = {key: value for key, value in annotation.items() if key not in ("id", *IMAGE_IDS)}
             if "category_id" in annotation:
                 joined["category_name"] = names.get(annotation["category_id"], annotation["category_id"])
-            of_category = of_image.setdefault(str(annotation["image_id"]), [])
+            of_category = of_image.setdefault(str(_first(annotation, *IMAGE_IDS)), [])
             if all(other.get("category_id") != joined.get("category_id") for other in of_category):  # boxes of one kind are one row
                 of_category.append(joined)
-        return [image | joined for image in content["images"] for joined in of_image.get(str(image["id"]), [{}])]
+        return [
+            image | joined for image in content["images"] for joined in of_image.get(str(_first(image, "id", *IMAGE_IDS)), [{}])
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise FlukeError(f"{path}: looks like COCO's images and annotations, but lacks {error}; check the file.") from None
 
 
-def _is_scalar(value: Any) -> bool:
+def _first(record: Record, *keys: str) -> Any:
+    """Return the value of the first of `keys` that the record has. Raises KeyError."""
+    return record[next((key for key in keys if key in record), keys[0])]
+
+
+def _is_cell(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= MOST_VALUES and all(isinstance(part, str | int | float) for part in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

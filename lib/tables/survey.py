@@ -109,6 +109,17 @@ def _is_deep(parent: str, folder: Path) -> bool:
     return os.path.relpath(parent, folder).count(os.sep) > 2
 
 
+def folder_of(images: Sequence[str], names: Sequence[str], word: str) -> str | None:
+    """Return the top folder that holds an image of each of `names`; of several the one whose name holds `word`, else None."""
+    stems: dict[str, set[str]] = {}
+    for image in images:
+        stems.setdefault(image.partition("/")[0], set()).add(image_stem(image))
+    wanted = {image_stem(name) for name in names}
+    holding = [folder for folder, found in stems.items() if wanted <= found]
+    called = [folder for folder in holding if re.search(word, folder, re.IGNORECASE)]
+    return next((some[0] for some in (holding, called) if len(some) == 1), None)
+
+
 def common_folder(images: Sequence[str]) -> str:
     """Return the deepest folder that holds all `images`, "." for the top."""
     folders = [image.rpartition("/")[0] for image in images]
@@ -129,6 +140,8 @@ def splits_into_labels(cells: Sequence[str]) -> str | None:
         if several < len(filled) / 20 or not parts:
             continue
         alone = set(filled)
+        if separator in "| " and all(part.isdigit() for part in parts):
+            return separator  # "1 3 5" is no label by itself
         # "Common wheat" has a blank too, but "wheat" isn't a cell of its own, nor part of many different ones.
         if len(parts) < len(alone) and (
             all(is_number(part) for part in parts) or sum(part in alone for part in parts) > len(parts) / 3

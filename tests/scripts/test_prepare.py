@@ -1,9 +1,6 @@
 """scripts/prepare.py: the recipe that it writes loads the tables as a person would."""
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -182,60 +179,69 @@ def test_cells_that_are_names_of_images(root: Path) -> None:
     assert (recipe.predict.submission, recipe.predict.index, recipe.predict.topk) == ("images", "index", 100)
 
 
-# --- downloads --------------------------------------------------------------------------------------------------------------------
-
-CLIENT = """#!{python}
-import shutil, sys
-from pathlib import Path
-assert sys.argv[1:5] == ["competitions", "download", "leaves", "-p"], sys.argv
-if Path({archive!r}).exists():
-    shutil.copy({archive!r}, sys.argv[5])
-else:
-    print("Downloading 12%", end="\\r", file=sys.stderr)
-    print("403 - Forbidden - You must accept this competition's rules")
-    sys.exit(1)
-"""
+def test_labels_of_a_second_table_are_joined(root: Path) -> None:
+    images(root, *[f"photos/{i:03}.jpg" for i in range(24)], *[f"test_photos/{i:03}.jpg" for i in range(900, 906)])
+    table(root / "train.csv", "business_id labels", [(1000 + k, ["1 2", "3", "1 3 5", ""][k % 4]) for k in range(8)])
+    table(root / "train_photo_to_biz.csv", "photo_id business_id", [(f"{i:03}", 1000 + i // 3) for i in range(24)])
+    table(root / "test_photo_to_biz.csv", "photo_id business_id", [(f"{i:03}", f"b{i // 2}") for i in range(900, 906)])
+    table(root / "sample_submission.csv", "business_id labels", [(f"b{i}", "1 2 3") for i in range(450, 453)])
+    recipe, _ = written(root)
+    d = recipe.data
+    assert (d.train_csv, d.join_csv, d.join_key) == ("train_photo_to_biz.csv", "train.csv", "business_id")
+    assert (d.label_column, d.label_separator, d.id_column, recipe.folds.group_column) == ("labels", " ", *["business_id"] * 2)
 
 
-@pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the archive that an executable `kaggle` hands out, once it is there."""
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
-    (bin_ / "kaggle").write_text(CLIENT.format(python=sys.executable, archive=str(tmp_path / "server/leaves.zip")))
-    (bin_ / "kaggle").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path / "server/leaves.zip"
+def test_features_and_labels_in_two_tables_with_sites(root: Path) -> None:
+    for side, numbers in (("train", range(24)), ("test", range(50, 54))):
+        images(root, *[f"{side}_features/Z{i}.jpg" for i in numbers])
+        rows = [(f"Z{i}", f"{side}_features/Z{i}.jpg", f"S{i // 4}") for i in numbers]
+        table(root / f"{side}_features.csv", "id filepath site", rows)
+    table(root / "train_labels.csv", "id bird blank", [(f"Z{i}", i % 2 * 1.0, 1.0 - i % 2) for i in range(24)])
+    table(root / "submission_format.csv", "id bird blank", [(f"Z{i}", 0.5, 0.5) for i in range(50, 54)])
+    recipe, _ = written(root)
+    assert recipe.data.label_columns == ["bird", "blank"]
+    assert (recipe.data.join_csv, recipe.folds.group_column) == ("train_labels.csv", "site")
 
 
-def test_a_contest_is_downloaded_unpacked_and_described(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = tmp_path / "files"
-    images(files, *[f"train/{i}.png" for i in range(8)], *[f"test/{i}.png" for i in range(8, 10)])
-    shutil.make_archive(str(files / "train"), "zip", files, "train")  # an archive within the archive
-    shutil.make_archive(str(files / "test"), "gztar", files, "test")
-    shutil.rmtree(files / "train")
-    shutil.rmtree(files / "test")
-    table(files / "train.csv", "image label", [(f"{i}.png", "ab"[i % 2]) for i in range(8)])
-    table(files / "sample_submission.csv", "image label", [(f"{i}.png", "a") for i in range(8, 10)])
-    shutil.make_archive(str(archive.with_suffix("")), "zip", files)
-    for _ in range(2):
-        text = prepare.main([str(tmp_path / "leaves"), "--kaggle", "leaves", "--out", str(tmp_path / "recipe.yaml")])
-        assert 'image_dir: "train"' in text
-        left = {path.name for path in (tmp_path / "leaves").iterdir()}
-        assert left == {"train", "test", "train.csv", "sample_submission.csv"}
-        (tmp_path / "recipe.yaml").unlink()
-        archive.unlink(missing_ok=True)  # the second time nothing is downloaded
-    assert "has files already; nothing is downloaded" in capsys.readouterr().out
+def test_json_of_other_keys_with_lists_of_labels(root: Path) -> None:
+    images(root, *[f"{side}/{i}.jpg" for side in ("train", "test") for i in range(1, 17)])
+    for side in ("train", "test"):
+        content: dict[str, object] = {"images": [{"imageId": str(i), "url": "x"} for i in range(1, 17)]}
+        if side == "train":
+            content["annotations"] = [{"imageId": str(i), "labelId": [str(i % 4), "66"]} for i in range(1, 17)]
+        (root / f"{side}.json").write_text(json.dumps(content))
+    table(root / "sample_submission.csv", "image_id label_id", [(i, "66 2") for i in range(1, 17)])
+    d = written(root)[0].data
+    assert (d.image_column, d.label_column, d.label_separator, d.image_dir, d.test_dir) == (
+        "imageId",
+        "labelId",
+        " ",
+        "train",
+        "test",
+    )
 
 
-def test_what_the_client_says_and_a_damaged_archive_are_sentences(archive: Path, tmp_path: Path) -> None:
-    command = [str(tmp_path / "leaves"), "--kaggle", "leaves", "--out", str(tmp_path / "recipe.yaml")]
-    with pytest.raises(
-        FlukeError, match="Kaggle's client says: 403 - Forbidden - You must accept this competition's rules; the comm"
-    ):
-        prepare.main(command)
-    archive.parent.mkdir()
-    archive.write_bytes(b"PK cut short")
-    with pytest.raises(FlukeError, match=r"leaves.zip: can't be unpacked .*; delete it to download it again"):
-        prepare.main(command)
-    assert (tmp_path / "leaves/leaves.zip").exists()
+def test_new_individuals_in_lists_and_numbers_in_several_columns(root: Path) -> None:
+    images(root, *[f"train/{i:02}.jpg" for i in range(24)], *[f"test/t{i}.jpg" for i in range(4)])
+    table(root / "train.csv", "image individual_id", [(f"{i:02}.jpg", f"w{i % 6}") for i in range(24)])
+    table(root / "sample_submission.csv", "image predictions", [(f"t{i}.jpg", "w1 w2 new_individual") for i in range(4)])
+    recipe, _ = written(root)
+    assert (recipe.data.new_label, recipe.predict.submission, recipe.predict.topk) == ("new_individual", "topk", 3)
+    table(root / "train.csv", "image x y", [(f"{i:02}.jpg", i * 1.5, i / 24) for i in range(24)])
+    table(root / "sample_submission.csv", "image x y", [(f"t{i}.jpg", 1.0, 0.5) for i in range(4)])
+    (root.parent / "recipe.yaml").unlink()
+    recipe, _ = written(root)
+    assert (recipe.data.task, recipe.data.number_columns, recipe.train.metric) == ("number", ["x", "y"], "rmse")
+
+
+def test_class_folders_whose_sample_holds_probabilities(root: Path) -> None:
+    images(root, *[f"{kind}/{i:02}.jpg" for kind in ("Cover", "JMiPOD", "UERD", "Test") for i in range(6)])
+    table(root / "sample_submission.csv", "Id Label", [(f"{i:02}.jpg", 0) for i in range(6)])
+    recipe, _ = written(root)
+    assert recipe.data.class_map == {"Cover": "0", "JMiPOD": "1", "UERD": "1"}
+    assert recipe.train.metric == "roc_auc"
+    for i in range(6):
+        (root / f"Cover/{i:02}.jpg").rename(root / f"Test/x{i}.jpg")
+    (root / "Cover").rmdir()
+    (root.parent / "recipe.yaml").unlink()
+    assert "# class_map: {'JMiPOD': '1', 'UERD': '1'}  # the sample's cells are numbers" in written(root)[1]
