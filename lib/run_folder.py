@@ -68,6 +68,11 @@ class DiscoveryFolder(_Folder):
     metrics = _Entry("metrics.json")
     page = _Entry("discovery.html")
 
+    @property
+    def network(self) -> RunFolder:
+        """The pretrained network of --model."""
+        return RunFolder(self.path / "network")
+
 
 class BundleFolder(_Folder):
     """What scripts/bundle.py writes."""

@@ -434,6 +434,12 @@ class Retrieval:
     each has its own threshold where enough individuals of it are held out; null: one part."""
     encounters: str | None = None
     """discover: table (image, encounter), relative to `data.root`: photographs of one encounter show the same individual."""
+    photographs: str | None = None
+    """discover: table (image, photograph), relative to `data.root`: images cut out of one photograph show different individuals."""
+    orientation_column: str | None = None
+    """discover: column of the training and test tables (orientation) that says which side of an animal an image shows. Images of
+    two sides are never compared, only a name or an encounter joins them; those with a blank cell or "unknown" are compared with
+    all. null: all images are compared."""
     neighbours: Count = 100
     """Gallery images searched per query, more where they belong to fewer than `predict.topk` identities; fewer are faster, and vote
     and mean_n count no others."""

@@ -1,7 +1,8 @@
 """Average linkage of images, with individuals that are known and photographs that belong together.
 
 The mean cosine between two clusters is the product of the sums of their vectors over the product of their sizes, so that no matrix
-of all pairs is needed: pairs come from the nearest neighbours of each image (UPGMA, Sokal and Michener 1958).
+of all pairs is needed: pairs come from the nearest neighbours of each image (UPGMA, Sokal and Michener 1958). A few thousand nodes
+take all pairs, in a matrix, which is about fifty times as fast.
 """
 
 from __future__ import annotations
@@ -13,10 +14,50 @@ import numpy as np
 
 from lib.retrieval.faiss_index import nearest_neighbours
 
-COMPLETE = 1500
-"""Nodes up to which all pairs are candidates."""
+DENSE = 4000
+"""Nodes up to which all pairs are candidates, in three matrices (130 MB each)."""
 NEIGHBOURS = 60
 """Nearest neighbours of each node that are candidates, of more nodes."""
+LOWEST = 0.0
+"""Mean cosine down to which clusters are merged."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """n nodes to merge: images, photographs that belong together, or known individuals."""
+
+    sums: np.ndarray
+    """(n, v, d) float64: sum of the unit vectors of the node's images by view. Images of view 0 (unknown) are compared with all,
+    those of another view (a flank) with images of the same one and of view 0."""
+    sizes: np.ndarray
+    """(n, v) numbers of images."""
+    apart: list[set[int]]
+    """n sets: nodes that share an element are different individuals, and never merged."""
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def copy(self) -> Nodes:
+        """Return nodes that may be changed, in float64."""
+        return Nodes(self.sums.astype(np.float64), self.sizes.astype(np.float64), [set(tags) for tags in self.apart])
+
+    def absorb(self, i: int, j: int) -> None:
+        """Add node j to node i."""
+        self.sums[i] += self.sums[j]
+        self.sizes[i] += self.sizes[j]
+        self.apart[i] |= self.apart[j]
+
+    def compare(self, others: Nodes) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum of cosines of the images of each node with those of each other, (n, m), and the numbers of such pairs."""
+        return _compare(self.sums, others.sums), _compare(self.sizes[..., None], others.sizes[..., None])
+
+
+def _compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the products of all views of a (..., v, d) with the views of b (m, v, d) that are compared with them, (..., m)."""
+    found = a.sum(axis=-2) @ b.sum(axis=1).T
+    for view in range(1, b.shape[1]):
+        found = found - a[..., view, :] @ (b[:, 1:].sum(axis=1) - b[:, view]).T
+    return found
 
 
 @dataclass(frozen=True)
@@ -31,47 +72,91 @@ class Merges:
 
     def cut(self, threshold: float) -> np.ndarray:
         """Return the cluster of each node after the merges of at least `threshold`, (n,) int64 from 0."""
-        parent = np.arange(self.n)
+        return self.cuts(np.array([threshold]))[0]
 
-        def root(node: int) -> int:
-            while parent[node] != node:
-                parent[node] = parent[parent[node]]
-                node = parent[node]
-            return node
+    def cuts(self, thresholds: np.ndarray) -> np.ndarray:
+        """Return the clusters of each node at each of t thresholds, (t, n) int64 from 0."""
+        found, cluster, done = np.empty((len(thresholds), self.n), np.int64), np.arange(self.n), 0
+        for at in np.argsort(-thresholds, kind="stable"):
+            while done < len(self.pairs) and self.similarities[done] >= thresholds[at]:
+                i, j = cluster[self.pairs[done]]
+                cluster[cluster == j] = i
+                done += 1
+            found[at] = np.unique(cluster, return_inverse=True)[1]
+        return found
 
-        low = np.flatnonzero(self.similarities < threshold)
-        for a, b in self.pairs[: low[0] if len(low) else len(self.pairs)].tolist():
-            one, other = sorted((root(a), root(b)))
-            parent[other] = one
-        return np.unique([root(node) for node in range(self.n)], return_inverse=True)[1]
 
+def merge_nodes(nodes: Nodes) -> Merges:
+    """Return the merges of nodes by average linkage, the most similar two clusters first.
 
-def merge_nodes(sums: np.ndarray, sizes: np.ndarray, is_known: np.ndarray) -> Merges:
-    """Return the merges of nodes by average linkage, the most similar two clusters first, down to a mean cosine of 0.
-
-    A node is an image, photographs that belong together, or a known individual: `sums` (n, d) adds up its unit vectors, `sizes`
-    (n,) counts them. Clusters that both hold a node that `is_known` (n,) bool are never merged.
+    Clusters without a pair of images that can be compared, and clusters that share an element of `apart`, are never merged.
     """
-    n = len(sums)
-    sums, sizes, known = sums.astype(np.float64).copy(), sizes.astype(np.float64).copy(), is_known.copy()
+    return _merge_all_pairs(nodes) if len(nodes) <= DENSE else _merge_neighbours(nodes)
+
+
+def _merge_all_pairs(nodes: Nodes) -> Merges:
+    """Merge by a matrix of all pairs, in which each row remembers its nearest cluster (Müllner 2011, generic algorithm)."""
+    n = len(nodes)
+    totals, counts = (part.astype(np.float64) for part in nodes.compare(nodes))
+    members: dict[int, list[int]] = {}
+    for i, tags in enumerate(nodes.apart):
+        for tag in tags:
+            members.setdefault(tag, []).append(i)
+    for rows in members.values():  # a sum with -inf stays -inf: what is apart from a node is apart from its cluster
+        totals[np.ix_(rows, rows)] = -np.inf
+    np.fill_diagonal(totals, -np.inf)
+    means = np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)
+    nearest, best, alive = means.argmax(axis=1), means.max(axis=1), np.ones(n, bool)
+    pairs, similarities = [], []
+    while (value := best.max()) >= LOWEST:
+        i = int(best.argmax())
+        i, j = sorted((i, int(nearest[i])))
+        pairs.append((i, j))
+        similarities.append(value)
+        totals[i] += totals[j]
+        counts[i] += counts[j]
+        alive[j], best[j] = False, -np.inf
+        totals[i, ~alive] = totals[i, i] = -np.inf
+        row = np.where(counts[i] > 0, totals[i] / np.maximum(counts[i], 1), -np.inf)
+        for matrix, values in ((totals, totals[i]), (counts, counts[i]), (means, row)):
+            matrix[i], matrix[:, i] = values, values
+        totals[:, j] = means[:, j] = -np.inf
+        again = np.flatnonzero(alive & ((nearest == i) | (nearest == j)))
+        nearer = alive & (row > best)
+        nearest[nearer], best[nearer] = i, row[nearer]
+        again = np.append(again, i)
+        nearest[again], best[again] = means[again].argmax(axis=1), means[again].max(axis=1)
+    return Merges(n, np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(similarities))
+
+
+def _merge_neighbours(nodes: Nodes) -> Merges:
+    """Merge by a heap of the pairs of nearest neighbours; two clusters whose members are no neighbours are never compared."""
+    n, nodes = len(nodes), nodes.copy()
     neighbours: list[set[int]] = [set() for _ in range(n)]
-    means = (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    k = n - 1 if n <= COMPLETE else NEIGHBOURS
-    for i, near in enumerate(nearest_neighbours(means, min(k + 1, n))):
-        for j in near.tolist():
-            if i != j:
-                neighbours[i].add(j)
-                neighbours[j].add(i)
+    for view in range(nodes.sums.shape[1]):
+        of_view = np.flatnonzero((nodes.sizes[:, [0, view]] > 0).any(axis=1))
+        vectors = nodes.sums[of_view][:, sorted({0, view})].sum(axis=1) if view else nodes.sums[of_view].sum(axis=1)
+        means = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+        for i, near in zip(of_view.tolist(), nearest_neighbours(means, min(NEIGHBOURS + 1, len(of_view)))):
+            for j in of_view[near].tolist():
+                if i != j:
+                    neighbours[i].add(j)
+                    neighbours[j].add(i)
     heap: list[tuple[float, int, int, int, int]] = []
     version = np.zeros(n, np.int64)
 
     def push(i: int, others: list[int]) -> None:
         """Put the pairs of cluster i with others on the heap."""
-        others = [j for j in others if not (known[i] and known[j])]
-        values = (sums[others] @ sums[i]) / (sizes[others] * sizes[i])
-        for j, value in zip(others, values.tolist()):
-            if value > 0:
-                heapq.heappush(heap, (-value, min(i, j), max(i, j), int(version[min(i, j)]), int(version[max(i, j)])))
+        totals, counts = (
+            _compare(nodes.sums[i], nodes.sums[others]),
+            _compare(nodes.sizes[i, :, None], nodes.sizes[others][..., None]),
+        )
+        allowed = (counts > 0) & ~np.array([bool(nodes.apart[i] & nodes.apart[j]) for j in others], bool)
+        values = totals / np.maximum(counts, 1)
+        for at in np.flatnonzero(allowed & (values >= LOWEST)).tolist():
+            j = others[at]
+            low, high = (i, j) if i < j else (j, i)
+            heapq.heappush(heap, (-float(values[at]), low, high, int(version[low]), int(version[high])))
 
     for i in range(n):
         push(i, [j for j in neighbours[i] if j > i])
@@ -83,9 +168,7 @@ def merge_nodes(sums: np.ndarray, sizes: np.ndarray, is_known: np.ndarray) -> Me
             continue
         pairs.append((i, j))
         similarities.append(-value)
-        sums[i] += sums[j]
-        sizes[i] += sizes[j]
-        known[i] |= known[j]
+        nodes.absorb(i, j)
         alive[j], version[i] = False, version[i] + 1
         joined = {other for other in neighbours[i] | neighbours[j] if alive[other] and other != i}
         for other in joined:

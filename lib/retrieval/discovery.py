@@ -1,23 +1,15 @@
-"""Group photographs into individuals, known or new: nodes, a threshold fitted on held-out individuals, names.
-
-The threshold is fitted on pseudo-tests: held-out photographs of known individuals and of individuals that the network has never
-seen, in several shares, clustered as the real ones are.
-"""
+"""Images, known individuals, and their groups by average linkage; how sure each image's place is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from lib.retrieval.clustering import Merges, merge_nodes
+from lib.retrieval.clustering import Merges, Nodes, merge_nodes
 
-NEW_SHARES = (0.1, 0.4, 0.8)
-"""Shares of photographs of new individuals in the pseudo-tests."""
-REPEATS = 3
-THRESHOLDS = np.round(np.arange(0.0, 1.0001, 0.01), 2)
+KNOWN = -1
+"""Element of Nodes.apart that all known individuals share."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +20,21 @@ class Images:
     """(n, d) unit vectors."""
     links: np.ndarray
     """(n,) int64: images of one number are of one individual (an encounter)."""
+    views: np.ndarray
+    """(n,) int64: images of two different views above 0 (flanks) aren't compared."""
+    photographs: np.ndarray
+    """(n,) int64: images of one number are of different individuals; -1: no other image of the photograph is known."""
+
+    @staticmethod
+    def of(embeddings: np.ndarray, links: np.ndarray | None = None, views: np.ndarray | None = None) -> Images:
+        """Return images (n, d) with what is known of them."""
+        n = len(embeddings)
+        links = np.arange(n) if links is None else links
+        return Images(embeddings, links, np.zeros(n, np.int64) if views is None else views, np.full(n, -1))
 
     def take(self, index: np.ndarray) -> Images:
-        return Images(self.embeddings[index], self.links[index])
+        """Return the images at positions `index`."""
+        return Images(self.embeddings[index], self.links[index], self.views[index], self.photographs[index])
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,23 @@ class Known:
     names: np.ndarray
     """(k,) str"""
     sums: np.ndarray
-    """(k, d): sum of the unit vectors of their images."""
+    """(k, v, d): sum of the unit vectors of their images by view."""
     sizes: np.ndarray
-    """(k,) numbers of images."""
+    """(k, v) numbers of images."""
 
     @staticmethod
-    def of(embeddings: np.ndarray, labels: np.ndarray) -> Known:
-        """Return the individuals of labelled embeddings (n, d), (n,)."""
+    def of(images: Images, labels: np.ndarray, views: int = 1) -> Known:
+        """Return the individuals of labelled images, (n,), which have one of `views` views."""
         names, inverse = np.unique(labels, return_inverse=True)
-        sums = np.zeros((len(names), embeddings.shape[1]))
-        np.add.at(sums, inverse, embeddings)
-        return Known(names, sums, np.bincount(inverse, minlength=len(names)))
+        return Known(names, *sum_by_view(images, inverse, len(names), views))
+
+
+def sum_by_view(images: Images, node: np.ndarray, n: int, views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums (n, views, d) of the unit vectors of the images of n nodes, and their numbers (n, views)."""
+    sums, sizes = np.zeros((n, views, images.embeddings.shape[1])), np.zeros((n, views))
+    np.add.at(sums, (node, images.views), images.embeddings)
+    np.add.at(sizes, (node, images.views), 1)
+    return sums, sizes
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Grouping:
     """The merges of n images with each other and with the known individuals."""
 
     merges: Merges
+    nodes: Nodes
+    """The known individuals, then images or those of one link."""
     node_of_image: np.ndarray
     """(n,) int64"""
     known: Known
@@ -71,157 +83,61 @@ class Grouping:
         of_image = clusters[self.node_of_image]
         return of_image, individual[of_image]
 
+    def cuts(self, thresholds: np.ndarray) -> np.ndarray:
+        """Return the clusters of each image at t thresholds, (t, n) int64."""
+        return self.merges.cuts(thresholds)[:, self.node_of_image]
+
 
 def group_images(images: Images, known: Known) -> Grouping:
     """Return the merges of images and known individuals by average linkage; two known individuals are never merged."""
     k, (links, node) = len(known.names), np.unique(images.links, return_inverse=True)
-    sums = np.zeros((k + len(links), images.embeddings.shape[1]))
-    sizes = np.concatenate([known.sizes, np.bincount(node, minlength=len(links))])
-    sums[:k] = known.sums
-    np.add.at(sums, k + node, images.embeddings)
-    return Grouping(merge_nodes(sums, sizes, np.arange(len(sums)) < k), k + node, known)
-
-
-# --- the threshold ----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PseudoTest:
-    """Held-out images grouped as the test is, with their true individuals."""
-
-    grouping: Grouping
-    labels: np.ndarray
-    """(n,) str"""
-    images: Images
-    scores: np.ndarray
-    """(THRESHOLDS,) adjusted Rand index at each threshold."""
-    counts: np.ndarray
-    """(THRESHOLDS,) number of clusters at each threshold."""
-
-
-def make_pseudo_tests(images: Images, labels: np.ndarray, known: Known, seed: int = 0) -> list[PseudoTest]:
-    """Return groupings of samples of held-out images: with NEW_SHARES of new individuals, REPEATS each.
-
-    Without new individuals among `labels` (n,), or without known ones, the samples are of one kind. Each has 70% of the
-    individuals.
-    """
-    rng, is_new = np.random.default_rng(seed), ~np.isin(labels, known.names)
-    shares: tuple[float, ...] = NEW_SHARES
-    if is_new.all() or not is_new.any():
-        shares = (float(is_new.all()),)
-    found = []
-    for share in shares:
-        for _ in range(REPEATS):
-            names = np.unique(labels)
-            drawn = np.isin(labels, rng.choice(names, max(2, round(0.7 * len(names))), replace=False))
-            new, old = (rng.permutation(np.flatnonzero(drawn & kind)) for kind in (is_new, ~is_new))
-            if 0 < share < 1:  # thin the side that is too large
-                total = min(len(new) / share, len(old) / (1 - share))
-                new, old = new[: max(1, round(total * share))], old[: max(1, round(total * (1 - share)))]
-            rows = np.sort(np.concatenate([new, old]))
-            if len(rows) < 4:
-                continue
-            part = images.take(rows)
-            grouping = group_images(part, known)
-            clusters = [grouping.cut(threshold)[0] for threshold in THRESHOLDS]
-            scores = np.array([adjusted_rand_score(labels[rows], cluster) for cluster in clusters])
-            counts = np.array([len(np.unique(cluster)) for cluster in clusters])
-            found.append(PseudoTest(grouping, labels[rows], part, scores, counts))
-    return found
-
-
-def fit_threshold(tests: list[PseudoTest]) -> float:
-    """Return the threshold of the least mean regret (best adjusted Rand index less the one there); the highest of equals."""
-    regret = np.mean([test.scores.max() - test.scores for test in tests], axis=0)
-    best = np.flatnonzero(regret <= regret.min() + 1e-9)
-    return float(THRESHOLDS[best[-1]])
+    sums, sizes = sum_by_view(images, node, len(links), known.sums.shape[1])
+    apart: list[set[int]] = [{KNOWN} for _ in range(k)] + [set() for _ in links]
+    for i, photograph in zip(node.tolist(), images.photographs.tolist()):
+        if photograph >= 0:
+            apart[k + i].add(photograph)
+    nodes = Nodes(np.concatenate([known.sums, sums]), np.concatenate([known.sizes, sizes]), apart)
+    return Grouping(merge_nodes(nodes), nodes, k + node, known)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A threshold with what the pseudo-tests say of it."""
+class Places:
+    """How similar n images are to their clusters and to the nearest others."""
 
-    threshold: float
-    metrics: dict[str, float]
-    """Means over the pseudo-tests at the threshold, and of the best threshold of each (`best_adjusted_rand`)."""
-    count_ratio: tuple[float, float, float]
-    """True individuals over found clusters: mean, lowest and highest of the pseudo-tests."""
-    probability: LogisticRegression | None
-    """That an image is in the right cluster, from its margin; None where all are right or all wrong."""
+    inside: np.ndarray
+    """(n,) mean cosine with the rest of its cluster; NaN for an image alone."""
+    outside: np.ndarray
+    """(n,) mean cosine with the nearest other cluster or known individual; -1 without one."""
+    nearest: np.ndarray = field(repr=False)
+    """(n,) int64 the nearest other cluster; from the number of clusters on, a known individual without an image."""
 
-
-def fit(tests: list[PseudoTest]) -> Fit:
-    """Return the threshold of the pseudo-tests, their metrics at it, and the calibration of an image's margin."""
-    threshold = fit_threshold(tests)
-    at = int(np.argmin(np.abs(THRESHOLDS - threshold)))
-    rows, margins, right, ratios = [], [], [], []
-    for test in tests:
-        clusters, individual = test.grouping.cut(threshold)
-        precision, recall = pair_scores(test.labels, clusters)
-        rows.append(
-            {
-                "adjusted_rand": test.scores[at],
-                "best_adjusted_rand": test.scores.max(),
-                "adjusted_mutual_information": adjusted_mutual_info_score(test.labels, clusters),
-                "pair_precision": precision,
-                "pair_recall": recall,
-            }
-        )
-        margins.append(margin(test.images, clusters, individual, test.grouping.known, threshold))
-        right.append(is_right(test.labels, clusters, individual, test.grouping.known))
-        ratios.append(len(np.unique(test.labels)) / test.counts[at])
-    x, y = np.concatenate(margins)[:, None], np.concatenate(right)
-    model = LogisticRegression().fit(x, y) if 0 < y.mean() < 1 else None
-    metrics = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
-    return Fit(threshold, metrics, (float(np.mean(ratios)), min(ratios), max(ratios)), model)
+    def margin(self, threshold: float) -> np.ndarray:
+        """Return how far each image is from being grouped otherwise, (n,): its similarity to the rest of its cluster, or for an
+        image alone the threshold, less the larger of the threshold and its similarity to the nearest other cluster."""
+        alone = np.isnan(self.inside)
+        return np.where(alone, threshold, self.inside) - np.maximum(np.where(alone, -1, threshold), self.outside)
 
 
-def is_right(labels: np.ndarray, clusters: np.ndarray, individual: np.ndarray, known: Known) -> np.ndarray:
-    """Return whether each image is called by its name, or in a cluster of which most images are of its individual, (n,) bool."""
-    right = np.zeros(len(labels), bool)
-    for cluster in np.unique(clusters):
-        rows = np.flatnonzero(clusters == cluster)
-        names, counts = np.unique(labels[rows], return_counts=True)
-        name = known.names[individual[rows[0]]] if individual[rows[0]] >= 0 else names[counts.argmax()]
-        right[rows] = labels[rows] == name
-        if individual[rows[0]] < 0:
-            right[rows] &= ~np.isin(labels[rows], known.names)  # a known individual was called new
-    return right
-
-
-def pair_scores(labels: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Return the precision and the recall of pairs of images in one cluster, NaN without a pair."""
-
-    def pairs(values: np.ndarray) -> float:
-        counts = np.unique(values, return_counts=True)[1].astype(float)
-        return float((counts * (counts - 1) / 2).sum())
-
-    both = pairs(np.array([f"{label}\0{cluster}" for label, cluster in zip(labels, clusters)]))
-    given, true = pairs(clusters), pairs(labels)
-    return both / given if given else np.nan, both / true if true else np.nan
-
-
-def margin(images: Images, clusters: np.ndarray, individual: np.ndarray, known: Known, threshold: float) -> np.ndarray:
-    """Return how far each image is from being grouped otherwise, (n,): mean cosine with the rest of its cluster, or for an image
-    alone the threshold, less the larger of the threshold and its mean cosine with the nearest other cluster."""
-    n, k = clusters.max(initial=-1) + 1, len(known.names)
-    sums, sizes = np.zeros((n + k, images.embeddings.shape[1])), np.zeros(n + k)
-    np.add.at(sums, clusters, images.embeddings)
-    np.add.at(sizes, clusters, 1)
-    used = np.unique(individual[individual >= 0])
-    for i in used:
-        cluster = clusters[np.flatnonzero(individual == i)[0]]
-        sums[cluster] += known.sums[i]
-        sizes[cluster] += known.sizes[i]
-    rest = np.setdiff1d(np.arange(k), used)
-    sums[n + rest], sizes[n + rest] = known.sums[rest], known.sizes[rest]
-    found = np.empty(len(clusters))
+def find_places(images: Images, clusters: np.ndarray, individual: np.ndarray, known: Known) -> Places:
+    """Return how similar images are to the clusters (n,) from 0, whose known individuals are (n,), -1 for a new one."""
+    c, views = clusters.max(initial=-1) + 1, known.sums.shape[1]
+    sums, sizes = sum_by_view(images, clusters, c, views)
+    used, first = np.unique(individual, return_index=True)
+    for i, at in zip(used[used >= 0], first[used >= 0]):
+        sums[clusters[at]] += known.sums[i]
+        sizes[clusters[at]] += known.sizes[i]
+    rest = np.setdiff1d(np.arange(len(known.names)), used)
+    n = c + len(rest)
+    nodes = Nodes(np.concatenate([sums, known.sums[rest]]), np.concatenate([sizes, known.sizes[rest]]), [set()] * n)
+    inside, outside, nearest = np.full(len(clusters), np.nan), np.full(len(clusters), -1.0), np.zeros(len(clusters), np.int64)
     for block in np.array_split(np.arange(len(clusters)), max(1, len(clusters) // 1000)):
-        similar = images.embeddings[block] @ sums.T / np.maximum(sizes, 1)
-        similar[:, sizes == 0] = -1
-        own = similar[np.arange(len(block)), clusters[block]] * sizes[clusters[block]]
-        alone = sizes[clusters[block]] == 1
-        inside = np.where(alone, threshold, (own - 1) / np.maximum(sizes[clusters[block]] - 1, 1))
-        similar[np.arange(len(block)), clusters[block]] = -1
-        found[block] = inside - np.maximum(np.where(alone, -1, threshold), similar.max(axis=1))
-    return found
+        alone, counts = sum_by_view(images.take(block), np.arange(len(block)), len(block), views)
+        queries = Nodes(alone, counts, [set()] * len(block))
+        totals, numbers = queries.compare(nodes)
+        row, own = np.arange(len(block)), clusters[block]
+        others = numbers[row, own] - 1  # the image itself is one of its cluster
+        inside[block] = np.where(others > 0, (totals[row, own] - 1) / np.maximum(others, 1), np.nan)
+        means = np.where(numbers > 0, totals / np.maximum(numbers, 1), -1.0)
+        means[row, own] = -1
+        nearest[block], outside[block] = means.argmax(axis=1), means.max(axis=1)
+    return Places(inside, outside, nearest)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
 from sklearn.metrics import adjusted_rand_score
 
 from lib.errors import FlukeError
@@ -84,3 +86,69 @@ def test_photographs_of_one_encounter_are_one_individual(run: Path, herd: Path, 
 def test_a_missing_part_column_is_one_sentence(run: Path) -> None:
     with pytest.raises(FlukeError, match=r"no column 'species' \(retrieval.part_column\)"):
         discover.main(["--run", str(run), "--retrieval.part_column", "species"])
+
+
+@pytest.fixture(scope="module")
+def frozen(herd: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a pretrained network on the herd, in a folder of its own, with the left and right side of each animal."""
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp("weights") / "resnet10t.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), weights)
+    table = pd.read_csv(herd / "metadata.csv", dtype=str)
+    table["side"] = np.where(np.arange(len(table)) % 3 == 0, "left", "right")
+    table.to_csv(herd / "sides.csv", index=False)
+    fields = {"root": herd, "train_csv": "sides.csv", "image_column": "path", "label_column": "identity", "id_column": "image_id"}
+    fields |= {"train_where": "{split: train}", "test_where": "{split: test}", "sample_submission": "sample.csv", "size": 32}
+    options = [text for name, value in fields.items() for text in (f"--data.{name}", str(value))]
+    return ["--model", "resnet10t", "--weights", str(weights), *options]
+
+
+def test_a_pretrained_network_groups_without_training(frozen: list[str], herd: Path, tmp_path: Path) -> None:
+    result = discover.main([*frozen, "--out", str(tmp_path / "a"), "--retrieval.part_column", "kind"])
+    table = pd.read_csv(herd / "metadata.csv", dtype=str).set_index("path")
+    clusters = pd.read_csv(tmp_path / "a" / "clusters.csv", dtype={"cluster": str}).set_index("image")
+    truth = table.loc[clusters.index, "truth"]
+    assert adjusted_rand_score(truth, clusters["cluster"]) > 0.3  # hues are told apart by any network
+    assert {values["threshold_of"] for values in result["parts"].values()} == {"this part and the others"}
+    assert (tmp_path / "a" / "submission.csv").exists()
+    again = discover.main([*frozen, "--out", str(tmp_path / "a"), "--retrieval.part_column", "kind"])
+    assert again == result
+    assert (pd.read_csv(tmp_path / "a" / "clusters.csv").set_index("image")["cluster"] == clusters["cluster"]).all()
+
+
+def test_a_part_without_labels_uses_the_threshold_of_all(frozen: list[str], tmp_path: Path) -> None:
+    where = ["--data.train_where", "{split: train, kind: ox}", "--retrieval.part_column", "kind"]
+    result = discover.main([*frozen, *where, "--out", str(tmp_path / "a")])
+    assert {part: values["threshold_of"] for part, values in result["parts"].items()} == {"elk": "all parts", "ox": "this part"}
+    assert result["parts"]["elk"]["threshold"] == result["parts"]["ox"]["threshold"]
+    assert result["parts"]["elk"]["known_individuals"] == 0
+
+
+def test_sides_are_joined_by_names_and_encounters_only(frozen: list[str], herd: Path, tmp_path: Path) -> None:
+    sides = pd.read_csv(herd / "sides.csv", dtype=str).set_index("path")["side"]
+    result = discover.main([*frozen, "--retrieval.orientation_column", "side", "--out", str(tmp_path / "a")])
+    clusters = pd.read_csv(tmp_path / "a" / "clusters.csv", dtype={"cluster": str}).set_index("image")
+    new = clusters[clusters["known"] == 0]
+    assert (sides.loc[new.index].groupby(new["cluster"]).nunique() == 1).all()
+    for side in ("left", "right"):
+        of_side = clusters[sides.loc[clusters.index] == side]
+        assert result["parts"]["all"][f"clusters_{side}"] == of_side["cluster"].nunique()
+
+
+def test_animals_of_one_photograph_are_different_ones(frozen: list[str], herd: Path, tmp_path: Path) -> None:
+    clusters = lambda folder: pd.read_csv(tmp_path / folder / "clusters.csv", dtype=str).set_index("image")["cluster"]  # noqa: E731
+    discover.main([*frozen, "--out", str(tmp_path / "a")])
+    largest = clusters("a").value_counts().index[0]
+    together = clusters("a").index[clusters("a") == largest][:2]
+    images = pd.read_csv(herd / "metadata.csv", dtype=str)["path"]
+    photograph = [together[0] if image in together else f"p{i}" for i, image in enumerate(images)]
+    pd.DataFrame({"image": images, "photograph": photograph}).to_csv(herd / "photographs.csv", index=False)
+    discover.main([*frozen, "--retrieval.photographs", "photographs.csv", "--out", str(tmp_path / "b")])
+    assert clusters("b")[together[0]] != clusters("b")[together[1]]
+
+
+def test_a_model_takes_the_place_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FlukeError, match="--model: takes the place of --run"):
+        discover.main(["--model", "resnet18", "--run", str(tmp_path)])
+    with pytest.raises(FlukeError, match="--weights: are those of --model"):
+        discover.main(["--weights", "a.pth"])
