@@ -67,6 +67,10 @@ class DiscoveryFolder(_Folder):
     """The cluster of each image, its name, and how sure it is."""
     metrics = _Entry("metrics.json")
     page = _Entry("discovery.html")
+    review = _Entry("review.html")
+    """The page on which a person decides, and saves decisions.csv."""
+    contradictions = _Entry("contradictions.csv")
+    """Links and decisions that weren't followed."""
 
     @property
     def network(self) -> RunFolder:

@@ -3,15 +3,18 @@
     python scripts/discover.py --run runs/whales                       # the recipe's test images
     python scripts/discover.py --run runs/whales --queries new_photos  # a table or folder of others
     python scripts/discover.py --model resnet50 --cfg R.yaml           # a pretrained network, no training
+    python scripts/discover.py --run runs/whales --apply decisions.csv # with what a person decided on the review page
 
 A run is one of train_embedding with `data.new_label` set, so that individuals were held out whole (folds.unknown): the similarity
 from which on two groups of photographs become one individual is fitted on them, in mixtures of known and new individuals. A
 pretrained network has learnt no individual; its features are whitened on two thirds of the individuals, three times, and the
-threshold is fitted on the last third and on photographs of the others that the whitening hasn't seen. Writes clusters.csv (image,
-cluster, whether it is a known individual, probability that it is right), the submission in the sample's form (image_id, cluster),
-metrics.json and a page. `retrieval.part_column` parts several data sets or species, `retrieval.encounters` names photographs that
-are known to show one individual, `retrieval.photographs` those that show different ones, `retrieval.orientation_column` the flank.
-New individuals keep their names when the same folder is written again with more photographs.
+threshold is fitted on the last third and on photographs of the others that the whitening hasn't seen.
+
+Writes clusters.csv (image, cluster, whether it is a known individual, probability that it is right), the submission in the sample's
+form (image_id, cluster), metrics.json, a page, and review.html, on which a person decides on the pairs whose answer changes most.
+`retrieval.part_column` parts several data sets or species, `retrieval.encounters` names photographs that are known to show one
+individual, `retrieval.photographs` those that show different ones, `retrieval.orientation_column` the flank; contradictions.csv
+lists links that weren't followed. New individuals keep their names when the same folder is written again with more photographs.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--image_dir", type=Path, help="Folder of the images that the table of --queries names.")
     parser.add_argument("--out", type=Path, help="Folder to write; default: <run>/discovery, or runs/<model>/discovery.")
+    parser.add_argument(
+        "--apply", type=Path, help="decisions.csv, which the review page saved: pairs that are the same, or different."
+    )
     parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="How runs become one embedding.")
     given = sys.argv[1:] if argv is None else argv
     args = command_line.parse(parser, given, check=False)
@@ -65,7 +71,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
         accelerator.print(f"{'run' if args.run else 'newest embedding run'}: {', '.join(map(str, runs))}")
     session = RetrievalSession(runs, recipes, args.combine, accelerator, RetrievalFolder(folder.path), None)
-    return discover(session, folder, args.queries, args.image_dir, frozen=args.model is not None)
+    return discover(session, folder, args.queries, args.image_dir, frozen=args.model is not None, decisions=args.apply)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ retrieve           queries searched in a gallery
 catalogue          a gallery without training
 change_gallery     rows added to and removed from a gallery
 discovery_inputs   labelled images by models that haven't learnt them all, and the images to group
+discovery_decisions  what a person decided on the review page
 discovery_output   the files and the page of discover
 discover           the test images grouped into individuals
 compare            runs side by side

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from lib.errors import FlukeError
 from lib.files import lock_folder
+from lib.pipelines.discovery_decisions import Decided, elements_of, read_decisions
 from lib.pipelines.discovery_inputs import DiscoveryInputs, read_inputs
 from lib.pipelines.discovery_output import Clusters, read_names, write_clusters
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -18,21 +19,31 @@ from lib.pipelines.retrieve import load_queries
 from lib.process import announce
 from lib.retrieval.cluster_names import name_clusters
 from lib.retrieval.discovery import Known, find_places, group_images
+from lib.retrieval.pair_model import label_pairs, measure_pairs, score_cosine
 from lib.retrieval.pseudo_tests import Fit, PseudoTest, fit, make_pseudo_tests, pair_scores, regret_of
+from lib.retrieval.review_pairs import choose_pairs
 from lib.run_folder import DiscoveryFolder, submit_command
 from lib.tables import loading
 from lib.training.distributed import run_on_main
 
+REVIEWED = 300
+"""Pairs of a part on the review page, at most."""
 LEAST_INDIVIDUALS = 4
 """Held-out individuals of a part from which on it has pseudo-tests of its own."""
 
 
 def discover(
-    session: RetrievalSession, folder: DiscoveryFolder, paths: Sequence[Path] | None, image_dir: Path | None, frozen: bool = False
+    session: RetrievalSession,
+    folder: DiscoveryFolder,
+    paths: Sequence[Path] | None,
+    image_dir: Path | None,
+    frozen: bool = False,
+    decisions: Path | None = None,
 ) -> dict[str, Any]:
     """Group the images of `paths`, or the recipe's test images; returns what metrics.json holds. Raises FlukeError.
 
-    frozen: the networks are pretrained ones that have learnt none of the training images.
+    frozen: the networks are pretrained ones that have learnt none of the training images. decisions: what a person decided on the
+    review page, a table (first, second, answer).
     """
     train = loading.load_train(session.recipe.data, session.recipe.folds)
     queries = load_queries(session, paths, image_dir, train.classes)
@@ -40,9 +51,10 @@ def discover(
 
     def group_and_write() -> dict[str, Any]:
         inputs = read_inputs(session, embedded_train, embedded_queries, frozen)
-        found, result = group_parts(session, inputs, embedded_queries, read_names(folder))
+        decided = [] if decisions is None else read_decisions(decisions, inputs)
+        found, result = group_parts(session, inputs, embedded_queries, read_names(folder), decided)
         with lock_folder(folder.path):
-            write_clusters(session, folder, embedded_queries.table, found, result)
+            write_clusters(session, folder, inputs, found, result)
         hand_in = submit_command(session.runs[0], f"--file {folder.submission}") if folder.submission.exists() else None
         announce(folder.list_paths(), hand_in)
         return result
@@ -51,7 +63,11 @@ def discover(
 
 
 def group_parts(
-    session: RetrievalSession, inputs: DiscoveryInputs, queries: EmbeddedTable, earlier: dict[str, str]
+    session: RetrievalSession,
+    inputs: DiscoveryInputs,
+    queries: EmbeddedTable,
+    earlier: dict[str, str],
+    decided: Sequence[Decided] = (),
 ) -> tuple[Clusters, dict[str, Any]]:
     """Return the clusters of the queries, each part on its own, and the metrics by part; `earlier` names of clusters by image."""
     if not any(np.any(~np.isin(fold.labels[fold.held_out], fold.labels[fold.learnt])) for fold in inputs.folds):
@@ -59,19 +75,18 @@ def group_parts(
             "note: no individual was held out whole, so the threshold is fitted on individuals that the network has learnt and "
             "will merge too little; train with data.new_label and folds.unknown"
         )
-    parts = np.unique(inputs.query_parts).tolist()
-    tests = {part: make_part_tests(inputs, part) for part in np.unique(np.concatenate([inputs.parts, inputs.query_parts])).tolist()}
+    tests = {part: make_part_tests(inputs, part) for part in np.unique([*inputs.parts, *inputs.query_parts]).tolist()}
     every = [test for of_part in tests.values() for test in of_part]
     if not every:
         raise FlukeError(f"{session.runs[0]}: too few photographs were held out to fit a threshold; raise folds.holdout.")
-    n = len(inputs.query_parts)
-    found = Clusters(np.empty(n, object), np.zeros(n, bool), np.zeros(n))
+    found = Clusters.empty(len(inputs.query_parts))
+    found.contradictions.extend([("encounter", name, "") for name in inputs.doubted])
     result: dict[str, Any] = {"parts": {}}
-    for part in parts:
+    for part in np.unique(inputs.query_parts).tolist():
         others = [test for other, of_other in tests.items() for test in of_other if other != part]
         fitted = fit(tests[part], regret_of(others) if others else None) if tests[part] else fit(every)
-        rows = np.flatnonzero(inputs.query_parts == part)
-        values = _answer_part(inputs, fitted, part, rows, queries, found, earlier)
+        values = _answer_part(inputs, fitted, part, decided, found, earlier)
+        values |= _measure_answer(queries, np.flatnonzero(inputs.query_parts == part), found)
         values["threshold_of"] = "all parts" if not tests[part] else "this part and the others" if others else "this part"
         result["parts"][part] = values
         session.log(_part_line(part, values))
@@ -81,6 +96,8 @@ def group_parts(
         values_of = [values[metric] for values in result["parts"].values() if metric in values]
         if values_of:
             result[f"mean_{metric}"] = float(np.mean(values_of))
+    if found.contradictions:
+        session.log(f"warning: {len(found.contradictions):,} links or decisions weren't followed: contradictions.csv lists them")
     return found, result
 
 
@@ -92,45 +109,54 @@ def make_part_tests(inputs: DiscoveryInputs, part: str) -> list[PseudoTest]:
 
 
 def _answer_part(
-    inputs: DiscoveryInputs,
-    fitted: Fit,
-    part: str,
-    rows: np.ndarray,
-    queries: EmbeddedTable,
-    found: Clusters,
-    earlier: dict[str, str],
+    inputs: DiscoveryInputs, fitted: Fit, part: str, decided: Sequence[Decided], found: Clusters, earlier: dict[str, str]
 ) -> dict[str, Any]:
-    """Put the clusters of the queries at `rows` into `found`, and return the metrics of their part."""
-    labelled = np.flatnonzero(inputs.parts == part)
-    known = Known.of(inputs.labelled.take(labelled), inputs.labels[labelled], len(inputs.views))
-    images = inputs.queries.take(rows)
-    clusters, individual = group_images(images, known).cut(fitted.threshold)
+    """Put the clusters of a part's queries into `found`, and return its metrics."""
+    rows, labelled = np.flatnonzero(inputs.query_parts == part), np.flatnonzero(inputs.parts == part)
+    images, of_labelled = inputs.queries.take(rows), inputs.labelled.take(labelled)
+    known = Known.of(of_labelled, inputs.labels[labelled], len(inputs.views))
+    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names))
+    clusters, individual = grouping.cut(fitted.threshold)
     found.probability[rows] = fitted.probability(find_places(images, clusters, individual, known).margin(fitted.threshold))
     found.is_known[rows] = individual >= 0
-    names = [queries.table.names[i] for i in rows]
+    names = [inputs.query_table.names[i] for i in rows]
     found.names[rows] = name_clusters(names, clusters, individual, known.names, part, earlier)
+    elements = [*known.names.tolist(), *names]
+    found.contradictions.extend([("link or decision", elements[i], elements[j]) for i, j in grouping.contradictions])
+    of_known = np.searchsorted(known.names, inputs.labels[labelled])
+    pairs = choose_pairs(grouping, images, of_labelled, of_known, fitted.threshold, fitted.merge_probability, REVIEWED)
+    found.pairs.extend([pair.moved(rows, labelled) for pair in pairs])
     number = len(np.unique(clusters))
     middle, low, high = fitted.count.estimate(number)
     least, most = fitted.count.expected_clusters(len(rows))
     result: dict[str, Any] = {
         "threshold": fitted.threshold,
-        **fitted.metrics,
+        **{name: value for name, value in fitted.metrics.items() if not np.isnan(value)},
         "images": len(rows),
         "clusters": number,
         "known_individuals": len(np.unique(individual[individual >= 0])),
         "individuals": middle,
         "individuals_interval": [low, high],
     }
+    for with_known, name in ((True, "known"), (False, "new")):
+        folds = [fold.take_part(inputs.parts == part) for fold in inputs.folds]
+        measured = measure_pairs(label_pairs(folds, score_cosine, with_known))
+        result |= {f"{metric}_{name}": value for metric, value in measured.items()}
     for view, name in enumerate(inputs.views[1:], 1):
         result[f"clusters_{name}"] = len(np.unique(clusters[images.views == view]))
     if not least <= number <= most:
         result["warning"] = f"{number:,} clusters of {len(rows):,} images; the folds expect {least:.0f} to {most:.0f}"
-    if queries.table.labels is not None:
-        labels = queries.labels[rows]
-        precision, recall = pair_scores(labels, clusters)
-        result |= {"test_adjusted_rand": float(adjusted_rand_score(labels, clusters))}
-        result |= {"test_pair_precision": precision, "test_pair_recall": recall}
     return result
+
+
+def _measure_answer(queries: EmbeddedTable, rows: np.ndarray, found: Clusters) -> dict[str, float]:
+    """Return the metrics of clusters of queries at `rows` whose individuals are known; empty without labels."""
+    if queries.table.labels is None:
+        return {}
+    labels, clusters = queries.labels[rows], found.names[rows].astype(str)
+    precision, recall = pair_scores(labels, clusters)
+    found_metrics = {"test_adjusted_rand": float(adjusted_rand_score(labels, clusters))}
+    return found_metrics | {"test_pair_precision": precision, "test_pair_recall": recall}
 
 
 def _part_line(part: str, values: dict[str, Any]) -> str:

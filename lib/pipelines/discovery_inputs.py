@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from lib.errors import FlukeError
 from lib.pipelines.embed import load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.retrieval.discovery import Images
+from lib.retrieval.encounters import divide_links, fit_looks
 from lib.retrieval.individual_folds import IndividualFold, fold_frozen
 from lib.retrieval.similarity import check_embeddings
 from lib.tables.joining import read_joined
@@ -37,6 +38,10 @@ class DiscoveryInputs:
     """(q,) str"""
     views: list[str]
     """Names of the views; the first is the unknown one."""
+    labelled_table: Table
+    query_table: Table
+    doubted: list[str] = field(default_factory=list)
+    """Names of queries whose looks speak against their encounter."""
 
 
 def read_inputs(session: RetrievalSession, train: EmbeddedTable, queries: EmbeddedTable, frozen: bool) -> DiscoveryInputs:
@@ -70,7 +75,7 @@ def read_inputs(session: RetrievalSession, train: EmbeddedTable, queries: Embedd
             IndividualFold(images(0, part), labels, *_held_out(session, k, train.table, named)) for k, part in enumerate(units)
         ]
         answers = [check_embeddings(part, str(run), "cosine") for part, run in zip(queries.parts, session.runs)]
-    return DiscoveryInputs(
+    inputs = DiscoveryInputs(
         folds,
         images(0, _join([fold.images.embeddings for fold in folds])),
         labels,
@@ -78,7 +83,19 @@ def read_inputs(session: RetrievalSession, train: EmbeddedTable, queries: Embedd
         images(1, _join(answers)),
         parts[1],
         ["unknown", *seen],
+        sides[0],
+        sides[1],
     )
+    return inputs if links[1] is None else _doubt_encounters(inputs)
+
+
+def _doubt_encounters(inputs: DiscoveryInputs) -> DiscoveryInputs:
+    """Return the inputs without the links that looks speak against."""
+    looks = fit_looks(inputs.folds)
+    folds = [replace(fold, images=divide_links(fold.images, looks).images) for fold in inputs.folds]
+    doubted = divide_links(inputs.queries, looks)
+    names = [inputs.query_table.names[i] for i in doubted.positions.tolist()]
+    return replace(inputs, folds=folds, queries=doubted.images, doubted=names)
 
 
 def _join(parts: list[np.ndarray]) -> np.ndarray:

@@ -1,25 +1,30 @@
-"""What discover.py writes: clusters.csv, metrics.json, a page, and the submission where there is a sample."""
+"""What discover.py writes: clusters.csv, metrics.json, pages, and the submission where there is a sample."""
 
 from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.errors import first_few
 from lib.files import atomic_write, write_json
+from lib.pipelines.discovery_inputs import DiscoveryInputs
 from lib.pipelines.retrieval_session import RetrievalSession
 from lib.reports import html
+from lib.reports.review_page import Pair, Side, write_review_page
+from lib.retrieval.review_pairs import ReviewPair
 from lib.run_folder import DiscoveryFolder
 from lib.submission.writing import submit_ranking
 from lib.tables.readers import read_columns
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
 
-SHOWN_CLUSTERS, SHOWN_IMAGES = 60, 8
+SHOWN_CLUSTERS, SHOWN_IMAGES, SHOWN_PAIRS = 60, 8, 10
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Clusters:
     """(n,) bool"""
     probability: np.ndarray
     """(n,) that the image is in the right cluster."""
+    pairs: list[ReviewPair] = field(default_factory=list)
+    """Merges that a person should look at."""
+    contradictions: list[tuple[str, str, str]] = field(default_factory=list)
+    """What wasn't followed, and between which two images or individuals."""
+
+    @staticmethod
+    def empty(n: int) -> Clusters:
+        """Return an answer to be filled."""
+        return Clusters(np.empty(n, object), np.zeros(n, bool), np.zeros(n))
 
 
 def read_names(folder: DiscoveryFolder) -> dict[str, str]:
@@ -43,17 +57,21 @@ def read_names(folder: DiscoveryFolder) -> dict[str, str]:
 
 
 def write_clusters(
-    session: RetrievalSession, folder: DiscoveryFolder, table: Table, found: Clusters, result: dict[str, Any]
+    session: RetrievalSession, folder: DiscoveryFolder, inputs: DiscoveryInputs, found: Clusters, result: dict[str, Any]
 ) -> None:
-    """Write clusters.csv, metrics.json, the page, and the submission where there is a sample."""
+    """Write clusters.csv, metrics.json, the pages, contradictions, and the submission where there is a sample."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder.clusters) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["image", "cluster", "known", "probability"])
-        for name, cluster, known, p in zip(table.names, found.names.tolist(), found.is_known.tolist(), found.probability.tolist()):
-            writer.writerow([name, cluster, int(known), f"{p:.4f}"])
+    table = inputs.query_table
+    answers = zip(table.names, found.names.tolist(), found.is_known.tolist(), found.probability.tolist())
+    rows = [(name, cluster, int(known), f"{p:.4f}") for name, cluster, known, p in answers]
+    _write_csv(folder.clusters, ("image", "cluster", "known", "probability"), rows)
+    folder.contradictions.unlink(missing_ok=True)
+    if found.contradictions:
+        _write_csv(folder.contradictions, ("what", "first", "second"), found.contradictions)
     write_json(folder.metrics, result)
-    _write_page(folder, table, found, result)
+    pairs = _pairs_to_show(inputs, found)
+    _write_page(folder, table, found, pairs, result)
+    write_review_page(folder.review, pairs)
     session.log(f"clusters: {folder.clusters}")
     sample = load_sample(replace(session.recipe, predict=replace(session.recipe.predict, submission="auto")))
     if sample is not None and not re.search("cluster|group", " ".join(sample.prediction_columns), re.IGNORECASE):
@@ -65,12 +83,39 @@ def write_clusters(
         session.log(f"submission: {folder.submission}, a cluster for each of {len(sample.ids):,} images")
 
 
-def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, result: dict[str, Any]) -> None:
-    """Write the page: clusters as rows of photographs, the least sure first."""
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows([header, *rows])
+
+
+def _pairs_to_show(inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
+    """Return the pairs to review, those whose answer changes most first, with the names and files of their images."""
+
+    def side(i: int, size: int) -> Side:
+        table = inputs.query_table if i >= 0 else inputs.labelled_table
+        at = i if i >= 0 else -1 - i
+        return Side(table.names[at], table.paths[at], str(found.names[i]) if i >= 0 else str(inputs.labels[at]), size)
+
+    ordered = sorted(found.pairs, key=lambda pair: -pair.effect)
+    return [
+        Pair(side(pair.first, pair.sizes[0]), side(pair.second, pair.sizes[1]), pair.merged, pair.probability) for pair in ordered
+    ]
+
+
+def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, pairs: list[Pair], result: dict[str, Any]) -> None:
+    """Write the page: merges that nearly happened or nearly didn't, then clusters as rows of photographs, the least sure first."""
+    images = {}
+    for merged, what in ((True, "Merges that nearly didn't happen"), (False, "Merges that nearly happened")):
+        shown = [pair for pair in pairs if pair.merged == merged][:SHOWN_PAIRS]
+        if shown:
+            images[what] = [
+                (side.path, f"{i}. {Path(side.image).name}: {side.images} of {side.name}; one individual: {pair.probability:.0%}")
+                for i, pair in enumerate(shown, 1)
+                for side in (pair.first, pair.second)
+            ]
     sure = {name: float(np.mean(found.probability[found.names == name])) for name in np.unique(found.names.astype(str)).tolist()}
     sizes = {name: int((found.names == name).sum()) for name in sure}
     order = sorted((name for name in sure if sizes[name] > 1), key=lambda name: sure[name])
-    images = {}
     for name in order[:SHOWN_CLUSTERS]:
         rows = np.flatnonzero(found.names == name)
         rows = rows[np.argsort(found.probability[rows], kind="stable")][:SHOWN_IMAGES]

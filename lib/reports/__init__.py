@@ -10,4 +10,5 @@ class_results   a labelled table's results, as figures and tables of a page
 run_page        the page of a run, and of a k-fold run
 ensemble_page   the page of an ensemble
 retrieval_page  the page of a retrieval
+review_page     the page on which a person decides on pairs
 """

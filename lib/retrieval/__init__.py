@@ -16,11 +16,16 @@ evaluation       metrics of queries whose identities are known
 combination      thresholds of folds for their combined embeddings
 open_set         threshold, share and calibrations, fitted on held-out rows
 clustering       average linkage of images and known individuals
+links            elements joined as far as they don't contradict each other
 discovery        images and known individuals grouped; how sure each image's place is
 whitening        features without what differs within individuals
 individual_folds what a model has learnt, and what it is asked as if it were a test
 counting         the number of individuals behind a number of clusters
 pseudo_tests     held-out images grouped as the test is: threshold, metrics, probabilities
+merge_probability  that two merged clusters are one individual
+pair_model       log-odds that two images show one individual
+encounters       photographs whose looks speak against their encounter
+review_pairs     merges whose answer by a person would change most
 cluster_names    names of new individuals, kept when photographs are added
 image_sets       the images most similar to a query, and which of them show the same
 pairs            verification of pairs of images

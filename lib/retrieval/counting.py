@@ -21,7 +21,7 @@ class CountRatio:
     ratio: float
     """Individuals per cluster, the geometric mean over the pseudo-tests."""
     spread: float
-    """Standard deviation of the logarithm of this ratio, over the pseudo-tests and halves of their individuals."""
+    """Standard deviation of the logarithm of this ratio, over the pseudo-tests or over halves of their individuals."""
     images_per_cluster: tuple[float, float]
     """Lowest and highest: over the pseudo-tests, and for clusters with as many images as the labelled individuals have."""
 
@@ -41,8 +41,8 @@ def fit_count(tests: Sequence[tuple[Grouping, np.ndarray]], threshold: float, im
 
     images: of a labelled individual, on average, of which a pseudo-test holds a part.
 
-    The spread is that of halves of the individuals (delete-half jackknife, Shao and Wu 1989), because a bootstrap draws an
-    individual twice, whose photographs then are in one cluster.
+    The spread is the larger of that over the pseudo-tests and of that over halves of a test's individuals (delete-half jackknife,
+    Shao and Wu 1989). A bootstrap would draw an individual twice, whose photographs then are in one cluster.
     """
     rng, ratios, halves, sizes = np.random.default_rng(seed), [], [], []
     for grouping, labels in tests:
@@ -50,11 +50,13 @@ def fit_count(tests: Sequence[tuple[Grouping, np.ndarray]], threshold: float, im
         names = np.unique(labels)
         ratios.append(np.log(len(names) / len(np.unique(clusters))))
         sizes.append(len(labels) / len(np.unique(clusters)))
+        of_halves = [0.0]
         for _ in range(HALVES if len(names) > 1 else 0):
             chosen = rng.choice(names, len(names) // 2, replace=False)
-            halves.append(np.log(len(chosen) / len(np.unique(clusters[np.isin(labels, chosen)]))))
+            of_halves.append(float(np.log(len(chosen) / len(np.unique(clusters[np.isin(labels, chosen)])))))
+        halves.append(np.std(of_halves[1:] or of_halves))
     return CountRatio(
         float(np.exp(np.mean(ratios))),
-        float(np.std(halves or ratios)),
+        float(max(np.std(ratios), np.mean(halves))),
         (min(sizes), max(*sizes, images * float(np.exp(np.max(ratios))))),
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lib.retrieval.clustering import Merges, Nodes, merge_nodes
+from lib.retrieval.links import Pair, chain, join_elements
 
-KNOWN = -1
-"""Element of Nodes.apart that all known individuals share."""
+KNOWN, DECIDED = -1, -2
+"""Elements of Nodes.apart: the one that all known individuals share, and those of decided pairs, from there down."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,12 @@ class Grouping:
 
     merges: Merges
     nodes: Nodes
-    """The known individuals, then images or those of one link."""
+    """The known individuals, each with the images that a decision joined to it, then images or those of one link."""
     node_of_image: np.ndarray
     """(n,) int64"""
     known: Known
+    contradictions: list[Pair] = field(default_factory=list)
+    """Known individuals, from 0, and images after them, which should have been joined and weren't."""
 
     def cut(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster of each image, (n,) int64, and its known individual, (n,) int64, -1 for a new one."""
@@ -88,16 +91,32 @@ class Grouping:
         return self.merges.cuts(thresholds)[:, self.node_of_image]
 
 
-def group_images(images: Images, known: Known) -> Grouping:
-    """Return the merges of images and known individuals by average linkage; two known individuals are never merged."""
-    k, (links, node) = len(known.names), np.unique(images.links, return_inverse=True)
-    sums, sizes = sum_by_view(images, node, len(links), known.sums.shape[1])
-    apart: list[set[int]] = [{KNOWN} for _ in range(k)] + [set() for _ in links]
-    for i, photograph in zip(node.tolist(), images.photographs.tolist()):
-        if photograph >= 0:
-            apart[k + i].add(photograph)
-    nodes = Nodes(np.concatenate([known.sums, sums]), np.concatenate([known.sizes, sizes]), apart)
-    return Grouping(merge_nodes(nodes), nodes, k + node, known)
+@dataclass(frozen=True)
+class Decisions:
+    """What a person decided on pairs of elements: known individuals, from 0, then images."""
+
+    same: list[Pair] = field(default_factory=list)
+    different: list[Pair] = field(default_factory=list)
+
+
+def group_images(images: Images, known: Known, decisions: Decisions | None = None) -> Grouping:
+    """Return the merges of images and known individuals by average linkage; two known individuals are never merged.
+
+    Decisions are believed before links; a pair that contradicts what is believed before it isn't joined.
+    """
+    k, n, views = len(known.names), len(images.links), known.sums.shape[1]
+    apart: list[set[int]] = [{KNOWN} for _ in range(k)] + [{number} - {-1} for number in images.photographs.tolist()]
+    decided = decisions or Decisions()
+    for number, pair in enumerate(decided.different):
+        for element in pair:
+            apart[element].add(DECIDED - number)
+    linked = [(k + i, k + j) for i, j in chain(images.links)]
+    joined = join_elements(k + n, [*decided.same, *linked], apart)
+    sums, sizes = sum_by_view(images, joined.node[k:], len(joined.apart), views)
+    sums[joined.node[:k]] += known.sums
+    sizes[joined.node[:k]] += known.sizes
+    nodes = Nodes(sums, sizes, joined.apart)
+    return Grouping(merge_nodes(nodes), nodes, joined.node[k:], known, joined.contradictions)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lib.retrieval.calibration import Logistic, fit_probability
 from lib.retrieval.counting import CountRatio, fit_count
 from lib.retrieval.discovery import Grouping, Images, Known, find_places, group_images
 from lib.retrieval.individual_folds import IndividualFold
+from lib.retrieval.merge_probability import MergeProbability, measure_merges
 
 NEW_SHARES = (0.1, 0.4, 0.8)
 """Shares of photographs of new individuals in the pseudo-tests."""
@@ -117,6 +118,7 @@ class Fit:
     count: CountRatio
     probability: Logistic
     """That an image is in the right cluster, from its margin."""
+    merge_probability: MergeProbability
 
 
 def fit(tests: Sequence[PseudoTest], pooled: np.ndarray | None = None) -> Fit:
@@ -147,7 +149,8 @@ def fit(tests: Sequence[PseudoTest], pooled: np.ndarray | None = None) -> Fit:
         for name in ("adjusted_rand", "best_adjusted_rand"):
             metrics[f"{name}_{share:.0%}_new"] = float(np.mean([row[name] for row in rows if row["new"] == share]))
     count = fit_count([(test.grouping, test.labels) for test in tests], threshold, max(test.images_of_one for test in tests))
-    return Fit(threshold, metrics, count, model)
+    merge_probability, of_merges = measure_merges([(test.fold, test.grouping, test.labels) for test in tests])
+    return Fit(threshold, metrics | of_merges, count, model, merge_probability)
 
 
 def _measure(test: PseudoTest, threshold: float) -> dict[str, float]:

@@ -3,7 +3,9 @@
 A page is opened from disk in a frame of a page of ours, whose script clicks and types; the results are read from the printed DOM.
 """
 
+import csv
 import html as escaping
+import io
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from PIL import Image
 
 from lib.reports import html
 from lib.reports.class_results import class_results
+from lib.reports.review_page import Pair, Side, write_review_page
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
 from tests.reports import HOSTILE
@@ -141,3 +144,54 @@ def test_all_classes_are_searchable_and_fit_a_phone(ask: Ask, tmp_path: Path, cl
     assert found["rows"] == classes
     assert found["named"] == 1
     assert found["wide"] <= found["view"]  # nothing sticks out of a phone's screen
+
+
+@pytest.fixture
+def review(tmp_path: Path) -> tuple[Path, list[Pair]]:
+    """A review page of 100 pairs, one of them with names that no CSV or HTML likes."""
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photo)
+    names = [(f"a/{i}.jpg", f"b/{i}.jpg") for i in range(99)] + [('x,"y".jpg', "</script><b>.jpg")]
+    pairs = [Pair(Side(a, photo, "new_1", 3), Side(b, photo, "w_2", 5), i % 2 == 0, 0.5) for i, (a, b) in enumerate(names)]
+    write_review_page(tmp_path / "review.html", pairs)
+    return tmp_path / "review.html", pairs
+
+
+KEYS = """
+const press = (key) => page.dispatchEvent(new view.KeyboardEvent("keydown", { key, bubbles: true }));
+"""
+
+
+def test_a_hundred_pairs_are_decided_by_keyboard(ask: Ask, review: tuple[Path, list[Pair]]) -> None:
+    found = ask(
+        review[0],
+        KEYS
+        + """
+        const keys = [...Array(100).keys()].map((i) => "sdt"[i % 3]);
+        keys.forEach(press);
+        const all = view.decisions();
+        press("u"); press("u"); press("d"); press("d");
+        let saved = null;
+        view.URL.createObjectURL = (blob) => { saved = blob.size; return "data:text/csv,"; };
+        press("w");
+        return { all, corrected: view.decisions(), saved, progress: page.querySelector("#progress").textContent,
+                 shown: page.querySelector("#name-b").textContent, bold: page.querySelectorAll("b").length };
+        """,
+    )
+    rows = list(csv.reader(io.StringIO(found["all"])))
+    answers = ["same", "different", "unsure"]
+    expected = [[pair.first.image, pair.second.image, answers[i % 3]] for i, pair in enumerate(review[1])]
+    assert rows == [["first", "second", "answer"], *expected]
+    expected[98][2] = expected[99][2] = "different"
+    assert list(csv.reader(io.StringIO(found["corrected"])))[1:] == expected
+    assert found["saved"] == len(found["corrected"].encode())
+    assert "100 answered, all done" in found["progress"]
+    assert (found["shown"], found["bold"]) == ("</script><b>.jpg", 0)
+
+
+def test_closing_the_review_page_loses_nothing(ask: Ask, review: tuple[Path, list[Pair]]) -> None:
+    first = ask(review[0], KEYS + 'press("s"); press("d"); return view.decisions();')
+    again = ask(review[0], 'return { csv: view.decisions(), progress: page.querySelector("#progress").textContent };')
+    assert again["csv"] == first
+    assert first.count("\n") == 3
+    assert again["progress"].startswith("Pair 3 of 100; 2 answered")

@@ -1,0 +1,80 @@
+"use strict";
+const { key, pairs } = JSON.parse(document.querySelector("#data").textContent);
+const $ = (name) => document.querySelector(name);
+
+// Answers in the order in which they were given: [[pair, answer], ...]. The browser keeps them, so that nothing is lost when the page is
+// closed; where it has no storage for files, they last as long as the page, which then asks before it closes.
+let answers = [];
+let kept = true;
+let saved = 0;
+try { answers = JSON.parse(localStorage.getItem(`review-${key}`) ?? "[]"); } catch { kept = false; }
+const last = () => new Map(answers);
+const firstOpen = () => { const given = last(); const at = pairs.findIndex((_, i) => !given.has(i)); return at < 0 ? pairs.length - 1 : at; };
+let at = firstOpen();
+
+function keep() {
+  try { localStorage.setItem(`review-${key}`, JSON.stringify(answers)); } catch { kept = false; }
+}
+
+function show() {
+  const given = last();
+  $("#progress").textContent = pairs.length ? `Pair ${at + 1} of ${pairs.length}; ${given.size} answered${given.size === pairs.length ? ", all done" : ""}` : "No pair to decide on";
+  for (const button of document.querySelectorAll("[data-answer]")) button.setAttribute("aria-pressed", given.get(at) === button.dataset.answer);
+  if (!pairs.length) return;
+  const pair = pairs[at];
+  for (const side of ["a", "b"]) $(`#${side}`).src = document.getElementById(pair[side]).src;
+  $("#name-a").textContent = pair.first;
+  $("#name-b").textContent = pair.second;
+  $("#about").textContent = pair.about;
+  $("#state").textContent = pair.state;
+}
+
+function answer(value) {
+  if (!pairs.length) return;
+  answers.push([at, value]);
+  keep();
+  at = at + 1 < pairs.length && last().size < pairs.length ? at + 1 : at;
+  show();
+}
+
+function undo() {
+  if (!answers.length) return;
+  at = answers.pop()[0];
+  keep();
+  show();
+}
+
+function move(step) {
+  at = Math.min(Math.max(at + step, 0), Math.max(pairs.length - 1, 0));
+  show();
+}
+
+// A cell of CSV: quoted where it holds a comma, a quote or a line break.
+const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function decisions() {
+  const rows = [...last()].sort((a, b) => a[0] - b[0]).map(([i, value]) => [pairs[i].first, pairs[i].second, value]);
+  return [["first", "second", "answer"], ...rows].map((row) => row.map(cell).join(",") + "\n").join("");
+}
+
+function save() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([decisions()], { type: "text/csv" }));
+  link.download = "decisions.csv";
+  link.click();
+  saved = answers.length;
+}
+
+const KEYS = { s: () => answer("same"), d: () => answer("different"), t: () => answer("unsure"), u: undo, ArrowLeft: () => move(-1), ArrowRight: () => move(1), w: save };
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
+  if (act) { event.preventDefault(); act(); }
+});
+for (const button of document.querySelectorAll("[data-answer]")) button.addEventListener("click", () => answer(button.dataset.answer));
+$("#undo").addEventListener("click", undo);
+$("#back").addEventListener("click", () => move(-1));
+$("#next").addEventListener("click", () => move(1));
+$("#save").addEventListener("click", save);
+addEventListener("beforeunload", (event) => { if (!kept && answers.length > saved) event.preventDefault(); });
+show();
