@@ -19,7 +19,8 @@ from lib.pipelines.retrieve import load_queries
 from lib.process import announce
 from lib.retrieval.cluster_names import name_clusters
 from lib.retrieval.discovery import Known, find_places, group_images
-from lib.retrieval.pair_model import label_pairs, measure_pairs, score_cosine
+from lib.retrieval.individual_folds import IndividualFold
+from lib.retrieval.pair_model import find_size_penalty, label_pairs, measure_pairs, score_cosine
 from lib.retrieval.pseudo_tests import Fit, PseudoTest, fit, make_pseudo_tests, pair_scores, regret_of
 from lib.retrieval.review_pairs import choose_pairs
 from lib.run_folder import DiscoveryFolder, submit_command
@@ -75,7 +76,10 @@ def group_parts(
             "note: no individual was held out whole, so the threshold is fitted on individuals that the network has learnt and "
             "will merge too little; train with data.new_label and folds.unknown"
         )
-    tests = {part: make_part_tests(inputs, part) for part in np.unique([*inputs.parts, *inputs.query_parts]).tolist()}
+    parts = np.unique([*inputs.parts, *inputs.query_parts]).tolist()
+    pairs = {part: label_pairs(part_folds(inputs, part), score_cosine, with_known=False) for part in parts}
+    size_penalty = find_size_penalty([pair for of_part in pairs.values() for pair in of_part])
+    tests = {part: make_part_tests(inputs, part, size_penalty) for part in parts}
     every = [test for of_part in tests.values() for test in of_part]
     if not every:
         raise FlukeError(f"{session.runs[0]}: too few photographs were held out to fit a threshold; raise folds.holdout.")
@@ -85,7 +89,10 @@ def group_parts(
     for part in np.unique(inputs.query_parts).tolist():
         others = [test for other, of_other in tests.items() for test in of_other if other != part]
         fitted = fit(tests[part], regret_of(others) if others else None) if tests[part] else fit(every)
-        values = _answer_part(inputs, fitted, part, decided, found, earlier)
+        values = _answer_part(inputs, fitted, part, size_penalty, decided, found, earlier)
+        values |= {f"{metric}_new": value for metric, value in measure_pairs(pairs[part]).items()}
+        of_known = measure_pairs(label_pairs(part_folds(inputs, part), score_cosine, with_known=True))
+        values |= {f"{metric}_known": value for metric, value in of_known.items()}
         values |= _measure_answer(queries, np.flatnonzero(inputs.query_parts == part), found)
         values["threshold_of"] = "all parts" if not tests[part] else "this part and the others" if others else "this part"
         result["parts"][part] = values
@@ -101,21 +108,32 @@ def group_parts(
     return found, result
 
 
-def make_part_tests(inputs: DiscoveryInputs, part: str) -> list[PseudoTest]:
+def part_folds(inputs: DiscoveryInputs, part: str) -> list[IndividualFold]:
+    """Return the folds of a part's images."""
+    return [fold.take_part(inputs.parts == part) for fold in inputs.folds]
+
+
+def make_part_tests(inputs: DiscoveryInputs, part: str, size_penalty: float) -> list[PseudoTest]:
     """Return the pseudo-tests of a part; none where too few of its individuals are held out."""
-    folds = [fold.take_part(inputs.parts == part) for fold in inputs.folds]
+    folds = part_folds(inputs, part)
     folds = [fold for fold in folds if len(np.unique(fold.labels[fold.held_out])) >= LEAST_INDIVIDUALS]
-    return make_pseudo_tests(folds, len(inputs.views))
+    return make_pseudo_tests(folds, len(inputs.views), size_penalty)
 
 
 def _answer_part(
-    inputs: DiscoveryInputs, fitted: Fit, part: str, decided: Sequence[Decided], found: Clusters, earlier: dict[str, str]
+    inputs: DiscoveryInputs,
+    fitted: Fit,
+    part: str,
+    size_penalty: float,
+    decided: Sequence[Decided],
+    found: Clusters,
+    earlier: dict[str, str],
 ) -> dict[str, Any]:
     """Put the clusters of a part's queries into `found`, and return its metrics."""
     rows, labelled = np.flatnonzero(inputs.query_parts == part), np.flatnonzero(inputs.parts == part)
     images, of_labelled = inputs.queries.take(rows), inputs.labelled.take(labelled)
     known = Known.of(of_labelled, inputs.labels[labelled], len(inputs.views))
-    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names))
+    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names), size_penalty)
     clusters, individual = grouping.cut(fitted.threshold)
     found.probability[rows] = fitted.probability(find_places(images, clusters, individual, known).margin(fitted.threshold))
     found.is_known[rows] = individual >= 0
@@ -131,6 +149,7 @@ def _answer_part(
     least, most = fitted.count.expected_clusters(len(rows))
     result: dict[str, Any] = {
         "threshold": fitted.threshold,
+        "size_penalty": size_penalty,
         **{name: value for name, value in fitted.metrics.items() if not np.isnan(value)},
         "images": len(rows),
         "clusters": number,
@@ -138,10 +157,6 @@ def _answer_part(
         "individuals": middle,
         "individuals_interval": [low, high],
     }
-    for with_known, name in ((True, "known"), (False, "new")):
-        folds = [fold.take_part(inputs.parts == part) for fold in inputs.folds]
-        measured = measure_pairs(label_pairs(folds, score_cosine, with_known))
-        result |= {f"{metric}_{name}": value for metric, value in measured.items()}
     for view, name in enumerate(inputs.views[1:], 1):
         result[f"clusters_{name}"] = len(np.unique(clusters[images.views == view]))
     if not least <= number <= most:

@@ -18,8 +18,8 @@ DENSE = 4000
 """Nodes up to which all pairs are candidates, in three matrices (130 MB each)."""
 NEIGHBOURS = 60
 """Nearest neighbours of each node that are candidates, of more nodes."""
-LOWEST = 0.0
-"""Mean cosine down to which clusters are merged."""
+LOWEST = -0.5
+"""Similarity down to which clusters are merged."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ class Nodes:
     """(n, v) numbers of images."""
     apart: list[set[int]]
     """n sets: nodes that share an element are different individuals, and never merged."""
+    size_penalty: float = 0.0
+    """What the similarity of two clusters loses with the logarithm of the smaller one's number of images: a wrong merge of two
+    large clusters costs many pairs, one of a single image few."""
 
     def __len__(self) -> int:
         return len(self.sums)
 
     def copy(self) -> Nodes:
         """Return nodes that may be changed, in float64."""
-        return Nodes(self.sums.astype(np.float64), self.sizes.astype(np.float64), [set(tags) for tags in self.apart])
+        return Nodes(
+            self.sums.astype(np.float64), self.sizes.astype(np.float64), [set(tags) for tags in self.apart], self.size_penalty
+        )
 
     def absorb(self, i: int, j: int) -> None:
         """Add node j to node i."""
@@ -68,7 +73,7 @@ class Merges:
     pairs: np.ndarray
     """(m, 2) int64: a node of each of the two clusters."""
     similarities: np.ndarray
-    """(m,) float64: mean cosine between the two clusters."""
+    """(m,) float64: mean cosine between the two clusters, less the penalty of their size."""
 
     def cut(self, threshold: float) -> np.ndarray:
         """Return the cluster of each node after the merges of at least `threshold`, (n,) int64 from 0."""
@@ -94,6 +99,11 @@ def merge_nodes(nodes: Nodes) -> Merges:
     return _merge_all_pairs(nodes) if len(nodes) <= DENSE else _merge_neighbours(nodes)
 
 
+def _mean(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return mean cosines, -inf where no pair can be compared."""
+    return np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)
+
+
 def _merge_all_pairs(nodes: Nodes) -> Merges:
     """Merge by a matrix of all pairs, in which each row remembers its nearest cluster (Müllner 2011, generic algorithm)."""
     n = len(nodes)
@@ -105,7 +115,8 @@ def _merge_all_pairs(nodes: Nodes) -> Merges:
     for rows in members.values():  # a sum with -inf stays -inf: what is apart from a node is apart from its cluster
         totals[np.ix_(rows, rows)] = -np.inf
     np.fill_diagonal(totals, -np.inf)
-    means = np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)
+    sizes = nodes.sizes.sum(axis=1).astype(np.float64)
+    means = _mean(totals, counts) - nodes.size_penalty * np.log(np.minimum(sizes[:, None], sizes))
     nearest, best, alive = means.argmax(axis=1), means.max(axis=1), np.ones(n, bool)
     pairs, similarities = [], []
     while (value := best.max()) >= LOWEST:
@@ -115,9 +126,10 @@ def _merge_all_pairs(nodes: Nodes) -> Merges:
         similarities.append(value)
         totals[i] += totals[j]
         counts[i] += counts[j]
+        sizes[i] += sizes[j]
         alive[j], best[j] = False, -np.inf
         totals[i, ~alive] = totals[i, i] = -np.inf
-        row = np.where(counts[i] > 0, totals[i] / np.maximum(counts[i], 1), -np.inf)
+        row = _mean(totals[i], counts[i]) - nodes.size_penalty * np.log(np.minimum(sizes[i], sizes))
         for matrix, values in ((totals, totals[i]), (counts, counts[i]), (means, row)):
             matrix[i], matrix[:, i] = values, values
         totals[:, j] = means[:, j] = -np.inf
@@ -151,8 +163,9 @@ def _merge_neighbours(nodes: Nodes) -> Merges:
             _compare(nodes.sums[i], nodes.sums[others]),
             _compare(nodes.sizes[i, :, None], nodes.sizes[others][..., None]),
         )
-        allowed = (counts > 0) & ~np.array([bool(nodes.apart[i] & nodes.apart[j]) for j in others], bool)
-        values = totals / np.maximum(counts, 1)
+        allowed = ~np.array([bool(nodes.apart[i] & nodes.apart[j]) for j in others], bool)
+        sizes = np.minimum(nodes.sizes[i].sum(), nodes.sizes[others].sum(axis=1))
+        values = _mean(totals, counts) - nodes.size_penalty * np.log(sizes)
         for at in np.flatnonzero(allowed & (values >= LOWEST)).tolist():
             j = others[at]
             low, high = (i, j) if i < j else (j, i)

@@ -99,7 +99,7 @@ class Decisions:
     different: list[Pair] = field(default_factory=list)
 
 
-def group_images(images: Images, known: Known, decisions: Decisions | None = None) -> Grouping:
+def group_images(images: Images, known: Known, decisions: Decisions | None = None, size_penalty: float = 0.0) -> Grouping:
     """Return the merges of images and known individuals by average linkage; two known individuals are never merged.
 
     Decisions are believed before links; a pair that contradicts what is believed before it isn't joined.
@@ -115,7 +115,7 @@ def group_images(images: Images, known: Known, decisions: Decisions | None = Non
     sums, sizes = sum_by_view(images, joined.node[k:], len(joined.apart), views)
     sums[joined.node[:k]] += known.sums
     sizes[joined.node[:k]] += known.sizes
-    nodes = Nodes(sums, sizes, joined.apart)
+    nodes = Nodes(sums, sizes, joined.apart, size_penalty)
     return Grouping(merge_nodes(nodes), nodes, joined.node[k:], known, joined.contradictions)
 
 

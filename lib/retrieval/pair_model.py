@@ -15,6 +15,8 @@ from lib.retrieval.individual_folds import IndividualFold
 
 CANDIDATES = 20
 """Nearest images of each image that are its candidate pairs."""
+SIZE_PENALTY = 0.4
+"""What the log-odds of a merge lose with the logarithm of the smaller cluster's size (benchmarks/quality compares values)."""
 Scores = Callable[[IndividualFold, np.ndarray], np.ndarray]
 """Features (p, f) of pairs (p, 2) of positions in a fold's images."""
 
@@ -105,6 +107,12 @@ def fit_pairs(pairs: Sequence[LabelledPairs]) -> PairModel | None:
     spread = x.std(axis=0) + 1e-9  # the ridge is on standardized features
     model = LogisticRegression(C=10.0, max_iter=1000).fit(x / spread, y, sample_weight=weight * len(weight) / weight.sum())
     return PairModel(model.coef_[0] / spread, float(model.intercept_[0]), float(logit(share)))
+
+
+def find_size_penalty(pairs: Sequence[LabelledPairs]) -> float:
+    """Return SIZE_PENALTY as a cosine, by the slope of the log-odds of candidate pairs; 0 where these tell nothing."""
+    model = fit_pairs(pairs)
+    return 0.0 if model is None or model.weights[0] <= 0 else float(min(SIZE_PENALTY / model.weights[0], 0.1))
 
 
 def measure_pairs(pairs: Sequence[LabelledPairs]) -> dict[str, float]:

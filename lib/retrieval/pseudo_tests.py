@@ -21,7 +21,7 @@ NEW_SHARES = (0.1, 0.4, 0.8)
 """Shares of photographs of new individuals in the pseudo-tests."""
 KEPT = (0.54, 0.77, 1.0)
 """Shares of each individual's photographs that are kept: 0.7, 1 and 1.3 times the middle one."""
-THRESHOLDS = np.round(np.arange(0.0, 1.0001, 0.01), 2)
+THRESHOLDS = np.round(np.arange(-0.5, 1.0001, 0.01), 2)
 BORROWED = 20
 """Held-out individuals that a part needs to trust its own threshold as much as the one of all parts."""
 
@@ -42,8 +42,10 @@ class PseudoTest:
     """Images per individual of the fold, learnt or held out, before some are left out."""
 
 
-def make_pseudo_tests(folds: Sequence[IndividualFold], views: int = 1, seed: int = 0) -> list[PseudoTest]:
-    """Return pseudo-tests of each fold: of each of NEW_SHARES with each of KEPT.
+def make_pseudo_tests(
+    folds: Sequence[IndividualFold], views: int = 1, size_penalty: float = 0.0, seed: int = 0
+) -> list[PseudoTest]:
+    """Return pseudo-tests of each fold: of each of NEW_SHARES with each of KEPT, grouped with a penalty for the size of clusters.
 
     Without new individuals among the held-out images, or without known ones, the share is what it is.
     """
@@ -55,7 +57,7 @@ def make_pseudo_tests(folds: Sequence[IndividualFold], views: int = 1, seed: int
         of_one = len(rows) / len(np.unique(fold.labels[rows]))
         for share, rows in _draw(fold, known, rng):
             images, labels = fold.images.take(rows), fold.labels[rows]
-            grouping = group_images(images, known)
+            grouping = group_images(images, known, size_penalty=size_penalty)
             scores = _score_cuts(labels, grouping)
             tests.append(PseudoTest(number, share, grouping, images, labels, scores, of_one))
     return tests

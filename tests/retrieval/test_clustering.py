@@ -1,5 +1,7 @@
 """Average linkage with known individuals, views and images that are apart, against SciPy's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -92,3 +94,15 @@ def test_two_flanks_are_compared_through_images_of_the_same_flank_only() -> None
     assert merges.cut(0.5).tolist() == [0, 1, 0]
     unknown = merge_nodes(nodes(np.array([[1.0, 0], [1, 0]]), np.array([0, 2])))
     assert unknown.similarities == pytest.approx([1.0])
+
+
+@pytest.mark.usefixtures("way")
+def test_the_smaller_cluster_decides_what_a_merge_costs() -> None:
+    """Two clusters of four equal images, at a cosine of 0.6: the penalty is that of four images; an image alone pays nothing."""
+    a, b = np.array([1.0, 0]), np.array([0.6, 0.8])
+    vectors = np.array([a] * 4 + [b] * 4)
+    merges = merge_nodes(replace(nodes(vectors), size_penalty=0.1))
+    assert merges.similarities[-1] == pytest.approx(0.6 - 0.1 * np.log(4))
+    assert merges.similarities[:2] == pytest.approx([1.0, 1.0])
+    alone = merge_nodes(replace(nodes(vectors[:5]), size_penalty=0.1))
+    assert alone.similarities[-1] == pytest.approx(0.6)
