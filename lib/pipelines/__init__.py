@@ -1,39 +1,39 @@
 """What the scripts call, in reading order.
 
-runs               open a run: choose and lock its folder; start, resume or done
-run_tables         the tables of a run, and their images as datasets
-features           features of a frozen backbone, computed once and kept
-frozen             heads that start fitted; training on features
-shift              test images compared with held-out ones
-train              one run from tables to report
-predict            any images with trained networks
-kfold              cross-validation: a run per fold
-folds_result       the results of all folds together
-final              models of all rows, after the folds
-estimate           time, memory and disk of a training, before it
-probe              backbones compared by heads on frozen features
-trials             an Optuna study whose trials are runs
-tune               fields of the recipe tuned, a run per trial
-ensemble           combinations of runs
-embed              embeddings of a table's images, kept in the run's folder
-retrieval_session  what one call of retrieve.py works with
-gallery_files      networks in a gallery's folder, and files with the same content
-answering          the open-set model of the gallery that is asked, fitted or read
-image_answers      names of images as answers to queries
-retrieve           queries searched in a gallery
-catalogue          a gallery without training
-change_gallery     rows added to and removed from a gallery
-discovery_inputs   labelled images by models that haven't learnt them all, and the images to group
+runs                 open a run: choose and lock its folder; start, resume or done
+run_tables           the tables of a run, and their images as datasets
+features             features of a frozen backbone, computed once and kept
+frozen               heads that start fitted; training on features
+shift                test images compared with held-out ones
+train                one run from tables to report
+predict              any images with trained networks
+kfold                cross-validation: a run per fold
+folds_result         the results of all folds together
+final                models of all rows, after the folds
+estimate             time, memory and disk of a training, before it
+probe                backbones compared by heads on frozen features
+trials               an Optuna study whose trials are runs
+tune                 fields of the recipe tuned, a run per trial
+ensemble             combinations of runs
+embed                embeddings of a table's images, kept in the run's folder
+retrieval_session    what one call of retrieve.py works with
+gallery_files        networks in a gallery's folder, and files with the same content
+answering            the open-set model of the gallery that is asked, fitted or read
+image_answers        names of images as answers to queries
+retrieve             queries searched in a gallery
+catalogue            a gallery without training
+change_gallery       rows added to and removed from a gallery
+discovery_inputs     labelled images by models that haven't learnt them all, and the images to group
 discovery_decisions  what a person decided on the review page
-discovery_output   the files and the page of discover
-discover           the test images grouped into individuals
-compare            runs side by side
-prepare            a first recipe from a contest's folder
-prepare_table      its fields where a table lists the training images
-unpack             images of packed files as files
-kaggle             Kaggle's own client: downloads, submissions
-submit             a submission handed in by Kaggle's client
-export             a network for programs without Fluke
-bundle             runs, code, wheels and a notebook for machines without internet
-run_bundle         the prediction there, within a time limit
+discovery_output     the files and the page of discover
+discover             the test images grouped into individuals
+compare              runs side by side
+prepare              a first recipe from a contest's folder
+prepare_table        its fields where a table lists the training images
+unpack               images of packed files as files
+kaggle               Kaggle's own client: downloads, submissions
+submit               a submission handed in by Kaggle's client
+export               a network for programs without Fluke
+bundle               runs, code, wheels and a notebook for machines without internet
+run_bundle           the prediction there, within a time limit
 """

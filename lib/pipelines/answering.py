@@ -49,11 +49,16 @@ def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: Emb
     about, recipe, left_out = gallery.about, session.recipe, self_matches(session, gallery, queries)
     if about and about["settings"] == settings(recipe):
         open_set = OpenSet.from_json(about["open_set"])
-        centres = with_line(session.centres, open_set)
+        centres = with_line(centres_of(session, gallery), open_set)
         return Answers(_search(session, gallery, queries.embeddings, centres, left_out), open_set, [], about["validation"])
     if gallery.held_out is None:
         return None
     return answer_held_out(session, gallery, gallery.held_out, queries.embeddings, left_out)
+
+
+def centres_of(session: RetrievalSession, gallery: Gallery) -> ClassCentres | None:
+    """Return the network's class centres under the names that the gallery gives them."""
+    return None if session.centres is None else session.centres.rename(gallery.about.get("classes", {}))
 
 
 def with_line(centres: ClassCentres | None, open_set: OpenSet) -> ClassCentres | None:
@@ -65,7 +70,7 @@ def answer_held_out(
     session: RetrievalSession, gallery: Gallery, held_out: HeldOut, embeddings: np.ndarray, left_out: LeftOut | None
 ) -> Answers:
     """Answer queries (q, d) with an open-set model that is fitted on held-out queries of the combined embeddings."""
-    searched = search_held_out(held_out, gallery, session.recipe, session.centres)
+    searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
     found = _search(session, gallery, embeddings, searched.centres, left_out)
     evaluation = evaluate_search(searched, gallery, session.recipe, found.best_scores)
     return Answers(found, fit_open_set([evaluation], session.recipe), [evaluation], evaluation.metrics)
@@ -86,7 +91,7 @@ def refit(session: RetrievalSession, gallery: Gallery) -> None:
 
 def fit_about(session: RetrievalSession, gallery: Gallery, held_out: HeldOut, share: float | None = None) -> dict[str, Any]:
     """Return what gallery.json says of the open-set model, fitted on held-out queries for a `share` of new individuals."""
-    searched = search_held_out(held_out, gallery, session.recipe, session.centres)
+    searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
     evaluation = evaluate_search(searched, gallery, session.recipe, share)
     return describe(session, fit_open_set([evaluation], session.recipe), evaluation.metrics)
 

@@ -21,6 +21,7 @@ from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.retrieve import build_training_gallery
 from lib.process import announce
 from lib.retrieval.held_out import hold_out_catalogue
+from lib.retrieval.history import require_unchanged
 from lib.retrieval.open_set import OpenSet
 from lib.run_folder import RunFolder
 from lib.tables import loading
@@ -66,6 +67,7 @@ def _spec(recipe: Recipe, size: int) -> NetworkSpec:
 
 def build_catalogue(session: RetrievalSession) -> None:
     """Embed the recipe's training table as a gallery, fit its open-set model on its own sightings, and save it."""
+    require_unchanged(session.gallery_folder)
     train = session.embed(loading.load_train(session.recipe.data, session.recipe.folds), "train")
     run_on_main(session.accelerator, lambda: _build(session, train))
 

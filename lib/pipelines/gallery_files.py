@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from lib.config.command_line import dump
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
-from lib.files import atomic_write, write_text
+from lib.files import atomic_write, read_json, write_text
 from lib.run_folder import RunFolder
 from lib.tables.readers import read_columns, read_header
 from lib.tables.table import Table
@@ -76,6 +77,11 @@ def find_networks(folder: Path) -> list[RunFolder]:
     if not found:
         raise FlukeError(f"{folder}: holds no network; name the run that made the gallery with --run.")
     return found
+
+
+def combination(folder: Path) -> Literal["concat", "mean"]:
+    """Return how a gallery's networks were combined. Raises FlukeError where there is no gallery."""
+    return "mean" if (read_json(folder / "gallery.json").get("about") or {}).get("combine") == "mean" else "concat"
 
 
 def _network(folder: Path, number: int) -> RunFolder:

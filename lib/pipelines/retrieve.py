@@ -21,7 +21,8 @@ from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.candidates import narrow_gallery
 from lib.retrieval.evaluation import LENGTH, evaluate_queries
-from lib.retrieval.gallery import CHANGES, Gallery, build_gallery, open_gallery
+from lib.retrieval.gallery import Gallery, build_gallery, open_gallery
+from lib.retrieval.history import require_unchanged
 from lib.retrieval.open_set import OpenSet
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
@@ -209,11 +210,7 @@ def write_result(session: RetrievalSession, result: RetrievalResult, is_test: bo
 
 def _save_new_gallery(session: RetrievalSession, gallery: Gallery) -> None:
     folder = session.gallery_folder
-    if (folder / CHANGES).exists():
-        raise FlukeError(
-            f"{folder}: was changed by --add or --remove, which building it again would undo; search it with --gallery {folder}, "
-            "or name another --out, or delete it."
-        )
+    require_unchanged(folder)
     with lock_folder(folder):
         save_networks(folder, session.runs, session.recipes)
         gallery.save(folder)

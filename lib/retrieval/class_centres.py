@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,11 @@ class ClassCentres(NamedTuple):
     """C names."""
     line: tuple[float, float] | None = None
     """Intercept and slope of a centre score by the neighbours' score, for classes without a centre; see `fit_line`."""
+
+    def rename(self, names: Mapping[str, str]) -> ClassCentres:
+        """Return the centres under other names: `names` of classes that were renamed since, "" for none."""
+        taken = set(names.values())
+        return self._replace(classes=tuple(names.get(name, "" if name in taken else name) for name in self.classes))
 
     def scores(self, queries: np.ndarray, class_list: NDArray[np.str_]) -> NDArray[np.float32]:
         """Return the cosine similarity (q, C) of queries (q, d) to the nearest centre of each name in `class_list` (C,); NaN for a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import faiss
@@ -23,6 +24,7 @@ class FaissIndex:
 
     def __init__(self, index: faiss.Index, factory: str, memory_mapped: bool = False, nprobe: int | None = None):
         self.index, self.factory, self.memory_mapped, self.nprobe = index, factory, memory_mapped, nprobe
+        self.path: Path | None = None  # of the file that holds the index as it is
         if nprobe is not None:
             self._probe(nprobe)
 
@@ -58,7 +60,9 @@ class FaissIndex:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if index.metric_type != faiss.METRIC_L2:
             raise ValueError("not an index of squared Euclidean distances")
-        return cls(index, factory, True, nprobe)
+        opened = cls(index, factory, True, nprobe)
+        opened.path = path
+        return opened
 
     def _probe(self, cells: int) -> None:
         faiss.ParameterSpace().set_index_parameter(self.index, "nprobe", cells)
@@ -87,7 +91,13 @@ class FaissIndex:
         self._probe(self.nprobe)
 
     def save(self, path: Path) -> None:
-        """Write the index to `path`."""
+        """Write the index to `path`, or link it there where it is as it was opened."""
+        try:
+            if self.path is not None:
+                os.link(self.path, path)
+                return
+        except OSError:  # no links here, or the file is gone: its memory map isn't
+            pass
         faiss.write_index(self.index, str(path))
 
     def __len__(self) -> int:
@@ -142,6 +152,7 @@ class FaissIndex:
     def _load_into_memory(self) -> None:
         if self.memory_mapped:  # FAISS aborts the process when a memory-mapped index is changed
             self.index, self.memory_mapped = faiss.deserialize_index(faiss.serialize_index(self.index)), False
+            self.path = None
 
 
 def _make_empty(dimension: int, factory: str) -> faiss.Index:

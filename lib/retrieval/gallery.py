@@ -5,7 +5,9 @@ Everything here is a function of numpy arrays. ranking.py turns the nearest rows
 
 from __future__ import annotations
 
+import re
 import zipfile
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ _DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError,
 
 
 _DETAIL = "detail "  # before the name of a table's column in rows-N.npz
-CHANGES = "changes.txt"  # of a gallery's folder: one line per change by --add or --remove
 
 
 @dataclass
@@ -98,32 +99,63 @@ class Gallery:
         self.index.remove(ids, remaining.ids)
         self.rows = remaining
 
+    def relabel(self, ids: Ints, label: str) -> None:
+        """Give the rows `ids` (m,), and their held-out queries, another label. Raises FlukeError for ids that don't exist."""
+        self.rows.positions(ids)
+        self.held_out = None if self.held_out is None else self.held_out.relabel(ids, label)
+        self.rows = self.rows.relabel(np.isin(self.rows.ids, ids), label)
+
     def save(self, folder: Path) -> None:
         """Write gallery.json, index-N.faiss, rows-N.npz and held_out-N.npz, replacing a gallery saved there before in one step.
 
         gallery.json is replaced last and names the others by their generation N, so that a crash leaves the old gallery intact.
         """
-        old = read_json(folder / "gallery.json")["generation"] if (folder / "gallery.json").exists() else 0
-        with atomic_write(folder / f"index-{old + 1}.faiss") as temporary:
+        number = next_generation(folder)
+        about = self.write(folder, number)
+        write_json(folder / "gallery.json", about)
+        remove_generations(folder, {number})
+
+    def write(self, folder: Path, number: int) -> dict[str, Any]:
+        """Write the files of generation `number`; return the gallery.json that will make them the gallery."""
+        with atomic_write(folder / f"index-{number}.faiss") as temporary:
             self.index.save(temporary)
             size = temporary.stat().st_size
-        with atomic_write(folder / f"rows-{old + 1}.npz") as temporary, open(temporary, "wb") as file:
+        with atomic_write(folder / f"rows-{number}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(
                 file, allow_pickle=False, **self.rows.columns(), **{_DETAIL + name: c for name, c in self.rows.details.items()}
             )
         if self.held_out is not None:
-            self.held_out.save(folder / f"held_out-{old + 1}.npz")
-        about = {"generation": old + 1, "metric": self.metric, "factory": self.index.factory, "model": self.model}
+            self.held_out.save(folder / f"held_out-{number}.npz")
+        about: dict[str, Any] = {
+            "generation": number,
+            "latest": number,
+            "metric": self.metric,
+            "factory": self.index.factory,
+            "model": self.model,
+        }
         about |= {"rows": len(self.rows), "dimension": self.index.dimension, "bytes": size, "nprobe": self.index.nprobe}
-        write_json(folder / "gallery.json", about | {"about": self.about})
-        for stale in [*folder.glob("index-*.faiss"), *folder.glob("rows-*.npz"), *folder.glob("held_out-*.npz")]:
-            if stale.stem.split("-")[1] != str(old + 1):
-                stale.unlink()
+        return about | {"about": self.about}
 
     def require_model(self, model: str, what: str) -> None:
         """Raise FlukeError unless `model` is the gallery's; `what` names the embeddings that it made."""
         if model != self.model:
             raise FlukeError(f"The gallery was embedded by {self.model!r} and the {what} by {model!r}; embed both with one model.")
+
+
+def next_generation(folder: Path) -> int:
+    """Return a generation that no gallery in `folder` had yet, 1 for the first."""
+    if not (folder / "gallery.json").exists():
+        return 1
+    about = read_json(folder / "gallery.json")
+    return int(about.get("latest", about["generation"])) + 1
+
+
+def remove_generations(folder: Path, kept: Container[int]) -> None:
+    """Delete the files of a gallery's generations but those `kept`."""
+    for path in folder.iterdir():
+        found = re.fullmatch(r"(?:index|rows|held_out|gallery)-(\d+)\.(?:faiss|npz|json)", path.name)
+        if found and int(found[1]) not in kept:
+            path.unlink()
 
 
 def build_gallery(

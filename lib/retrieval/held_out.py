@@ -63,6 +63,23 @@ class HeldOut(NamedTuple):
         of_new = np.array([key_of.get(label, -2) for label in rows.labels.tolist()], np.int64)
         return LeftOut(code, np.where(of_new >= 0, of_new, of_row))
 
+    def relabel(self, ids: NDArray[np.int64], label: str) -> HeldOut:
+        """Return the queries with another label for those of row `ids`.
+
+        Where an individual becomes one that was learnt, its queries stand for a known one.
+        """
+        chosen = np.isin(self.ids, ids)
+
+        def renamed(values: NDArray[np.str_]) -> NDArray[np.str_]:
+            """Return values (q,) that begin with the label: it alone, or a sighting behind."""
+            found = values.astype(object)
+            found[chosen] = [label + value[len(old) :] for value, old in zip(values[chosen], self.labels[chosen])]
+            return found.astype(np.str_)
+
+        labels = renamed(self.labels)
+        is_new = np.where(labels == label, self.is_new[labels == label].all(), self.is_new)
+        return self._replace(labels=labels, clusters=renamed(self.clusters), keys=renamed(self.keys), is_new=is_new)
+
     def save(self, path: Path) -> None:
         """Write the queries as npz."""
         with atomic_write(path) as temporary, open(temporary, "wb") as file:

@@ -54,6 +54,11 @@ class GalleryRows:
         details = {name: column[index] for name, column in self.details.items()}
         return GalleryRows(**{name: column[index] for name, column in self.columns().items()}, details=details)
 
+    def relabel(self, chosen: NDArray[np.bool_], label: str) -> GalleryRows:
+        """Return the rows with another label where `chosen` (n,)."""
+        columns = self.columns() | {"labels": np.where(chosen, np.str_(label), self.labels)}
+        return GalleryRows(**columns, details=self.details)
+
     def join(self, other: GalleryRows) -> GalleryRows:
         """Return these rows followed by those of `other`."""
         mine, theirs = self.columns(), other.columns()

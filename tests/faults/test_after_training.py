@@ -582,7 +582,7 @@ AFTER = [
         retrieve,
         "--run emb",
         "a gallery that was changed, to be built again",
-        "was changed by --add or --remove, which building it again would undo",
+        "was changed (history.jsonl says how), which building it again would undo",
         raw(HELD + "changes.txt", b"removed\n"),
     ),
     after(retrieve, f"{GALLERY} --remove nobody", "an unknown individual to remove", "1 names are no individual or image of emb"),

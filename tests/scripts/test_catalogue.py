@@ -24,7 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def catalogue(root: Path, labels: list[str]) -> list[str]:
+def write_catalogue(root: Path, labels: list[str]) -> list[str]:
     """Paint a catalogue, and return the options that name it."""
     names = paint(root / "images", labels, 1)
     site = ["A" if label in "abcd" else "B" for label in labels]
@@ -33,7 +33,7 @@ def catalogue(root: Path, labels: list[str]) -> list[str]:
 
 
 def test_a_catalogue_becomes_a_gallery_that_answers(weights: Path, tmp_path: Path) -> None:
-    options = catalogue(tmp_path, [*KNOWN * 5])
+    options = write_catalogue(tmp_path, [*KNOWN * 5])
     truth = [*KNOWN * 2, *NEW * 4]
     pd.DataFrame({"image": paint(tmp_path / "images", truth, 2), "label": truth}).to_csv(tmp_path / "truth.csv", index=False)
     given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
@@ -54,7 +54,7 @@ def test_a_catalogue_becomes_a_gallery_that_answers(weights: Path, tmp_path: Pat
 
 
 def test_a_catalogue_with_one_photograph_of_each_individual_has_a_threshold(weights: Path, tmp_path: Path, capsys) -> None:
-    options = catalogue(tmp_path, [*"abcdefghijklmnopqrst"])
+    options = write_catalogue(tmp_path, [*"abcdefghijklmnopqrst"])
     given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
     for far in (0.1, 0.5):
         assert retrieve.main([*given, "--retrieval.far", str(far)]) == {}

@@ -263,9 +263,12 @@ def test_add_and_remove_without_training(run: Path, answers: pd.DataFrame, anima
     new = truth[truth["label"].isin([*NEW])]
     new.groupby("label").head(2).to_csv(tmp_path / "more.csv", index=False)
     assert retrieve.main([*out, "--add", str(tmp_path / "more.csv")]) == {"images": 56, "individuals": 14}
+    added = open_gallery(tmp_path / "gallery")
+    assert added.held_out is not None
+    assert not np.isin(added.rows.ids[-4:], added.held_out.ids).any()  # also those of rows that aren't in the gallery
     with pytest.raises(FlukeError, match="4 of its images are in the gallery already"):
         retrieve.main([*out, "--add", str(tmp_path / "more.csv")])
-    with pytest.raises(FlukeError, match="changed by --add or --remove"):
+    with pytest.raises(FlukeError, match="was changed"):
         retrieve.main(out)
     search = [
         "--run",
