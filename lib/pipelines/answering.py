@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lib.config.recipe import Recipe
-from lib.errors import FlukeError
-from lib.pipelines.embed import load_held_out
+from lib.errors import FlukeError, first_few
+from lib.pipelines.embed import load_held_out, renamed_since_training
 from lib.pipelines.gallery_files import content_hashes
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.retrieval.class_centres import ClassCentres
@@ -104,6 +104,7 @@ def describe(session: RetrievalSession, open_set: OpenSet, validation: dict[str,
 
 def answer_from_training(session: RetrievalSession, train: EmbeddedTable, gallery: Gallery, queries: EmbeddedTable) -> Answers:
     """Answer with an open-set model fitted on the rows that all runs held out, or on each run's own where these are too few."""
+    gallery.about = gallery.about | {"classes": _new_names(session, train)}
     left_out, joint = self_matches(session, gallery, queries), joint_held_out(session, train)
     if joint is not None:
         gallery.held_out = joint
@@ -122,6 +123,15 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
     groups = None if train.table.groups is None else train.table.groups[named]
     gap = combination_gap([part[named] for part in train.units], gallery, train.embeddings[named], rows, groups, r)
     return Answers(found, fit_open_set(evaluations, session.recipe, gap), evaluations, average_metrics(evaluations))
+
+
+def _new_names(session: RetrievalSession, train: EmbeddedTable) -> dict[str, str]:
+    """Return the individuals of the first run that the training table calls otherwise now, and say so."""
+    found = renamed_since_training(session.runs[0], train.table)
+    if found:
+        some = first_few(f"{old}: {new or 'part of another'}" for old, new in found.items())
+        session.log(f"note: {len(found):,} individuals have other names than in training ({some}); no embedding depends on a name")
+    return found
 
 
 def joint_held_out(session: RetrievalSession, train: EmbeddedTable) -> HeldOut | None:

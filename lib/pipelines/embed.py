@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
@@ -145,8 +146,35 @@ def combine_embeddings(parts: Sequence[np.ndarray], how: Literal["concat", "mean
 def load_held_out(run: RunFolder, table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (n,) in `table` of a run's validation rows, gallery first, and whether each is a query, (n,) bool.
 
-    Raises FlukeError when the table is no longer the one that the run was trained on.
+    Labels may have changed since: no embedding depends on a name. Raises FlukeError when the table's images are no longer those
+    that the run was trained on.
     """
+    val, positions, is_query = _validation_rows(run, table)
+    changed = [name for at, name in zip(positions, val.names) if at is None or table.names[at] != name]
+    if changed:
+        raise FlukeError(
+            f"{run.scores_val}: {len(changed):,} of its rows aren't in {table.source} as they were ({first_few(changed)}); give it "
+            "that table, or train again."
+        )
+    return np.array(positions, dtype=np.int64), is_query
+
+
+def renamed_since_training(run: RunFolder, table: Table) -> dict[str, str]:
+    """Return the individuals that a run was trained on whose images have another label in `table`, with the most frequent one.
+
+    "" stands for one that is another individual of the training now. Raises FlukeError as `load_held_out` does.
+    """
+    positions, is_query = load_held_out(run, table)
+    trained, now = (
+        np.array([label for (label,) in labels or []]) for labels in (score_file.load_scores(run.scores_val).labels, table.labels)
+    )
+    counts = pd.crosstab(trained[~is_query], now[positions[~is_query]])
+    common = dict(zip(counts.index, counts.idxmax(axis=1)))
+    return {old: "" if common.get(new) == new else new for old, new in common.items() if new != old}
+
+
+def _validation_rows(run: RunFolder, table: Table) -> tuple[Scores, list[int | None], np.ndarray]:
+    """Return a run's validation scores, the positions of their rows in `table`, and whether each is a query, (n,) bool."""
     path = run.scores_val
     val = score_file.load_scores(path)
     queries = val.source.get("queries")
@@ -154,18 +182,7 @@ def load_held_out(run: RunFolder, table: Table) -> tuple[np.ndarray, np.ndarray]
         raise FlukeError(f"{path}: doesn't say which rows were held out; train again, with another --out.")
     position_of = {row: i for i, row in enumerate(table.rows.tolist())}
     positions = [position_of.get(row) for row in val.rows.tolist()]
-    labels = table.labels or []
-    changed = [
-        name
-        for at, name, label in zip(positions, val.names, val.labels or [])
-        if at is None or table.names[at] != name or labels[at] != label
-    ]
-    if changed:
-        raise FlukeError(
-            f"{path}: {len(changed):,} of its rows aren't in {table.source} as they were ({first_few(changed)}); give it that "
-            "table, or train again."
-        )
-    return np.array(positions, dtype=np.int64), np.arange(len(positions)) >= len(positions) - queries
+    return val, positions, np.arange(len(positions)) >= len(positions) - queries
 
 
 def load_class_centres(run: RunFolder, recipe: Recipe) -> ClassCentres | None:

@@ -120,7 +120,7 @@ def search_queries(
                 "again; leave --retrieval, --topk and data.new_label as they were, or build the gallery again."
             )
         answers = answer_from_training(session, train, gallery, queries)
-    gallery.about = describe(session, answers.open_set, answers.validation)
+    gallery.about = gallery.about | describe(session, answers.open_set, answers.validation)
     found, open_set = answers.found, answers.open_set
     names = rank_with_new(found.names, found.scores, open_set.lowest_score, new_label, k)
     truth: list[str | None] = [None] * len(names)

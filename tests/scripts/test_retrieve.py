@@ -386,6 +386,28 @@ def test_nan_embeddings_and_changed_tables_are_refused(
         retrieve.main(["--run", str(run), "--data.train_csv", "turned.csv"])
 
 
+def test_individuals_that_were_renamed_since_training_need_no_training(
+    run: Path, animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The answers are those under the old names; class centres too."""
+    table = pd.read_csv(animals / "train.csv")
+    table.replace({"label": {"a": "zara", "i": "ida"}}).to_csv(animals / "renamed.csv", index=False)
+    found = []
+    for name in ("train.csv", "renamed.csv"):
+        out = tmp_path / name
+        retrieve.main(
+            ["--run", str(run), "--data.train_csv", name, "--out", str(out), "--retrieval.centre_weight", "0.5", "--topk", "9"]
+        )
+        found.append(pd.read_parquet(out / "ranks.parquet").set_index(["query", "name"])["score"])
+    before = found[0].rename({"a": "zara", "i": "ida"}, level="name")
+    pd.testing.assert_series_equal(found[1].sort_index(), before.sort_index(), rtol=1e-5)
+    assert "2 individuals have other names than in training (a: zara, i: ida)" in capsys.readouterr().out
+    table.replace({"label": {"a": "b"}}).to_csv(animals / "merged.csv", index=False)
+    recipe = command_line.parse(command_line.make_parser(""), ["--cfg", str(run / "recipe.yaml")]).recipe
+    merged = load_train(replace(recipe.data, train_csv="merged.csv"), recipe.folds)
+    assert embed.renamed_since_training(RunFolder(run), merged) == {"a": ""}
+
+
 def test_photographs_are_asked_by_their_names(run: Path, answers: pd.DataFrame, animals: Path, tmp_path: Path) -> None:
     queries = answers["query"].unique()[:3].tolist()
     photographs = [str(animals / "images" / name) for name in queries]
