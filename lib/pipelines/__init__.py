@@ -23,6 +23,7 @@ image_answers        names of images as answers to queries
 retrieve             queries searched in a gallery
 catalogue            a gallery without training
 change_gallery       rows added to and removed from a gallery
+catalogue_errors     possible errors of a gallery as a table and a page
 discovery_inputs     labelled images by models that haven't learnt them all, and the images to group
 discovery_decisions  what a person decided on the review page
 discovery_output     the files and the page of discover

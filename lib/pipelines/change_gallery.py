@@ -167,11 +167,8 @@ def split_individual(session: RetrievalSession, new: str, images: list[str]) -> 
 
     def split(gallery: Gallery) -> tuple[str, int]:
         rows = gallery.rows
-        if missing := [name for name in images if name not in rows.names]:
-            hint = did_you_mean(missing[0], rows.names.tolist(), otherwise="; name images as its table does.")
-            raise FlukeError(f"--split: {session.gallery_folder} has no image {missing[0]}{hint}")
-        _require_free_name(session, gallery, "--split", new, "; give the images a name that is not in use.")
-        chosen = np.isin(rows.names, images)
+        chosen = _named_images(session, gallery, "--split", images)
+        _require_free_name(session, gallery, "--split", new, f"; --move {new} gives images to it.")
         owners = np.unique(rows.labels[chosen])
         if len(owners) > 1:
             raise FlukeError(f"--split {new}: the images are of {len(owners)} individuals ({first_few(owners)}); split one.")
@@ -181,6 +178,21 @@ def split_individual(session: RetrievalSession, new: str, images: list[str]) -> 
         return f"split {new} from {owners[0]}", int(chosen.sum())
 
     return _change(session, split)
+
+
+def move_images(session: RetrievalSession, label: str, images: list[str]) -> dict[str, Any]:
+    """Give images of the saved gallery the name of another of its individuals.
+
+    Returns the gallery's numbers of images and individuals. Raises FlukeError for images or an individual that it lacks.
+    """
+
+    def move(gallery: Gallery) -> tuple[str, int]:
+        _images_of(session, gallery, "--move", label)
+        chosen = _named_images(session, gallery, "--move", images)
+        gallery.relabel(gallery.rows.ids[chosen], label)
+        return f"move {' '.join(images)} to {label}", int(chosen.sum())
+
+    return _change(session, move)
 
 
 def undo_last_change(session: RetrievalSession) -> dict[str, Any]:
@@ -213,6 +225,15 @@ def _images_of(session: RetrievalSession, gallery: Gallery, option: str, name: s
         hint = did_you_mean(name, gallery.identities.tolist(), otherwise="; give a name that it holds.")
         raise FlukeError(f"{option}: {session.gallery_folder} has no individual {name}{hint}")
     return found
+
+
+def _named_images(session: RetrievalSession, gallery: Gallery, option: str, images: list[str]) -> NDArray[np.bool_]:
+    """Return which rows have these image names, (n,). Raises FlukeError for one that the gallery lacks."""
+    names = gallery.rows.names
+    if missing := sorted(set(images) - set(names.tolist())):
+        hint = did_you_mean(missing[0], names.tolist(), otherwise="; name images as its table does.")
+        raise FlukeError(f"{option}: {session.gallery_folder} has no image {missing[0]}{hint}")
+    return np.isin(names, images)
 
 
 def _require_free_name(session: RetrievalSession, gallery: Gallery, option: str, name: str, hint: str) -> None:

@@ -54,6 +54,11 @@ def table_columns(table: Table, used: Sequence[str | None]) -> dict[str, np.ndar
     return {name: np.array(columns[name], np.str_)[at] for name in names}
 
 
+def sighting_column(recipe: Recipe) -> str:
+    """Return the column of a gallery that holds the images' sightings: folds.group_column, or "group" where it has no name."""
+    return recipe.folds.group_column or "group"
+
+
 def save_networks(folder: Path, runs: Sequence[RunFolder], recipes: Sequence[Recipe]) -> None:
     """Keep each run's weights and recipe in the gallery's folder, so that it can be asked when the run is gone."""
     for number, (run, recipe) in enumerate(zip(runs, recipes)):

@@ -14,7 +14,7 @@ from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
-from lib.pipelines.gallery_files import content_hashes, save_networks, table_columns
+from lib.pipelines.gallery_files import content_hashes, save_networks, sighting_column, table_columns
 from lib.pipelines.image_answers import load_index, write_image_answers
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.process import announce
@@ -144,6 +144,8 @@ def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | Non
     paths = [str(path.absolute()) for path in table.paths]
     d = session.recipe.data
     details = table_columns(table, (d.image_column, d.label_column))
+    if table.groups is not None:
+        details[sighting_column(session.recipe)] = table.groups
     rows = GalleryRows(table.rows, table.names, train.labels, paths, content_hashes(table.paths), details)
     gallery = build_gallery(train.embeddings, rows, session.model, r.metric, r.factory, session.recipe.data.new_label)
     if gallery.index.nprobe is not None and "nprobe" not in r.search:

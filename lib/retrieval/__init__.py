@@ -5,6 +5,7 @@ faiss_index        the FAISS index: built, searched, changed, saved, opened memo
 rows               rows of a gallery, and which of them answer which query
 held_out           labelled queries that the network hasn't learnt
 gallery            rows of known individuals with their index
+catalogue_errors   wrong names in a gallery, by how probable they are
 history            changes of a gallery, and the last ones undone
 ranking            ranked identities from the nearest gallery images
 class_centres      ArcFace's weight vectors as a second source of scores

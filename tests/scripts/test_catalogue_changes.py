@@ -1,5 +1,6 @@
 """Individuals of a saved gallery are renamed, merged and split, and the changes undone."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,40 @@ def test_a_change_finds_how_the_networks_were_combined(made: Path, tmp_path: Pat
     assert gallery_files.combination(made) == "concat"
     (tmp_path / "gallery.json").write_text('{"about": {"combine": "mean"}}')
     assert gallery_files.combination(tmp_path) == "mean"
+
+
+def test_errors_are_listed_with_the_command_that_mends_them(made: Path, tmp_path: Path) -> None:
+    given = ["--gallery", str(made)]
+    image = next(image for image, name in names(open_gallery(made)).items() if name == "h")
+    catalogue.main([*given, "--move", "a", image])
+    try:
+        catalogue.main([*given, "--errors", "--out", str(tmp_path)])
+        table = pd.read_csv(tmp_path / "errors.csv", keep_default_na=False)
+        row = table[(table["kind"] == "photograph") & (table["images"] == image)].iloc[0]
+        assert row["individual"] == "a"
+        assert row.name < len(table) / 4
+        assert table["probability"].is_monotonic_decreasing
+        assert image in (tmp_path / "errors.html").read_text()
+        catalogue.main(shlex.split(row["command"])[2:])
+        assert names(open_gallery(made))[image] == row["other"]
+    finally:
+        while any(change.undoes is None for change in read_history(made)):
+            try:
+                catalogue.main([*given, "--undo"])
+            except FlukeError:
+                break
+
+
+def test_sightings_are_a_column_of_the_gallery(weights: Path, tmp_path: Path) -> None:
+    options = write_catalogue(tmp_path, [*"abcd" * 4])
+    table = pd.read_csv(tmp_path / "train.csv").assign(sighting=[f"s{i // 8}{i % 4}" for i in range(16)])
+    table[["image", "sighting"]].to_csv(tmp_path / "sightings.csv", index=False)
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    retrieve.main([*given, "--folds.group_csv", "sightings.csv", "--folds.group_column", "sighting"])
+    gallery = open_gallery(tmp_path / "out" / "gallery")
+    assert gallery.rows.details["sighting"].tolist() == table["sighting"].tolist()
+    wrong = str(gallery.rows.names[0])
+    catalogue.main(["--gallery", str(tmp_path / "out" / "gallery"), "--move", "b", wrong])
+    catalogue.main(["--gallery", str(tmp_path / "out" / "gallery"), "--errors"])
+    found = pd.read_csv(tmp_path / "out" / "gallery" / "errors" / "errors.csv")
+    assert set(found[found["kind"] == "sighting"]["images"]) == {wrong, str(gallery.rows.names[4])}
