@@ -18,6 +18,7 @@ ensemble             combinations of runs
 embed                embeddings of a table's images, kept in the run's folder
 retrieval_session    what one call of retrieve.py works with
 gallery_files        networks in a gallery's folder, and files with the same content
+encounters           which queries, and which images of the gallery, are of one encounter
 answering            the open-set model of the gallery that is asked, fitted or read
 image_answers        names of images as answers to queries
 retrieve             queries searched in a gallery

@@ -6,20 +6,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
 from lib.pipelines.embed import load_held_out, renamed_since_training
+from lib.pipelines.encounters import gallery_encounters, match_encounters
 from lib.pipelines.gallery_files import content_hashes
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.combination import combination_gap
+from lib.retrieval.encounter_search import search_encounters
 from lib.retrieval.evaluation import LENGTH, OpenSetEvaluation, average_metrics, evaluate_search, search_held_out
 from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, hold_out
 from lib.retrieval.open_set import OpenSet, fit_open_set
 from lib.retrieval.rows import GalleryRows, LeftOut
-from lib.retrieval.search import SearchResult, search_identities
+from lib.retrieval.search import SearchResult
 
 LEAST_JOINT = 20
 """Known, and new, queries that all runs held out, from which on the open-set model is fitted on them."""
@@ -50,10 +53,11 @@ def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: Emb
     if about and about["settings"] == settings(recipe):
         open_set = OpenSet.from_json(about["open_set"])
         centres = with_line(centres_of(session, gallery), open_set)
-        return Answers(_search(session, gallery, queries.embeddings, centres, left_out), open_set, [], about["validation"])
+        found = _search(session, gallery, queries.embeddings, centres, left_out, queries.encounters)
+        return Answers(found, open_set, [], about["validation"])
     if gallery.held_out is None:
         return None
-    return answer_held_out(session, gallery, gallery.held_out, queries.embeddings, left_out)
+    return answer_held_out(session, gallery, gallery.held_out, queries, left_out)
 
 
 def centres_of(session: RetrievalSession, gallery: Gallery) -> ClassCentres | None:
@@ -67,11 +71,11 @@ def with_line(centres: ClassCentres | None, open_set: OpenSet) -> ClassCentres |
 
 
 def answer_held_out(
-    session: RetrievalSession, gallery: Gallery, held_out: HeldOut, embeddings: np.ndarray, left_out: LeftOut | None
+    session: RetrievalSession, gallery: Gallery, held_out: HeldOut, queries: EmbeddedTable, left_out: LeftOut | None
 ) -> Answers:
-    """Answer queries (q, d) with an open-set model that is fitted on held-out queries of the combined embeddings."""
+    """Answer queries with an open-set model that is fitted on held-out queries of the combined embeddings."""
     searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
-    found = _search(session, gallery, embeddings, searched.centres, left_out)
+    found = _search(session, gallery, queries.embeddings, searched.centres, left_out, queries.encounters)
     evaluation = evaluate_search(searched, gallery, session.recipe, found.best_scores)
     return Answers(found, fit_open_set([evaluation], session.recipe), [evaluation], evaluation.metrics)
 
@@ -108,9 +112,9 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
     left_out, joint = self_matches(session, gallery, queries), joint_held_out(session, train)
     if joint is not None:
         gallery.held_out = joint
-        return answer_held_out(session, gallery, joint, queries.embeddings, left_out)
+        return answer_held_out(session, gallery, joint, queries, left_out)
     session.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
-    found = _search(session, gallery, queries.embeddings, None, left_out)
+    found = _search(session, gallery, queries.embeddings, None, left_out, queries.encounters)
     named = train.labels != (session.recipe.data.new_label or "")
     rows = GalleryRows(train.table.rows, train.table.names, train.labels).take(named)
     evaluations, r = [], session.recipe.retrieval
@@ -118,7 +122,7 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
         one = build_gallery(part[named], rows, gallery.model, r.metric, gallery.index.factory)
         held_out = hold_out(train.validation_set(part, *load_held_out(run, train.table)), session.recipe.data.new_label)
         # every run's best scores in the whole gallery, not those of the combination, belong to its own held-out scores
-        best = _search(session, one, of_queries, None, left_out).best_scores
+        best = _search(session, one, of_queries, None, left_out, queries.encounters).best_scores
         evaluations.append(evaluate_search(search_held_out(held_out, one, session.recipe), one, session.recipe, best))
     groups = None if train.table.groups is None else train.table.groups[named]
     gap = combination_gap([part[named] for part in train.units], gallery, train.embeddings[named], rows, groups, r)
@@ -151,23 +155,34 @@ def joint_held_out(session: RetrievalSession, train: EmbeddedTable) -> HeldOut |
 
 
 def _search(
-    session: RetrievalSession, gallery: Gallery, embeddings: np.ndarray, centres: ClassCentres | None, left_out: LeftOut | None
+    session: RetrievalSession,
+    gallery: Gallery,
+    embeddings: np.ndarray,
+    centres: ClassCentres | None,
+    left_out: LeftOut | None,
+    encounters: NDArray[np.str_] | None,
 ) -> SearchResult:
     topk = max(LENGTH, session.recipe.predict.topk)
-    return search_identities(gallery, embeddings, session.recipe.retrieval, gallery.model, topk, centres, left_out)
+    return search_encounters(gallery, embeddings, session.recipe.retrieval, topk, centres, left_out, encounters)
 
 
 def self_matches(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, quiet: bool = False) -> LeftOut | None:
-    """Return which gallery images are the same files as queries; they are left out, and counted on the screen unless `quiet`."""
-    hashes = content_hashes(queries.table.paths)
+    """Return which gallery images are the same files as queries, or of the same encounter: they are left out, and counted on the
+    screen unless `quiet`."""
+    hashes, rows = content_hashes(queries.table.paths), gallery.rows
     names, code = np.unique(hashes, return_inverse=True)
-    at = np.searchsorted(names, gallery.rows.hashes).clip(max=len(names) - 1)
-    of_row = np.where((names[at] == gallery.rows.hashes) & (gallery.rows.hashes != ""), at, -2)
-    repeated = int(np.isin(code, of_row).sum())
+    at = np.searchsorted(names, rows.hashes).clip(max=len(names) - 1)
+    same_file = (names[at] == rows.hashes) & (rows.hashes != "")
+    of_row = np.where(same_file, at, -2)
+    what, repeated = "images of the gallery", int(np.isin(code, of_row).sum())
+    known = None if queries.encounters is None else gallery_encounters(session.recipe, gallery)
+    if queries.encounters is not None and known is not None:
+        code, of_row = match_encounters(code, of_row, queries.encounters, known)
+        what, repeated = "images of the gallery, or of encounters in it", int(np.isin(code, of_row).sum())
     if not repeated:
         return None
     if not quiet:
-        session.log(f"note: {repeated:,} of the queries are images of the gallery; a query isn't answered by itself")
+        session.log(f"note: {repeated:,} of the queries are {what}; a query isn't answered by itself")
     return LeftOut(code, of_row)
 
 

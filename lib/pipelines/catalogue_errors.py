@@ -19,7 +19,7 @@ from lib.retrieval.gallery import open_gallery
 from lib.retrieval.rows import GalleryRows
 from lib.training.distributed import run_on_main
 
-SHOWN = 60
+SHOWN = 40
 """Errors with pictures on the page."""
 _PICTURES = 4  # of each side
 
@@ -46,7 +46,7 @@ def _list(session: RetrievalSession, out: Path) -> dict[str, Any]:
         for each in found[:SHOWN]
         if each.probability > EXPECTED
     }
-    listed = table.drop(columns="command").assign(images=table["images"].str.slice(0, 80))
+    listed = table.drop(columns="command").rename(columns={"images": "photographs"})
     write_page(out / "errors.html", Page(f"{session.gallery_folder}: possible errors", tables={"All": listed}, images=images))
     several = {kind: int((table["probability"][table["kind"] == kind] > 0.5).sum()) for kind in dict.fromkeys(table["kind"])}
     session.log(

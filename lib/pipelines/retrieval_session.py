@@ -30,6 +30,8 @@ class EmbeddedTable:
     """The embeddings (n, d_i) by each run."""
     embeddings: np.ndarray
     """(n, d) combined."""
+    encounters: np.ndarray | None = None
+    """(n,) str: photographs that are asked together, "" for one alone; None: all are alone."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
+from lib.pipelines.encounters import count_encounters, query_encounters
 from lib.pipelines.gallery_files import content_hashes, save_networks, sighting_column, table_columns
 from lib.pipelines.image_answers import load_index, write_image_answers
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -67,6 +68,7 @@ def answer_queries(
     embedded_queries = session.embed(queries, "test")
     index = load_index(session.recipe.data, session.recipe.predict.index) if form in IMAGE_ANSWERS else None
     embedded_index = None if index is None else session.embed(index, "test")
+    embedded_queries.encounters = query_encounters(session.recipe, embedded_queries.table)
 
     def search_and_write() -> dict[str, Any]:
         result = search_queries(session, saved, embedded_train, embedded_queries)
@@ -127,6 +129,7 @@ def search_queries(
     result = RetrievalResult(
         session.recipe, gallery, queries.table, found, answers.evaluations, open_set, names, truth, {}, answers.validation
     )
+    result.encounters = queries.encounters
     if queries.table.labels is not None:
         labels, left_out = queries.labels, self_matches(session, gallery, queries, quiet=True)
         length = min(LENGTH, k)
@@ -156,7 +159,10 @@ def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | Non
 def log_result(session: RetrievalSession, result: RetrievalResult) -> None:
     """Print the sizes, the threshold, and the metrics of validation and of labelled queries."""
     gallery, new_label = result.gallery, session.recipe.data.new_label
-    session.log(f"gallery: {len(gallery.rows):,} images of {len(gallery.identities):,} individuals; queries: {len(result.names):,}")
+    asked = f"queries: {len(result.names):,}"
+    if result.encounters is not None:
+        asked += f" in {count_encounters(result.encounters):,} encounters"
+    session.log(f"gallery: {len(gallery.rows):,} images of {len(gallery.identities):,} individuals; {asked}")
     if new_label is not None:
         session.log(_describe_threshold(result.open_set, session.recipe.retrieval, new_label))
     session.log("validation: " + _describe_metrics(result.validation))

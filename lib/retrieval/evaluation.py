@@ -16,11 +16,12 @@ from lib.metrics.clustered import mixture_interval
 from lib.metrics.retrieval import map_at_r, open_set_accuracies, reciprocal_ranks
 from lib.retrieval.calibration import estimate_new_share
 from lib.retrieval.class_centres import ClassCentres
+from lib.retrieval.encounter_search import search_encounters
 from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out
 from lib.retrieval.ranking import rank_with_new, replace_missing
 from lib.retrieval.rows import GalleryRows
-from lib.retrieval.search import LeftOut, SearchResult, blocks, fit_centre_line, nearest_images, search_identities
+from lib.retrieval.search import LeftOut, SearchResult, blocks, fit_centre_line, nearest_images
 from lib.retrieval.thresholds import LabelledScores, ThresholdCurve, crossfit_thresholds, fit_threshold, threshold_curve
 
 LENGTH = 5
@@ -84,13 +85,15 @@ def metric_interval(values: np.ndarray, in_gallery: np.ndarray, share: float | N
 def search_held_out(held_out: HeldOut, gallery: Gallery, recipe: Recipe, centres: ClassCentres | None = None) -> HeldOutSearch:
     """Ask held-out queries of the gallery that further ones will ask, without the images that `HeldOut.left_out` names.
 
-    Hence threshold and calibration hold for a gallery of this size.
+    Hence threshold and calibration hold for a gallery of this size. With retrieval.encounter_column the photographs of a sighting
+    are asked together, as further ones will be.
     """
     r, left_out = recipe.retrieval, held_out.left_out(gallery.rows)
     if centres is not None and r.centre_weight > 0:
         centres = fit_centre_line(gallery, held_out.embeddings, r, gallery.model, centres, left_out)
     topk = max(LENGTH, recipe.predict.topk)
-    result = search_identities(gallery, held_out.embeddings, r, gallery.model, topk, centres, left_out)
+    together = held_out.sightings if r.encounter_column is not None else None
+    result = search_encounters(gallery, held_out.embeddings, r, topk, centres, left_out, together)
     known = _relevant(gallery.rows, held_out.labels, left_out) > 0
     queries = LabelledScores(result.scores, (result.names == held_out.labels[:, None]) & known[:, None], known)
     return HeldOutSearch(held_out, left_out, result, queries, centres)

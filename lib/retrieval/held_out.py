@@ -47,6 +47,8 @@ class HeldOut(NamedTuple):
     """(q,) what is independent: the individual, or for the new label, which isn't one, the sighting."""
     keys: NDArray[np.str_]
     """(q,) gallery images of the query's key don't answer it: of its individual, or of its sighting."""
+    sightings: NDArray[np.str_] | None = None
+    """(q,) photographs that were taken together, "" for one alone; None where none are known."""
 
     def left_out(self, rows: GalleryRows) -> LeftOut:
         """Return which images of the gallery answer none of the queries: held-out ones of the query's key, or all of an individual
@@ -83,13 +85,13 @@ class HeldOut(NamedTuple):
     def save(self, path: Path) -> None:
         """Write the queries as npz."""
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **self._asdict())
+            np.savez(file, allow_pickle=False, **{name: part for name, part in self._asdict().items() if part is not None})
 
     @classmethod
     def load(cls, path: Path) -> HeldOut:
         """Read what `save` wrote. Raises OSError, ValueError, KeyError or BadZipFile for a missing or damaged file."""
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return cls(**{name: file[name] for name in cls._fields})
+            return cls(**{name: file[name] for name in cls._fields if name in file or name not in cls._field_defaults})
 
 
 def hold_out(rows: ValidationSet, new_label: str | None) -> HeldOut:
@@ -99,7 +101,8 @@ def hold_out(rows: ValidationSet, new_label: str | None) -> HeldOut:
     sightings = rows.row_ids if rows.groups is None else rows.groups
     alone = np.char.add(f"{new_label} ", sightings[q].astype(str))
     clusters = np.where(labels == (new_label or ""), alone, labels)
-    return HeldOut(rows.embeddings[q], labels, rows.row_ids[q], is_new, clusters, labels)
+    together = None if rows.groups is None else np.asarray(rows.groups)[q].astype(str)
+    return HeldOut(rows.embeddings[q], labels, rows.row_ids[q], is_new, clusters, labels, together)
 
 
 def hold_out_catalogue(
@@ -118,4 +121,5 @@ def hold_out_catalogue(
     is_new = ~again
     repeated = np.random.default_rng(seed).permutation(np.flatnonzero(again))
     is_new[repeated[: round(share * len(repeated))]] = True
-    return HeldOut(embeddings, rows.labels, rows.ids, is_new[code], rows.labels, np.where(is_new[code], rows.labels, keys))
+    keys, together = np.where(is_new[code], rows.labels, keys), None if sightings is None else sighting
+    return HeldOut(embeddings, rows.labels, rows.ids, is_new[code], rows.labels, keys, together)

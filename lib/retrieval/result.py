@@ -41,10 +41,13 @@ class RetrievalResult:
     validation: dict[str, float]
     """Metrics of the held-out queries, averaged over the evaluations."""
     pairs: PairVerification | None = None
+    encounters: np.ndarray | None = None
+    """(q,) str: photographs that were asked together, "" for one alone; None: all were alone."""
 
 
 def ranking_table(result: RetrievalResult) -> pd.DataFrame:
-    """Return one row per answer: query, rank (from 1), name, score, probability, image (the individual's nearest; None for none).
+    """Return one row per answer: query, rank (from 1), name, score, probability, image (the individual's nearest; None for none),
+    and where photographs were asked together, encounter.
 
     The new label's score is the threshold. The probabilities of a query's answers are of one distribution.
     """
@@ -63,7 +66,10 @@ def ranking_table(result: RetrievalResult) -> pd.DataFrame:
             else:
                 j = column[name]
                 rows.append((query, rank, name, float(search.scores[q, j]), of_name[q, j], images[q, j]))
-    return pd.DataFrame(rows, columns=["query", "rank", "name", "score", "probability", "image"])
+    table = pd.DataFrame(rows, columns=["query", "rank", "name", "score", "probability", "image"])
+    if result.encounters is not None:
+        table["encounter"] = np.repeat(result.encounters, [len(names) for names in result.names])
+    return table
 
 
 def write_threshold(folder: RetrievalFolder, result: RetrievalResult) -> None:

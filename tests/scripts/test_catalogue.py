@@ -69,3 +69,27 @@ def test_a_catalogue_with_one_photograph_of_each_individual_has_a_threshold(weig
 def test_a_model_is_not_mixed_with_a_run(tmp_path: Path) -> None:
     with pytest.raises(FlukeError, match="--model: builds a gallery"):
         retrieve.main(["--model", "resnet10t", "--gallery", str(tmp_path)])
+
+
+def test_photographs_of_an_encounter_are_asked_together(weights: Path, tmp_path: Path, capsys) -> None:
+    options = write_catalogue(tmp_path, [*KNOWN * 4])
+    table = pd.read_csv(tmp_path / "train.csv").assign(sighting=[f"s{i // 16}{i % 8}" for i in range(32)])
+    table.to_csv(tmp_path / "train.csv", index=False)
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    retrieve.main([*given, "--folds.group_column", "sighting", "--retrieval.encounter_column", "sighting"])
+    new = paint(tmp_path / "images", [*"aab"], 2)
+    asked = pd.DataFrame({"image": [*new, table["image"][0]], "sighting": ["x", "x", "", "s00"]})
+    asked.to_csv(tmp_path / "asked.csv", index=False)
+    there = ["--gallery", str(tmp_path / "out" / "gallery"), "--image_dir", str(tmp_path / "images")]
+    capsys.readouterr()
+    retrieve.main([*there, "--queries", str(tmp_path / "asked.csv"), "--topk", "8", "--retrieval.neighbours", "32"])
+    assert "queries: 4 in 3 encounters" in (out := capsys.readouterr().out)
+    assert "1 of the queries are images of the gallery, or of encounters in it" in out
+    found = pd.read_parquet(tmp_path / "out" / "gallery" / "answers" / "ranks.parquet")
+    assert found["encounter"].unique().tolist() == ["x", "", "s00"]
+    first, second = (found[found["query"] == name][["name", "score", "image"]].to_numpy().tolist() for name in new[:2])
+    assert first == second
+    hidden = table["image"][table["sighting"] == "s00"].tolist()
+    assert not set(found["image"][found["query"] == table["image"][0]]) & set(hidden)
+    with pytest.raises(FlukeError, match=r"asked.csv: has no column 'sightin' .*; did you mean sighting"):
+        retrieve.main([*there, "--queries", str(tmp_path / "asked.csv"), "--retrieval.encounter_column", "sightin"])

@@ -1,0 +1,72 @@
+"""Encounters: photographs that were taken of one individual at one time are asked together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lib.config.recipe import Retrieval
+from lib.retrieval.class_centres import ClassCentres
+from lib.retrieval.gallery import Gallery
+from lib.retrieval.rows import LeftOut
+from lib.retrieval.search import SearchResult, search_identities
+
+_DEPTH = 25  # names per photograph that are pooled
+
+
+def search_encounters(
+    gallery: Gallery,
+    queries: np.ndarray,
+    r: Retrieval,
+    topk: int,
+    centres: ClassCentres | None = None,
+    left_out: LeftOut | None = None,
+    encounters: NDArray[np.str_] | None = None,
+) -> SearchResult:
+    """Return the `topk` best identities of each query (q, d), as `search_identities` does, by all photographs of its encounter.
+
+    encounters (q,): "" for a photograph that is alone; None: all are. The queries are of the gallery's model.
+    """
+    if encounters is None:
+        return search_identities(gallery, queries, r, gallery.model, topk, centres, left_out)
+    found = search_identities(gallery, queries, r, gallery.model, max(topk, _DEPTH), centres, left_out)
+    return pool_encounters(found, encounters, topk)
+
+
+def pool_encounters(found: SearchResult, encounters: NDArray[np.str_], topk: int) -> SearchResult:
+    """Return the answers to each photograph's encounter: its identities by the mean of their scores over the photographs.
+
+    An identity that isn't among a photograph's m names counts there with the lowest of their scores, more than it can have. The
+    nearest image is that of the photograph with the highest score. A photograph alone keeps its answers.
+    """
+    numbers = np.char.add("\0", np.arange(len(encounters)).astype(str))  # no encounter begins so
+    code = np.unique(np.where(encounters == "", numbers, encounters), return_inverse=True)[1]
+    there = np.isfinite(found.scores)
+    lowest = np.where(there, found.scores, np.inf).min(axis=1).astype(np.float64)
+    usable = np.isfinite(lowest)
+    totals = np.bincount(code[usable], lowest[usable], minlength=code.max(initial=-1) + 1)
+    counts = np.bincount(code[usable], minlength=len(totals))
+    row, column = there.nonzero()
+    answers = pd.DataFrame(
+        {
+            "encounter": code[row],
+            "name": found.names[row, column],
+            "score": found.scores[row, column].astype(np.float64),
+            "gain": found.scores[row, column] - lowest[row],
+            "image": found.images[row, column],
+        }
+    ).sort_values("score", ascending=False, kind="stable")
+    pooled = answers.groupby(["encounter", "name"], sort=False).agg(gain=("gain", "sum"), image=("image", "first")).reset_index()
+    pooled["score"] = ((pooled["gain"] + totals[pooled["encounter"]]) / counts[pooled["encounter"]]).astype(np.float32)
+    pooled = pooled.sort_values(["encounter", "score", "name"], ascending=[True, False, True], kind="stable")
+    place = pooled.groupby("encounter").cumcount().to_numpy()
+    kept = pooled[place < topk]
+    at = kept["encounter"].to_numpy(), place[place < topk]
+    result = SearchResult(
+        np.full((len(totals), topk), "", found.names.dtype),
+        np.full((len(totals), topk), -np.inf, np.float32),
+        np.full((len(totals), topk), -1, np.int64),
+    )
+    result.names[at], result.scores[at], result.images[at] = (kept[name].to_numpy() for name in ("name", "score", "image"))
+    return SearchResult(*(part[code] for part in result))
