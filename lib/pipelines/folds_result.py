@@ -109,14 +109,14 @@ def report_out_of_fold(
         )
         run_on_main(run.accelerator, lambda: write_json(folder.calibration, asdict(calibration)))
         result["calibration"] = calibration.numbers()
+    decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
     if tables.test is not None:
-        decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
         write_test(recipe, run, tables, predict_test(), result["metric"], decisions)
         if (shift := find_shift()) is not None:
             run.log(describe_shift(shift[0]))
             result["test_shift"] = shift[0].summary()
     run_on_main(
-        run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, thresholds, calibrated)
+        run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, decisions, calibrated)
     )
     return result
 

@@ -306,8 +306,8 @@ def write_results(
         if task.target.outputs == "logits" and not task.target.numeric:
             calibration, calibrated = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
             write_json(folder.calibration, asdict(calibration))
+        decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
         if sample is not None and prediction.test is not None:
-            decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
             submit(recipe.predict, folder.submission, sample, prediction.test, decisions, run.log, recipe.train.metric)
         result: dict[str, Any] = {
             "metric": task.metric,
@@ -323,7 +323,7 @@ def write_results(
         if prediction.shift is not None:
             run.log(describe_shift(prediction.shift[0]))
             result["test_shift"] = prediction.shift[0].summary()
-        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, thresholds, calibrated)
+        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, decisions, calibrated)
         if outcome.finished:
             write_json(folder.metrics, result)
         return result

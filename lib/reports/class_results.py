@@ -5,7 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.reports import class_tables, figures, number_results
+from lib.submission.decisions import PLAIN, Decisions
 from lib.tables.table import Table
 
 MAX_PAIRS = 2000
@@ -33,13 +34,13 @@ def class_results(
     logits: np.ndarray,
     train_images: list[int] | None = None,
     decided: np.ndarray | None = None,
-    thresholds: Mapping[str, float] | None = None,
+    decisions: Decisions = PLAIN,
     calibrated: np.ndarray | None = None,
 ) -> ClassResults:
     """Return figures, tables and mistakes of the logits (n, C) of a labelled table.
 
     `train_images` are the training images per class. Of ordered classes, confusions are those of the answers, by `decided` (n, C).
-    `thresholds` are the probabilities from which labels are given. Probabilities are those of `calibrated` (n, C), as a submission
+    Thresholds and cut points of `decisions` are shown. Probabilities are those of `calibrated` (n, C), as a submission
     has them, if there are any.
     """
     classes, targets = table.classes, table.targets()
@@ -49,12 +50,16 @@ def class_results(
     probabilities = table.target.probabilities(logits if calibrated is None else calibrated)
     if table.target.several:
         per_class = class_tables.class_table(logits, targets, classes, train_images)
-        if thresholds is not None:
-            per_class["threshold"] = [float(thresholds[name]) for name in per_class["class"]]
+        if decisions.thresholds is not None:
+            per_class["threshold"] = [float(decisions.thresholds[name]) for name in per_class["class"]]
         drawn, tables = _label_results(per_class, targets, probabilities, classes)
     else:
         per_class = class_tables.class_table(logits if decided is None else decided, targets, classes, train_images)
         drawn, tables = _confusion_results(per_class, targets, probabilities, classes, decided)
+        if decisions.cut_points is not None:
+            tables["Cut points"] = pd.DataFrame(
+                {"class": classes[:-1], "next class": classes[1:], "place of the cut": decisions.cut_points}
+            )
     mistakes = class_tables.confident_mistakes(table.paths, targets, probabilities, classes)
     return ClassResults(drawn, tables, mistakes)
 

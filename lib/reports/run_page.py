@@ -23,6 +23,7 @@ from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
 from lib.scores.shift import Shift
+from lib.submission.decisions import PLAIN, Decisions
 from lib.tables.table import Table
 from lib.training.tasks import Evaluation, Task
 
@@ -35,12 +36,12 @@ def write_run_page(
     history: list[dict[str, Any]],
     result: dict[str, Any],
     shift: tuple[Shift, Table] | None = None,
-    thresholds: dict[str, float] | None = None,
+    decisions: Decisions = PLAIN,
     calibrated: np.ndarray | None = None,
 ) -> None:
     """Write report.html and its figures as PNG; `result` is what metrics.json holds.
 
-    `thresholds` are the labels' probabilities from which they are given. `shift` says how well test images can be told from
+    `decisions` are those of a submission. `shift` says how well test images can be told from
     held-out ones, and has the compared rows. `calibrated` (n, C) are held-out logits at a temperature.
     """
     curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
@@ -53,7 +54,7 @@ def write_run_page(
         shown = ClassResults(_open_set_figures(evaluation.open_set, recipe), {})
     else:
         train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, thresholds, calibrated)
+        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, decisions, calibrated)
     drawn |= shown.figures
     tables = dict(shown.tables)
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
@@ -82,15 +83,15 @@ def write_folds_page(
     result: dict[str, Any],
     decided: np.ndarray | None = None,
     shift: tuple[Shift, Table] | None = None,
-    thresholds: dict[str, float] | None = None,
+    decisions: Decisions = PLAIN,
     calibrated: np.ndarray | None = None,
 ) -> None:
     """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
 
     `result` is what cv.json holds; the plain decisions of `decided` (n, C) are those of a submission (None: those of `logits`);
-    `shift`, `thresholds` and `calibrated` are as in `write_run_page`.
+    `shift`, `decisions` and `calibrated` are as in `write_run_page`.
     """
-    shown = class_results(table, logits, None, decided, thresholds, calibrated)
+    shown = class_results(table, logits, None, decided, decisions, calibrated)
     if "Confusion" in shown.figures:
         drawing.save_figure(shown.figures["Confusion"], folder.confusion)
     metric = result["pooled_metric"]

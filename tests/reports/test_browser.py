@@ -47,11 +47,12 @@ Ask = Callable[..., Any]
 def ask(tmp_path: Path) -> Ask:
     """Return a function that evaluates a script, with `page` and `view` of the opened page, and returns its JSON value."""
 
-    def run(page: Path, script: str, width: int = 1200) -> Any:
+    def run(page: Path, script: str, width: int = 1200, dark: bool = False) -> Any:
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME.format(page=page.as_uri(), width=width, script=script), encoding="utf-8")
         command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         command += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
         command += ["--virtual-time-budget=20000", "--dump-dom", frame.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)})
         assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -195,3 +196,19 @@ def test_closing_the_review_page_loses_nothing(ask: Ask, review: tuple[Path, lis
     assert again["csv"] == first
     assert first.count("\n") == 3
     assert again["progress"].startswith("Pair 3 of 100; 2 answered")
+
+
+def test_a_page_is_readable_in_the_dark(ask: Ask, tmp_path: Path) -> None:
+    page = write_run(tmp_path, ["a", "b", "c"])
+    script = """
+        const colours = (element) => ["color", "backgroundColor"].map((name) => view.getComputedStyle(element)[name]);
+        const table = page.querySelector("tbody td");
+        return [colours(page.body)[0], colours(page.body)[1], colours(table)[0]];
+        """
+
+    def brightness(colour: str) -> float:
+        return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
+
+    light, dark = ([brightness(colour) for colour in ask(page, script, dark=dark)] for dark in (False, True))
+    assert light[1] - max(light[0], light[2]) > 100  # dark letters on a light page
+    assert min(dark[0], dark[2]) - dark[1] > 100

@@ -110,6 +110,7 @@ def test_grades_are_ordered_as_numbers_and_cut_for_kappa(numbers: Path, argument
     assert given["grade"].tolist() == [int(test.classes[c]) for c in cut_at(test.logits, cuts).argmax(axis=1)]
     predict.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "submission.csv").read_bytes() == (tmp_path / "run" / "submission.csv").read_bytes()
+    assert "place of the cut" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_cut_points_of_folds_and_ensembles_are_fitted_out_of_fold(numbers: Path, arguments: Arguments, tmp_path: Path) -> None:
