@@ -35,6 +35,11 @@ def _tables(recipe: Recipe) -> Table:
             isinstance(d.channels, list) and (folder or d.image_pattern or any("{name}" not in each for each in d.channels)),
             "data.channels as files needs data.train_csv and no data.image_pattern, and each holds {name}",
         ),
+        (
+            d.pixel_columns and (folder or d.image_pattern or isinstance(d.channels, list)),
+            "data.pixel_columns needs data.train_csv, and no data.image_pattern or channels as files",
+        ),
+        (d.pixel_shape and not d.pixel_columns, "data.pixel_shape needs data.pixel_columns"),
         (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
         ((d.train_csv is not None) == folder, "set exactly one of data.train_csv and data.train_dir (the other to null)"),
         (several and folder, "data.label_separator needs data.train_csv, not data.train_dir"),

@@ -106,6 +106,12 @@ class Data:
     last). Or the grey files of an image, one per channel: `["{name}_red.png", "{name}_green.png"]`, {name} being the cell of
     `image_column`. The network takes so many (timm's in_chans, which adapts pretrained weights); channel i is normalized as
     channel i modulo 3 of RGB, one alone by the mean of the three."""
+    pixel_columns: list[str] = field(default_factory=list)
+    """Instead of image files: columns of the tables that hold the pixels, by name or pattern. `["pixel*"]`: a number per pixel;
+    `[pixels]`, `[band_1, band_2]`: lists of numbers, a column per channel. Values other than 0 to 255 are scaled by the range of
+    `train_csv`. Without an `image_column`, rows are named by their numbers, from 1."""
+    pixel_shape: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """Height and width of the pictures of `pixel_columns`; null: square."""
     max_megapixels: Positive = 100.0
     """Images of this many megapixels or more are refused. Where larger ones are allowed, JPEGs are decoded at a fraction of their
     size, pyramids (TIFF) at the page that is large enough, and others whole before they are averaged, which takes 3 bytes of memory

@@ -20,7 +20,7 @@ from lib.images.loader import ImageLoader, useful_workers
 from lib.images.near_duplicates import SIDE, make_thumbnail
 from lib.images.opening import open_image
 from lib.process import is_main_process
-from lib.tables.image_path import ImagePath, files_of, make_image_path
+from lib.tables.image_path import parts_of
 
 WORTH_REMEMBERING = 1000
 """Images from which on the readable ones are remembered (lib/images/checked.py)."""
@@ -85,8 +85,8 @@ def describe_sizes(paths: Sequence[Path], limit: int = 200) -> str:
 
 def _read_header(path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
-        for file in files_of(path):
-            open_image(make_image_path(file, path.channels, path.max_pixels) if isinstance(path, ImagePath) else file).close()
+        for part in parts_of(path):
+            open_image(part).close()
 
 
 def _read_data(path: Path) -> None:

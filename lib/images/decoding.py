@@ -17,7 +17,8 @@ from PIL import Image
 from lib.errors import FlukeError, first_few, one_line
 from lib.images.arrays import load_planes
 from lib.images.opening import exif_transpose, open_image, to_rgb
-from lib.tables.image_path import MAX_PIXELS, files_of, make_image_path
+from lib.tables.image_path import MAX_PIXELS, ImagePath, files_of, parts_of
+from lib.tables.pixels import load_pixels
 
 LARGE = 16_000_000
 """Pixels above which an image is averaged down, where the caller will resize it, before it is copied."""
@@ -35,8 +36,10 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
     `short_side`. The pixels depend on the file and `short_side` alone. Raises FlukeError with the reason.
     """
     channels, files = getattr(path, "channels", 3), files_of(path)
+    if isinstance(path, ImagePath) and path.array is not None:
+        return torch.from_numpy(load_pixels(path.array, path.row, channels))
     if len(files) > 1:
-        planes = [decode(make_image_path(file, 1, getattr(path, "max_pixels", MAX_PIXELS)), short_side) for file in files]
+        planes = [decode(part, short_side) for part in parts_of(path)]
         if len({plane.shape for plane in planes}) > 1:
             sizes = first_few(f"{file.name} {plane.shape[2]} x {plane.shape[1]}" for file, plane in zip(files, planes))
             raise FlukeError(f"{path}: the files of its channels have several sizes ({sizes}); make them equal.")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lib.tables.image_path import files_of
+from lib.tables.image_path import ImagePath, files_of
+from lib.tables.pixels import load_pixels
 
 TAIL = 4096
 """Bytes at the end of a file that are compared before the whole file is read."""
@@ -19,6 +20,8 @@ def find_identical(paths: Sequence[Path], stop: Callable[[], None] = lambda: Non
 
     Images of different numbers of files are compared by as many as the one with fewer has.
     """
+    if any(getattr(path, "array", None) is not None for path in paths):
+        return _find_identical_pixels(paths)
     most = max((len(files_of(path)) for path in paths), default=1)
     if most == 1:
         return _find_identical_files(paths, stop)
@@ -30,6 +33,16 @@ def find_identical(paths: Sequence[Path], stop: Callable[[], None] = lambda: Non
     sets: dict[tuple[int, ...], list[int]] = {}
     for i, known in enumerate(of_image):
         sets.setdefault(known, []).append(i)
+    return sorted(same for same in sets.values() if len(same) > 1)
+
+
+def _find_identical_pixels(paths: Sequence[Path]) -> list[list[int]]:
+    """Return the sets of positions in `paths`, ascending, whose pixels, of cells of a table, are equal."""
+    sets: dict[bytes, list[int]] = {}
+    for i, path in enumerate(paths):
+        if isinstance(path, ImagePath) and path.array is not None:
+            digest = hashlib.blake2b(load_pixels(path.array, path.row, path.channels).tobytes()).digest()
+            sets.setdefault(digest, []).append(i)
     return sorted(same for same in sets.values() if len(same) > 1)
 
 

@@ -16,7 +16,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lib.errors import FlukeError, one_line
 from lib.images.arrays import ARRAY_SUFFIXES, open_array
 from lib.tables.folders import IMAGE_FORMATS
-from lib.tables.image_path import MAX_PIXELS
+from lib.tables.image_path import MAX_PIXELS, ImagePath
+from lib.tables.pixels import load_pixels
 
 BITS = (8, 12, 16)
 """Ranges of the values in a file of more than 8 bits per pixel."""
@@ -37,6 +38,9 @@ ORIENTATIONS = {  # EXIF orientation: transposition that sets the image upright
 
 def open_image(path: Path) -> Image.Image:
     """Open an image file, read its header and check its size; pixels are not decoded yet. Raises FlukeError."""
+    if isinstance(path, ImagePath) and path.array is not None:
+        planes = load_pixels(path.array, path.row, path.channels)
+        return Image.fromarray(np.ascontiguousarray(np.moveaxis(planes[[min(i, len(planes) - 1) for i in range(3)]], 0, -1)))
     if not os.path.isfile(path):  # a named pipe would block for ever
         raise FlukeError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}.")
     if path.suffix.lower() in ARRAY_SUFFIXES:

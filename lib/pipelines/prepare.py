@@ -51,7 +51,8 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     else:
         form = "scores" if "label_columns" in draft.fields["data"] else "label"
         draft.set("predict.submission", form, "no sample submission was found: this form is written")
-    _describe_size(survey, draft)
+    if survey.images:
+        _describe_size(survey, draft)
     draft.hint("model", "name: tf_efficientnet_lite0  # any model of timm; the default is resnet18")
     text = draft.text()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,9 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
         if len(set(table.columns[key])) < len(table):
             draft.set("folds.group_column", key, "the rows of one share a label: they stay on one side of a split")
     column = survey.image_column(table)
+    if table.pixels:
+        _describe_pixels(survey, table, draft)
+        return
     if column is not None:
         images = survey.images_of(table.columns[column[0]])
         draft.set("data.image_column", column[0], f"its cells name {column[1]:.0%} of the rows' images")
@@ -60,6 +63,26 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
     _describe_labels(survey, table, draft)
     _describe_test(survey, table, draft, split is not None)
     _suggest_groups(survey, table, draft)
+
+
+def _describe_pixels(survey: Survey, table: FoundTable, draft: Draft) -> None:
+    """Set the fields of a table whose cells hold the pixels, of its labels and of the test's."""
+    draft.set("data.pixel_columns", list(table.pixels), f"pictures of {table.side} x {table.side} pixels in the table's cells")
+    lists = not table.pixels[0].endswith("*")
+    if lists and len(table.pixels) != 3:
+        draft.set("data.channels", len(table.pixels), "one per column; 1 is grey")
+    draft.set("data.size", max(32, -(-table.side // 32) * 32), "the images are small")
+    ids = set() if survey.sample is None else {survey.sample.columns[survey.sample.id_column]}
+    if named := [name for name in table.columns if name in ids and len(set(table.columns[name])) == len(table)]:
+        draft.set("data.image_column", named[0], "names the rows, as in the sample")
+    split = split_column(table)
+    if split is not None:
+        draft.set("data.train_where", {split[0]: split[1]}, "the table holds training and test rows")
+        draft.set("data.test_where", {split[0]: split[2]})
+    others = [other for other in survey.tables if other.pixels == table.pixels and re.search("test", other.path, re.IGNORECASE)]
+    if split is None and others:
+        draft.set("data.test_csv", others[0].path, "has the same columns of pixels")
+    _describe_labels(survey, table, draft)
 
 
 def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:

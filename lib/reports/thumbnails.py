@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from lib.images.opening import open_image, to_rgb
-from lib.tables.image_path import ImagePath, files_of, make_image_path
+from lib.tables.image_path import parts_of
 
 MAX_PIXELS = 50_000_000  # an image with more, after a JPEG's scaled decoding, gets no thumbnail
 
@@ -21,7 +21,7 @@ def thumbnail(path: Path, side: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large photographs or odd metadata: neither matters at this size
-            bands = [_read_small(file, path, side) for file in files_of(path)[:3]]
+            bands = [_read_small(part, side) for part in parts_of(path)[:3]]
             if len(bands) == 1:
                 small = bands[0]
             else:  # grey files, of which the first three are shown as red, green and blue
@@ -34,9 +34,9 @@ def thumbnail(path: Path, side: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _read_small(file: Path, path: Path, side: int) -> Image.Image:
-    """Return a file of the image `path` as RGB, at most `side` pixels wide and high. Raises ValueError for a huge one."""
-    with open_image(make_image_path(file, path.channels, path.max_pixels) if isinstance(path, ImagePath) else file) as image:
+def _read_small(path: Path, side: int) -> Image.Image:
+    """Return a file as RGB, at most `side` pixels wide and high. Raises ValueError for a huge one."""
+    with open_image(path) as image:
         image.draft("RGB", (2 * side, 2 * side))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError("huge")

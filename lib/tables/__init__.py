@@ -10,6 +10,7 @@ target          what is predicted per image: one label, several labels, or an id
 table           one table of images: rows, names, paths, labels, classes, groups
 filters         what is left out of a table, and what is refused in it
 labels          labels from one-hot columns, names and mappings; rows chosen by columns
+pixels          pixels in the cells of a table
 joining         a second table whose columns count as those of the first
 rows            the rows of a table, their images and their labels
 loading         the training table, the test table, and tables to predict, from the recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -29,7 +30,8 @@ def choose_train_table(survey: Survey) -> FoundTable | None:
     for table in survey.tables:
         column = survey.image_column(table)
         share = column[1] if column is not None else 0.4 if image_pattern(survey, table) else 0.0
-        if not share or len(table.columns) < 2:
+        share = 1.0 if table.pixels else share
+        if not share or len(table.columns) < (1 if table.pixels else 2):
             continue
         cells = table.columns[column[0]] if column is not None else []
         answered = sum(image_stem(cell) in asked for cell in cells) / max(len(cells), 1)
@@ -100,7 +102,7 @@ def split_column(table: FoundTable) -> tuple[str, list[str], list[str]] | None:
     for column, cells in table.columns.items():
         values = set(cells)
         train = sorted(value for value in values if value.lower() in SPLIT_VALUES["train"])
-        test = sorted(value for value in values if value.lower() in SPLIT_VALUES["test"])
+        test = sorted(value for value in values if value.lower() in SPLIT_VALUES["test"] or value.lower().endswith("test"))
         if train and test and len(values) < 8:
             return column, train, test
     return None
@@ -161,7 +163,7 @@ def join_labels(survey: Survey, table: FoundTable) -> tuple[FoundTable, tuple[Fo
                 continue
             rows = [row_of[cell] for cell in table.columns[key]]
             added = {name: [cells[i] for i in rows] for name, cells in other.columns.items() if name not in table.columns}
-            joined = FoundTable(table.path, table.columns | added)
+            joined = replace(table, columns=table.columns | added)
             if is_sure(find_labels(survey, joined)[1]):
                 return joined, (other, key)
     return table, None

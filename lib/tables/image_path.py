@@ -30,15 +30,22 @@ class ImagePath(_Path):
     """Channels of the decoded image."""
     max_pixels: int = MAX_PIXELS
     """Least number of pixels that is refused."""
+    array: Path | None = None
+    """Of an image whose pixels stood in a table: the file of all of these (lib/tables/pixels.py). The path itself is no file."""
+    row: int = 0
+    """Its position in `array`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return make_image_path, (str(self), self.channels, self.max_pixels, tuple(map(str, self.files)))
+        return make_image_path, (str(self), self.channels, self.max_pixels, tuple(map(str, self.files)), self.array, self.row)
 
 
-def make_image_path(path: str | Path, channels: int, max_pixels: int, files: Sequence[str | Path] = ()) -> ImagePath:
+def make_image_path(
+    path: str | Path, channels: int, max_pixels: int, files: Sequence[str | Path] = (), array: Path | None = None, row: int = 0
+) -> ImagePath:
     """Return `path` as one that is read so."""
     made = ImagePath(path)
     made.channels, made.max_pixels, made.files = channels, max_pixels, tuple(Path(file) for file in files)
+    made.array, made.row = array, row
     return made
 
 
@@ -60,6 +67,13 @@ def stack_files(channels: Sequence[Sequence[Path]], data: Data) -> list[Path]:
 def files_of(path: Path) -> tuple[Path, ...]:
     """Return the files of an image, one for most."""
     return getattr(path, "files", ()) or (path,)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files of an image, each with the size limit of the image; the path itself where it is one file, or none."""
+    if not isinstance(path, ImagePath) or not path.files:
+        return [path]
+    return [make_image_path(file, 1, path.max_pixels) for file in path.files]
 
 
 def count_channels(data: Data) -> int:

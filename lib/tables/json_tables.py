@@ -33,6 +33,11 @@ def read_records(path: Path) -> list[dict[str, str]]:
 
 @lru_cache(maxsize=4)  # the header and the columns of a table are asked for one after the other
 def _read(path: Path, mtime: int, size: int) -> list[dict[str, str]]:
+    return [{key: _text(value) for key, value in record.items() if _is_cell(value)} for record in parse(path)]
+
+
+def parse(path: Path) -> list[Record]:
+    """Return the rows of a JSON file with their values as they are. Raises FlukeError."""
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -45,7 +50,7 @@ def _read(path: Path, mtime: int, size: int) -> list[dict[str, str]]:
             content = json.loads(text)
     except json.JSONDecodeError as error:
         raise FlukeError(f"{path}: not readable as JSON ({error}); save it again.") from None
-    return [{key: _text(value) for key, value in record.items() if _is_cell(value)} for record in _records(path, content)]
+    return _records(path, content)
 
 
 def _records(path: Path, content: Any) -> list[Record]:

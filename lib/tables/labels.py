@@ -17,14 +17,19 @@ from lib.tables.table import Table
 Labels = list[tuple[str, ...]]
 
 
-def expand_columns(source: Path, header: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the columns of `header` that `patterns` (names, or with * and ?) name, in the header's order. Raises FlukeError."""
+def expand_columns(
+    source: Path, header: Sequence[str], patterns: Sequence[str], field: str = "data.label_columns", least: int = 2
+) -> list[str]:
+    """Return the columns of `header` that `patterns` (names, or with * and ?) name, in the header's order.
+
+    Raises FlukeError, which names `field`, for a pattern without a column and for fewer than `least`.
+    """
     found = [column for column in header if any(fnmatchcase(column, pattern) or column == pattern for pattern in patterns)]
     for pattern in patterns:
         if not any(fnmatchcase(column, pattern) or column == pattern for column in found):
             hint = did_you_mean(pattern, header, otherwise=".")
-            raise FlukeError(f"{source}: has no column {pattern!r} (data.label_columns) among {first_few(header, 12)}{hint}")
-    if len(found) < 2:
+            raise FlukeError(f"{source}: has no column {pattern!r} ({field}) among {first_few(header, 12)}{hint}")
+    if len(found) < least:
         raise FlukeError(f"{source}: data.label_columns names the column {found[0]!r} alone; a single column is data.label_column.")
     return found
 

@@ -70,6 +70,12 @@ def _csv_rows(handle: TextIO) -> Any:
     return csv.reader(handle, delimiter=max(marks, key=lambda mark: _width(start, mark)), strict=True)
 
 
+def delimiter_of(path: Path) -> str:
+    """Return the delimiter of a CSV file. Raises FlukeError."""
+    with _reading(path), open(path, encoding="utf-8-sig", newline="") as handle:
+        return str(_csv_rows(handle).dialect.delimiter)
+
+
 def _width(start: str, delimiter: str) -> int:
     """Return the number of fields in all rows of a file's `start`, the last, cut one aside; 1 if rows differ."""
     try:

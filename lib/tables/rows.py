@@ -16,7 +16,8 @@ from lib.tables.folders import find_by_pattern, find_deeper, find_images
 from lib.tables.image_path import read_as, stack_files
 from lib.tables.joining import read_joined, refuse_unmatched
 from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, select_rows
-from lib.tables.readers import refuse_blanks
+from lib.tables.pixels import pixel_paths
+from lib.tables.readers import read_header, refuse_blanks
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, label_target
 
@@ -39,8 +40,15 @@ def read_rows(source: Path, fields: dict[str, str], where: Mapping[str, str | li
 
     Raises FlukeError, also for a row that needs a cell of the joined table and has no match there.
     """
-    joined = read_joined(source, fields | {f"{field} {column}": column for column in where}, data)
+    named = not data.pixel_columns or data.image_column in read_header(source)
+    wanted = fields | {f"{field} {column}": column for column in where}
+    if not named:  # rows of pixels may have no name, but one column at least has to be read
+        wanted = {name: column for name, column in wanted.items() if name != "data.image_column"}
+        wanted["data.image_column"] = read_header(source)[0]
+    joined = read_joined(source, wanted, data)
     columns, lines = joined.columns, joined.lines
+    if not named:
+        columns["data.image_column"] = [str(i + 1) for i in range(len(lines))]
     rows = np.arange(len(lines), dtype=np.int64)
     if where:
         rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
@@ -61,7 +69,11 @@ def find_rows(
     rows = np.arange(len(names), dtype=np.int64) if rows is None else rows
     if data.image_pattern is not None and lines is not None:
         return _find_files_of_rows(source, folder, names, data, lines)
-    if isinstance(data.channels, list):
+    missing: dict[int, str] = {}
+    notes: tuple[str, ...] = ()
+    if data.pixel_columns and lines is not None:
+        paths = pixel_paths(source, data, rows)
+    elif isinstance(data.channels, list):
         if lines is None:
             raise FlukeError(f"{source}: is a folder, but an image has {len(data.channels)} files (data.channels); name a table.")
         paths, missing, notes = _find_channels(folder, names, data, data.channels)

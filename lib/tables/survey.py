@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from lib.errors import FlukeError
 from lib.tables.folders import image_stem, walk_images
+from lib.tables.pixels import find_pixel_columns
 from lib.tables.readers import READERS, read_columns, read_header
 from lib.tables.sample import Sample, read_sample
 
@@ -26,6 +29,10 @@ class FoundTable:
     path: str
     """Relative to the folder."""
     columns: dict[str, list[str]]
+    pixels: tuple[str, ...] = ()
+    """Columns of pixels, which aren't among `columns`, as data.pixel_columns names them."""
+    side: int = 0
+    """Side of its square pictures."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -83,19 +90,21 @@ def survey_folder(folder: Path) -> Survey:
     for path in paths:
         try:
             header = read_header(folder / path)
-            columns, _ = read_columns(folder / path, {column: column for column in header if header.count(column) == 1})
+            pixels, count = find_pixel_columns(folder / path)
+            kept = [name for name in header if header.count(name) == 1 and not any(fnmatchcase(name, each) for each in pixels)]
+            columns = read_columns(folder / path, {name: name for name in kept})[0] if kept else {}
         except FlukeError as error:
             notes.append(f"{path}: not read ({str(error).removeprefix(f'{folder / path}: ')})")
             continue
         if SAMPLE_NAME.search(Path(path).name):
             samples.append(path)
         else:
-            tables.append(FoundTable(path, columns))
+            tables.append(FoundTable(path, columns, tuple(pixels), math.isqrt(count)))
     chosen = min(samples, key=lambda path: (not re.search("sub", path, re.IGNORECASE), path.count("/"), len(path)), default=None)
     images = walk_images(folder)
     if not images and not tables:
         raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there.")
-    if not images:
+    if not images and not any(table.pixels for table in tables):
         named = ", ".join(table.path for table in tables[:5])
         raise FlukeError(
             f"{folder}: holds tables ({named}) but no images; put them there as well, or packed files through unpack.py."

