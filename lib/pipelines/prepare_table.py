@@ -54,7 +54,7 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
         else:
             draft.set("data.image_pattern", pattern)
     cells = table.columns[column[0]] if column is not None else []
-    folder = folder_of(survey.images, cells, "train") if is_ambiguous(survey, cells) else None
+    folder = _folder_of(survey, cells, "train")
     draft.set("data.image_dir", folder or image_root(cells, images))
     split = split_column(table)
     if split is not None:
@@ -216,7 +216,7 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
         cells = table.columns[column[0]] if column is not None else []
         if same := survey.images_of(table.columns.get(draft.fields["data"]["image_column"][0], [])):
             cells = table.columns[draft.fields["data"]["image_column"][0]]
-            folder = folder_of(survey.images, cells, "test") if is_ambiguous(survey, cells) else None
+            folder = _folder_of(survey, cells, "test")
             draft.set("data.test_dir", folder or image_root(cells, same))
         elif column is None and _has_several_files(draft):
             name = draft.fields["data"]["image_column"][0]
@@ -224,7 +224,7 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
             found = [image for image in survey.images if starts and image_stem(image).startswith(starts)]
             draft.set("data.test_dir", common_folder(found))
         _set_id_column(sample.ids, table, draft)
-    elif is_ambiguous(survey, sample.ids) and (folder := folder_of(survey.images, sample.ids, "test")) is not None:
+    elif (folder := _folder_of(survey, sample.ids, "test")) is not None:
         draft.set("data.test_dir", folder, "holds the images that the sample lists")
     elif names_are_images:
         draft.set("data.test_dir", common_folder(asked), "holds the images that the sample lists")
@@ -232,6 +232,12 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
         starts = tuple(sample.ids[:50])
         found = [image for image in survey.images if image_stem(image).startswith(starts)]
         draft.set("data.test_dir", common_folder(found))
+
+
+def _folder_of(survey: Survey, names: Sequence[str], word: str) -> str | None:
+    """Return the folder of images whose names, written without folders, images of other folders have too."""
+    written_with_folder = any("/" in name for name in names)
+    return folder_of(survey.images, names, word) if names and not written_with_folder and is_ambiguous(survey, names) else None
 
 
 def _has_several_files(draft: Draft) -> bool:

@@ -119,10 +119,15 @@ def _is_deep(parent: str, folder: Path) -> bool:
 
 
 def folder_of(images: Sequence[str], names: Sequence[str], word: str) -> str | None:
-    """Return the top folder that holds an image of each of `names`; of several the one whose name holds `word`, else None."""
+    """Return the first folder, below the one of all images, that holds an image of each of `names`; None without any.
+
+    Of several it is the one whose name holds `word`; None where none or several do.
+    """
     stems: dict[str, set[str]] = {}
+    above = "" if (common := common_folder(images)) == "." else f"{common}/"
     for image in images:
-        stems.setdefault(image.partition("/")[0], set()).add(image_stem(image))
+        top = image.removeprefix(above).partition("/")[0]
+        stems.setdefault(above + top, set()).add(image_stem(image))
     wanted = {image_stem(name) for name in names}
     holding = [folder for folder, found in stems.items() if wanted <= found]
     called = [folder for folder in holding if re.search(word, folder, re.IGNORECASE)]

@@ -273,3 +273,14 @@ def test_pixels_in_cells(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     d = recipe.data
     assert (d.pixel_columns, d.label_column, d.image_column, d.channels) == (["band_1", "band_2"], "is_iceberg", "id", 2)
     assert recipe.train.metric == "roc_auc"
+
+
+def test_images_of_one_name_below_a_common_folder(root: Path) -> None:
+    images(root, *[f"data/{side}/x/{i}.jpg" for side in ("train", "test") for i in range(8)])
+    table(root / "train.csv", "image label", [(i, "ab"[i % 2]) for i in range(8)])
+    table(root / "sample_submission.csv", "image label", [(i, "a") for i in range(8)])
+    d = written(root)[0].data
+    assert (d.image_dir, d.test_dir) == ("data/train", "data/test")
+    (root.parent / "recipe.yaml").unlink()
+    table(root / "train.csv", "image label", [(f"train/x/{i}.jpg", "ab"[i % 2]) for i in range(8)])
+    assert written(root)[0].data.image_dir == "data"
