@@ -22,6 +22,8 @@ from lib.tables.sample import load_sample
 from lib.tables.survey import Survey, common_folder, is_number, survey_folder
 from lib.tables.table import describe_table
 
+PARTS_OF_IMAGES = "predictionstring|prediction_string|encodedpixels|encoded_pixels|bbox|bboxes|rle|segmentation"
+"""Names of columns that hold boxes or masks."""
 NEGATIVE_NAMES = re.compile(
     "^(cover|normal|healthy|negative|clean|background|real|benign|no|non|not|without|0)([^a-z]|$)", re.IGNORECASE
 )
@@ -41,11 +43,21 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     )
     draft.notes += survey.notes
     draft.set("data.root", str(folder))
+    parts = _asks_for_parts(survey)
+    if parts is not None:
+        draft.notes.append(parts)
+        survey = replace(survey, sample=None, sample_path=None)
+    _refuse_composed_ids(survey)
     train = choose_train_table(survey)
-    if train is None:
-        _describe_folders(survey, draft)
-    else:
-        describe_table_fields(survey, train, draft)
+    try:
+        if train is None:
+            _describe_folders(survey, draft)
+        else:
+            describe_table_fields(survey, train, draft)
+    except FlukeError:
+        if parts is not None:
+            raise FlukeError(f"{folder}: {parts}.") from None
+        raise
     if survey.sample_path is not None:
         draft.set("data.sample_submission", survey.sample_path)
     else:
@@ -65,6 +77,29 @@ def prepare_recipe(folder: Path, out: Path) -> str:
         clusters = survey.sample is not None and survey.sample.prediction_columns == ["cluster"]
         print(f"then: python scripts/{'discover' if clusters else 'retrieve'}.py --run runs/first")
     return text
+
+
+def _asks_for_parts(survey: Survey) -> str | None:
+    """Return what to say of a sample submission that asks for boxes or masks; None for another."""
+    columns = [] if survey.sample is None else survey.sample.prediction_columns
+    parts = [name for name in columns if re.fullmatch(PARTS_OF_IMAGES, name, re.IGNORECASE)]
+    if not parts:
+        return None
+    return f"{survey.sample_path}, column {parts[0]}, asks for boxes or masks; only labels of whole images are learnt and written"
+
+
+def _refuse_composed_ids(survey: Survey) -> None:
+    """Raise FlukeError for a sample submission whose rows are an image and a label each."""
+    sample = survey.sample
+    if sample is None or survey.sample_path is None or len(sample.prediction_columns) > 1:
+        return
+    composed = [name for name in sample.ids if any(name[:i] in survey.stems for i, mark in enumerate(name) if mark == "_")]
+    if len(composed) == len(sample.ids) and not survey.images_of(sample.ids):
+        raise FlukeError(
+            f"{survey.folder / survey.sample_path}: its rows are called after an image and a label each ({composed[0]!r}), which "
+            "isn't written; make tables with a row per image and a column per label (data.label_columns, number_columns), and "
+            "turn the submission back."
+        )
 
 
 def _check(out: Path) -> None:
