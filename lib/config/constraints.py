@@ -41,6 +41,8 @@ def _tables(recipe: Recipe) -> Table:
         ),
         (d.pixel_shape and not d.pixel_columns, "data.pixel_shape needs data.pixel_columns"),
         (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
+        (d.box_columns and d.detections is not None, "set one of data.box_columns and data.detections"),
+        (d.box_columns and (folder or len(d.box_columns) not in (4, 5)), "data.box_columns are 4 or 5 columns of data.train_csv"),
         ((d.train_csv is not None) == folder, "set exactly one of data.train_csv and data.train_dir (the other to null)"),
         (several and folder, "data.label_separator needs data.train_csv, not data.train_dir"),
         (

@@ -157,6 +157,17 @@ class Data:
     check: Literal["decode", "header"] = "decode"
     """Check of the images at the start: decode every image, or read only its header, which is about ten times as fast (for large
     contests) but finds a truncated file only when it is used."""
+    box_columns: list[str] = field(default_factory=list)
+    """Columns of a box per row: x, y, width, height (see `box_form`) and perhaps its angle in radians, clockwise. Only this part of
+    the image, upright by its EXIF orientation, is read. Numbers up to 1 are shares of its sides, else pixels; blank: the whole
+    image. Tables to predict may lack the columns."""
+    box_form: Literal["size", "corners"] = "size"
+    """The third and fourth of `box_columns`. size: width and height. corners: x and y of the other corner."""
+    detections: str | None = None
+    """Instead of `box_columns`: MegaDetector's JSON for all images, relative to `root`. The most confident animal of each image is
+    its box."""
+    detection_confidence: Share = 0.2
+    """detections: confidence below which an image counts as one without an animal, and is read whole."""
     size: Side = 224
     """Side of training images in pixels."""
     eval_size: Side | None = None

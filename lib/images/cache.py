@@ -30,6 +30,7 @@ from lib.images.decoding import decode
 from lib.images.loader import ImageLoader
 from lib.images.opening import open_image
 from lib.process import is_main_process
+from lib.tables.box import Box
 from lib.tables.image_path import files_of
 
 HEADER = 128  # bytes before the first image
@@ -69,13 +70,18 @@ class ImageCache:
 
 
 def open_cache(
-    cache_dir: Path, paths: Sequence[Path], short_side: int, workers: int | None, stop: Callable[[], None] = lambda: None
+    cache_dir: Path,
+    paths: Sequence[Path],
+    short_side: int,
+    workers: int | None,
+    stop: Callable[[], None] = lambda: None,
+    boxes: Sequence[Box | None] | None = None,
 ) -> ImageCache:
     """Open the cache of the images `paths`, in that order, with short sides of at most `short_side` pixels (never enlarged).
 
-    `workers` processes decode the images that it lacks; meanwhile `stop` is called once per batch and may raise. Of several
-    processes that open it at once, one builds it and the others wait. Raises FlukeError for unreadable images (with their number
-    and the first of them), a folder that can't be written, and a disk that is too small.
+    Of an image with a box it holds that part. `workers` processes decode the images that it lacks; meanwhile `stop` is called once
+    per batch and may raise. Of several processes that open it at once, one builds it and the others wait. Raises FlukeError for
+    unreadable images (with their number and the first of them), a folder that can't be written, and a disk that is too small.
     """
     channels = getattr(paths[0], "channels", 3) if paths else 3
     kind = f"{short_side}px" + (f"-{channels}channels" if channels != 3 else "")
@@ -85,25 +91,27 @@ def open_cache(
         path.with_suffix(".lock").touch()
     except OSError as error:
         raise FlukeError(f"data.cache_dir {cache_dir}: can't be written ({error.strerror}); name another folder.") from None
-    keys = np.array([_key(path) for path in paths], np.uint64)
+    parts = list(zip(paths, boxes or [None] * len(paths)))
+    keys = np.array([_key(path, box) for path, box in parts], np.uint64)
     with wait_for_lock(path.with_suffix(".lock")):
         index = _load_index(path, channels)
         new = np.setdiff1d(keys, index["key"])
         if len(new):
             first = np.sort(np.unique(keys, return_index=True)[1])  # of files that are in several rows
             missing = first[np.isin(keys[first], new)]
-            index = _build(path, index, keys[missing], [paths[i] for i in missing], short_side, workers, stop, channels)
+            index = _build(path, index, keys[missing], [parts[i] for i in missing], short_side, workers, stop, channels)
     by_key = index[np.argsort(index["key"])]
     return ImageCache(path, by_key[np.searchsorted(by_key["key"], keys)], channels)
 
 
-def _key(path: Path) -> int:
-    """Return a hash of a file's path, size and time of change; decoding reports one that isn't there."""
+def _key(path: Path, box: Box | None) -> int:
+    """Return a hash of a file's path, size and time of change, and the box; decoding reports a file that isn't there."""
     text = os.path.abspath(path)
     for name in map(os.path.abspath, files_of(path)):
         with contextlib.suppress(OSError):
             stat = os.stat(name)
             text += ("" if name == text else f"\n{name}") + f"\n{stat.st_size} {stat.st_mtime_ns}"
+    text += "" if box is None else f"\n{tuple(box)}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little")
 
 
@@ -133,14 +141,14 @@ def _build(
     path: Path,
     index: np.ndarray,
     keys: np.ndarray,
-    paths: Sequence[Path],
+    paths: Sequence[tuple[Path, Box | None]],
     short_side: int,
     workers: int | None,
     stop: Callable[[], None],
     channels: int,
 ) -> np.ndarray:
-    """Append the images `paths` with their `keys` to the cache, and return its index; what was appended is kept if it raises."""
-    needed = _estimate_bytes(paths, short_side, channels)
+    """Append images with their `keys` to the cache, and return its index; what was appended is kept if it raises."""
+    needed = _estimate_bytes([path for path, _ in paths], short_side, channels)
     require_free(path.parent, needed / 1e6)
     if not len(index):
         path.unlink(missing_ok=True)  # processes that have mapped a damaged file keep it
@@ -204,15 +212,17 @@ def _estimate_bytes(paths: Sequence[Path], short_side: int, channels: int, limit
     return channels * len(paths) * float(np.mean(areas)) if areas else 0.0
 
 
-def _decode_batch(paths: Sequence[Path], short_side: int) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
+def _decode_batch(
+    paths: Sequence[tuple[Path, Box | None]], short_side: int
+) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
     """Return the images' pixels as one flat tensor, their (height, width), 0 of unreadable files, and the messages of these.
 
     One tensor, because each tensor is handed over between processes separately.
     """
     flat, sizes, faults = [torch.empty(0, dtype=torch.uint8)], [], []
-    for path in paths:
+    for path, box in paths:
         try:
-            image = decode(path, short_side)
+            image = decode(path, short_side, box)
         except FlukeError as error:
             faults.append(str(error))
             sizes.append((0, 0))

@@ -17,6 +17,7 @@ from lib.images.cache import ImageCache
 from lib.images.decoding import decode
 from lib.images.loader import ImageLoader, count_workers, useful_workers
 from lib.images.samplers import ShardedBatches, derive_seed
+from lib.tables.box import Box
 
 
 class ImageDataset(Dataset[tuple[Any, ...]]):
@@ -35,12 +36,14 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
         seed: int = 0,
         cache: ImageCache | None = None,
         mirrored: bool = False,
+        boxes: Sequence[Box | None] | None = None,
     ):
         """Read from `cache`, which holds the images of `paths` in that order, or, without one, from the files.
 
         With `mirrored`, the same images follow once more, flipped left to right: as other individuals. `targets` has one entry per
-        position.
+        position. `boxes` are the parts of the files that are read.
         """
+        self.boxes = boxes
         self.paths, self.transform, self.seed, self.cache = paths, transform, seed, cache
         self.short_side = decode_side(transform)
         self.length = len(paths) * (2 if mirrored else 1)
@@ -52,7 +55,8 @@ class ImageDataset(Dataset[tuple[Any, ...]]):
     def __getitem__(self, index: tuple[int, int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, position, repeat = index
         flipped, row = divmod(position, len(self.paths))
-        image = self.cache.get(row) if self.cache is not None else decode(self.paths[row], self.short_side)
+        box = None if self.boxes is None else self.boxes[row]
+        image = self.cache.get(row) if self.cache is not None else decode(self.paths[row], self.short_side, box)
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position, repeat))
         if flipped:

@@ -7,6 +7,7 @@ Pillow's row-by-row RGB, the memory layout in which torchvision resizes uint8 fa
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from lib.errors import FlukeError, first_few, one_line
 from lib.images.arrays import load_planes
 from lib.images.opening import exif_transpose, open_image, to_rgb
+from lib.tables.box import Box
 from lib.tables.image_path import MAX_PIXELS, ImagePath, files_of, parts_of
 from lib.tables.pixels import load_pixels
 
@@ -24,7 +26,7 @@ LARGE = 16_000_000
 """Pixels above which an image is averaged down, where the caller will resize it, before it is copied."""
 
 
-def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
+def decode(path: Path, short_side: int | None = None, box: Box | None = None) -> torch.Tensor:
     """Decode an image file, upright by its EXIF orientation, to uint8 (3, height, width), RGB. Of several frames, take the first.
 
     An ImagePath may say otherwise: several files, each a channel, or another number C of channels, uint8 (C, height, width).
@@ -33,13 +35,17 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
     range of BITS that holds the file's values, because values of 8 and 12 bits are often stored in 16 or 32; floats in [0, 1] by
     255. With `short_side` (pixels), the caller resizes: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, never with a shorter
     side below `short_side`, and what still has more than LARGE pixels is averaged over squares, never to less than twice
-    `short_side`. The pixels depend on the file and `short_side` alone. Raises FlukeError with the reason.
+    `short_side`. The pixels depend on the file and `short_side` alone. With a `box` they are those of a file that holds this part
+    alone, without loss. Raises FlukeError with the reason.
     """
     channels, files = getattr(path, "channels", 3), files_of(path)
+    is_array = isinstance(path, ImagePath) and path.array is not None
+    if box is not None and (is_array or (channels != 3 and path.suffix.lower() == ".npy")):
+        raise FlukeError(f"{path}: is an array, of which no box can be cut; leave out data.box_columns and data.detections.")
     if isinstance(path, ImagePath) and path.array is not None:
         return torch.from_numpy(load_pixels(path.array, path.row, channels))
     if len(files) > 1:
-        planes = [decode(part, short_side) for part in parts_of(path)]
+        planes = [decode(part, short_side, box) for part in parts_of(path)]
         if len({plane.shape for plane in planes}) > 1:
             sizes = first_few(f"{file.name} {plane.shape[2]} x {plane.shape[1]}" for file, plane in zip(files, planes))
             raise FlukeError(f"{path}: the files of its channels have several sizes ({sizes}); make them equal.")
@@ -49,14 +55,17 @@ def decode(path: Path, short_side: int | None = None) -> torch.Tensor:
     try:
         # Pillow's warnings concern odd metadata, not pixels, and would come once per file and process.
         with warnings.catch_warnings(action="ignore"), open_image(path) as source:
-            if short_side is not None:
+            if short_side is not None and box is None:
                 source.draft(None, (short_side, short_side))
                 _seek_reduced(source, short_side)
             source.load()
             image = _with_channels(source, channels)
+            transpose = exif_transpose(source)
+            if box is not None:
+                image, transpose = _cut_out(image if transpose is None else image.transpose(transpose), box), None
             if short_side is not None and image.width * image.height > LARGE:
                 image = image.reduce(max(min(image.size) // (2 * short_side), 1))
-            if (transpose := exif_transpose(source)) is not None:  # FLIP_LEFT_RIGHT is 0
+            if transpose is not None:  # FLIP_LEFT_RIGHT is 0
                 image = image.transpose(transpose)
     except FlukeError:
         raise
@@ -90,3 +99,21 @@ def _seek_reduced(source: Image.Image, short_side: int) -> None:
         if abs(source.width / source.height / ratio - 1) < 0.02 and short_side <= min(source.size) < smallest:
             best, smallest = page, min(source.size)
     source.seek(best)
+
+
+def _cut_out(image: Image.Image, box: Box) -> Image.Image:
+    """Return the part of an upright image in a box, to whole pixels; a turned box upright, black where the image ends.
+
+    Raises ValueError for a box that is outside of the image.
+    """
+    left, top, width, height = box.pixels(*image.size)
+    if box.angle == 0:
+        edges = [min(max(round(edge), 0), side) for edge, side in zip((left, top, left + width, top + height), image.size * 2)]
+        if edges[2] <= edges[0] or edges[3] <= edges[1]:
+            raise ValueError(f"the box {left:g}, {top:g}, {width:g}, {height:g} holds no pixel of {image.width} x {image.height}")
+        return image.crop((edges[0], edges[1], edges[2], edges[3]))
+    size = max(round(width), 1), max(round(height), 1)
+    cos, sin = math.cos(box.angle), math.sin(box.angle)
+    x, y = left + width / 2, top + height / 2  # from the middle of the result a step to the right goes (cos, sin) in the image
+    to_image = (cos, -sin, x - cos * size[0] / 2 + sin * size[1] / 2, sin, cos, y - sin * size[0] / 2 - cos * size[1] / 2)
+    return image.transform(size, Image.Transform.AFFINE, to_image, Image.Resampling.BILINEAR)

@@ -85,8 +85,9 @@ def embed_table(
     files = [file for path in table.paths for file in files_of(path)]
     stats = [file.stat() if file.exists() else None for file in files]
     images = [[str(file.absolute()), stat and [stat.st_size, stat.st_mtime_ns]] for file, stat in zip(files, stats)]
+    boxes = [] if table.boxes is None else [table.boxes]
     lenient = what == "train" and d.on_unreadable == "drop"  # only then may rows be missing
-    key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images, lenient]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([mark, table.rows.tolist(), table.names, images, lenient, *boxes]).encode()).hexdigest()
     path = run.embeddings / f"{key[:20]}.npz"
 
     def load_cached() -> Scores | None:

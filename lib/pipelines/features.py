@@ -78,6 +78,7 @@ def compute_features(
     for start in range(0, len(table), PART):
         part = table.take(np.arange(start, min(start + PART, len(table))))
         images = [content or str(path) for content, path in zip(content_hashes(part.paths).tolist(), part.paths)]
+        images += [] if part.boxes is None else [repr(part.boxes)]
         path = folder / f"{hashlib.blake2b(repr((mark, images)).encode(), digest_size=16).hexdigest()}.npy"
 
         def load(path: Path = path) -> np.ndarray | None:

@@ -33,6 +33,7 @@ from lib.run_folder import submit_command
 from lib.submission.formats import IMAGE_ANSWERS
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
+from lib.tables.boxes import add_boxes
 from lib.tables.folders import IMAGE_SUFFIXES
 from lib.tables.sample import load_sample
 from lib.tables.table import Table
@@ -96,7 +97,7 @@ def load_queries(
     """
     d = session.recipe.data
     if paths is not None and (len(paths) > 1 or paths[0].suffix.lower() in IMAGE_SUFFIXES):
-        return loading.load_files(paths, classes, ONE_LABEL, d)
+        return add_boxes(loading.load_files(paths, classes, ONE_LABEL, d), d)
     if paths is not None:
         path = paths[0]
         return loading.load_images(path, image_dir or loading.test_folders(d)[0], d, classes, ONE_LABEL)

@@ -199,11 +199,12 @@ def make_dataset(
     cache = None
     if d.cache_dir is not None:
         short_side = d.cache_size or cache_side(d)
-        paths = table.paths if cached is None else cached.paths
+        paths, boxes = (table.paths, table.boxes) if cached is None else (cached.paths, cached.boxes)
         position = {path: i for i, path in enumerate(paths)}
-        cache = open_cache(Path(d.cache_dir), paths, short_side, d.workers, stop).take([position[path] for path in table.paths])
+        whole = open_cache(Path(d.cache_dir), paths, short_side, d.workers, stop, boxes)
+        cache = whole.take([position[path] for path in table.paths])
     mirrored = targets is not None and len(targets) > len(table)
-    return ImageDataset(table.paths, transform, targets, recipe.train.seed, cache, mirrored)
+    return ImageDataset(table.paths, transform, targets, recipe.train.seed, cache, mirrored, table.boxes)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ readers         columns of CSV, Parquet and JSON files, as strings
 target_base     what each kind of prediction says of itself
 regression_target  numbers per image
 target          what is predicted per image: one label, several labels, or an identity
+box             the part of an image that is read
 table           one table of images: rows, names, paths, labels, classes, groups
+boxes           the boxes of a table's images
 filters         what is left out of a table, and what is refused in it
 labels          labels from one-hot columns, names and mappings; rows chosen by columns
 pixels          pixels in the cells of a table

@@ -13,6 +13,7 @@ import numpy as np
 from lib.config.recipe import Data, Folds
 from lib.errors import FlukeError, first_few
 from lib.files import safe_join
+from lib.tables.boxes import add_boxes
 from lib.tables.filters import drop_images, drop_unreadable, filter_by_class, note_similar_labels, refuse_repeats
 from lib.tables.folders import IMAGE_SUFFIXES, image_stem, list_images, walk_images
 from lib.tables.image_path import read_as
@@ -60,7 +61,7 @@ def load_train(data: Data, folds: Folds, keep_others: bool = False) -> Table:
             )
     else:
         table = note_similar_labels(filter_by_class(table, data, keep_others))
-    return _with_folds(table, data, folds)
+    return add_boxes(_with_folds(table, data, folds), data, required=True)
 
 
 def _with_folds(table: Table, data: Data, folds: Folds) -> Table:
@@ -227,7 +228,7 @@ def load_images(
         table = replace(table, notes=(*taken.notes, *table.notes))
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
-    return table
+    return add_boxes(table, data)
 
 
 def read_labelled_rows(data: Data, group_column: str | None) -> tuple[Table, dict[int, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.errors import FlukeError
+from lib.tables.box import Box
 from lib.tables.readers import reader_of
 from lib.tables.target import Target
 
@@ -46,6 +47,8 @@ class Table:
     """(n,) int64: line of each row in a CSV file, its number from 1 in a Parquet file; None for a folder."""
     ids: list[str] | None = None
     """What the sample submission calls each row where that isn't the image's name; rows of one id are answered together."""
+    boxes: list[Box | None] | None = None
+    """The part of each image that is read, None for a whole one; None: all are whole."""
     notes: tuple[str, ...] = ()
     """One sentence per filter that left something out."""
 
@@ -69,6 +72,7 @@ class Table:
             folds=select(self.folds),
             lines=select(self.lines),
             ids=None if self.ids is None else [self.ids[i] for i in kept],
+            boxes=None if self.boxes is None else [self.boxes[i] for i in kept],
         )
 
     def join(self, other: Table) -> Table:
@@ -84,6 +88,7 @@ class Table:
             folds=None,
             lines=None,
             ids=None,
+            boxes=None if self.boxes is None or other.boxes is None else self.boxes + other.boxes,
         )
 
     def targets(self, classes: Sequence[str] | None = None) -> np.ndarray:

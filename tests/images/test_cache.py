@@ -70,7 +70,7 @@ def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return a list that grows by each file that is decoded for a cache."""
     decoded: list[Path] = []
-    monkeypatch.setattr(cache, "decode", lambda path, side: (decoded.append(path), decode(path, side))[1])
+    monkeypatch.setattr(cache, "decode", lambda path, side, box: (decoded.append(path), decode(path, side))[1])
     return decoded
 
 

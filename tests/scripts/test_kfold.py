@@ -109,7 +109,7 @@ def test_test_scores_are_the_mean_of_what_each_fold_says_and_each_image_is_read_
     argv = make_argv(arguments, tmp_path / "run")
     kfold.main([*argv, "--only", "0", "1"])
     reads: list[Path] = []
-    monkeypatch.setattr("lib.images.dataset.decode", lambda path, side=None: reads.append(path) or decode(path, side))
+    monkeypatch.setattr("lib.images.dataset.decode", lambda path, *given: reads.append(path) or decode(path, *given))
     kfold.main([*argv, "--resume"])
     test_images = [path for path in reads if path.name.startswith("2_")]
     assert len(test_images) == len(set(test_images)) == 13
