@@ -461,6 +461,9 @@ class Retrieval:
     """retrieve: column of the queries' table, or of the table `encounters`; photographs with the same value are asked together: an
     individual's score is the mean over them, in validation over those of a sighting (folds.group_column). Images of the gallery
     with the same value don't answer; null: each photograph alone."""
+    viewpoint_column: str | None = None
+    """retrieve: column of the training and the queries' tables (flank, orientation): an image is compared with those of the same
+    value alone, in validation too; blank, or a query without the column: with all. null: all are compared."""
     neighbours: Count = 100
     """Gallery images searched per query, more where they belong to fewer than `predict.topk` identities; fewer are faster, and vote
     and mean_n count no others."""

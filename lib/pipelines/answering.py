@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, first_few
@@ -53,7 +52,7 @@ def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: Emb
     if about and about["settings"] == settings(recipe):
         open_set = OpenSet.from_json(about["open_set"])
         centres = with_line(centres_of(session, gallery), open_set)
-        found = _search(session, gallery, queries.embeddings, centres, left_out, queries.encounters)
+        found = _search(session, gallery, queries, centres, left_out)
         return Answers(found, open_set, [], about["validation"])
     if gallery.held_out is None:
         return None
@@ -75,7 +74,7 @@ def answer_held_out(
 ) -> Answers:
     """Answer queries with an open-set model that is fitted on held-out queries of the combined embeddings."""
     searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
-    found = _search(session, gallery, queries.embeddings, searched.centres, left_out, queries.encounters)
+    found = _search(session, gallery, queries, searched.centres, left_out)
     evaluation = evaluate_search(searched, gallery, session.recipe, found.best_scores)
     return Answers(found, fit_open_set([evaluation], session.recipe), [evaluation], evaluation.metrics)
 
@@ -114,15 +113,16 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
         gallery.held_out = joint
         return answer_held_out(session, gallery, joint, queries, left_out)
     session.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
-    found = _search(session, gallery, queries.embeddings, None, left_out, queries.encounters)
+    found = _search(session, gallery, queries, None, left_out)
     named = train.labels != (session.recipe.data.new_label or "")
-    rows = GalleryRows(train.table.rows, train.table.names, train.labels).take(named)
+    views = {} if train.viewpoints is None else {session.recipe.retrieval.viewpoint_column or "": train.viewpoints}
+    rows = GalleryRows(train.table.rows, train.table.names, train.labels, details=views).take(named)
     evaluations, r = [], session.recipe.retrieval
     for run, part, of_queries in zip(session.runs, train.units, queries.units):
         one = build_gallery(part[named], rows, gallery.model, r.metric, gallery.index.factory)
-        held_out = hold_out(train.validation_set(part, *load_held_out(run, train.table)), session.recipe.data.new_label)
+        held_out = _hold_out(session, train, part, *load_held_out(run, train.table))
         # every run's best scores in the whole gallery, not those of the combination, belong to its own held-out scores
-        best = _search(session, one, of_queries, None, left_out, queries.encounters).best_scores
+        best = _search(session, one, replace(queries, embeddings=of_queries), None, left_out).best_scores
         evaluations.append(evaluate_search(search_held_out(held_out, one, session.recipe), one, session.recipe, best))
     groups = None if train.table.groups is None else train.table.groups[named]
     gap = combination_gap([part[named] for part in train.units], gallery, train.embeddings[named], rows, groups, r)
@@ -146,7 +146,7 @@ def joint_held_out(session: RetrievalSession, train: EmbeddedTable) -> HeldOut |
     positions = np.unique(np.concatenate([positions for positions, _ in splits]))
     if not len(joint):
         return None
-    found = hold_out(train.validation_set(train.embeddings, positions, np.isin(positions, joint)), session.recipe.data.new_label)
+    found = _hold_out(session, train, train.embeddings, positions, np.isin(positions, joint))
     if all(rows == held_out[0] for rows in held_out):
         return found
     new = int(found.is_new.sum())
@@ -154,16 +154,19 @@ def joint_held_out(session: RetrievalSession, train: EmbeddedTable) -> HeldOut |
     return found if enough else None
 
 
+def _hold_out(
+    session: RetrievalSession, train: EmbeddedTable, embeddings: np.ndarray, positions: np.ndarray, is_query: np.ndarray
+) -> HeldOut:
+    """Return the queries among the training table's rows at `positions` (n,), with their viewpoints."""
+    found = hold_out(train.validation_set(embeddings, positions, is_query), session.recipe.data.new_label)
+    return found._replace(viewpoints=None if train.viewpoints is None else train.viewpoints[positions[is_query]])
+
+
 def _search(
-    session: RetrievalSession,
-    gallery: Gallery,
-    embeddings: np.ndarray,
-    centres: ClassCentres | None,
-    left_out: LeftOut | None,
-    encounters: NDArray[np.str_] | None,
+    session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, centres: ClassCentres | None, left_out: LeftOut | None
 ) -> SearchResult:
-    topk = max(LENGTH, session.recipe.predict.topk)
-    return search_encounters(gallery, embeddings, session.recipe.retrieval, topk, centres, left_out, encounters)
+    topk, r = max(LENGTH, session.recipe.predict.topk), session.recipe.retrieval
+    return search_encounters(gallery, queries.embeddings, r, topk, centres, left_out, queries.encounters, queries.viewpoints)
 
 
 def self_matches(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, quiet: bool = False) -> LeftOut | None:

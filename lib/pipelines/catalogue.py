@@ -16,6 +16,7 @@ from lib.models.backbone import take_channels
 from lib.models.network import Network, NetworkSpec
 from lib.models.weights import load_initial_weights, save_network
 from lib.pipelines.answering import fit_about
+from lib.pipelines.encounters import viewpoints_of
 from lib.pipelines.gallery_files import save_networks
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.retrieve import build_training_gallery
@@ -77,6 +78,8 @@ def _build(session: RetrievalSession, train: EmbeddedTable) -> None:
     at = np.flatnonzero(train.labels != (session.recipe.data.new_label or ""))
     sightings = None if train.table.groups is None else train.table.groups[at]
     gallery.held_out = hold_out_catalogue(train.embeddings[at], gallery.rows, sightings)
+    viewpoints = viewpoints_of(session.recipe, train.table, required=True)
+    gallery.held_out = gallery.held_out._replace(viewpoints=None if viewpoints is None else viewpoints[at])
     gallery.about = fit_about(session, gallery, gallery.held_out)
     new, folder = gallery.held_out.is_new, session.gallery_folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,21 @@ def query_encounters(recipe: Recipe, table: Table) -> NDArray[np.str_] | None:
     return table_columns(table, [name for name in header if name != column])[column]
 
 
+def viewpoints_of(recipe: Recipe, table: Table, required: bool = False) -> NDArray[np.str_] | None:
+    """Return the viewpoint of each image, (n,), "" where it is unknown; None without retrieval.viewpoint_column.
+
+    Raises FlukeError for a table without the column where it is `required`.
+    """
+    column = recipe.retrieval.viewpoint_column
+    if column is None:
+        return None
+    if table.lines is not None and column in (header := read_header(table.source)):
+        return table_columns(table, [name for name in header if name != column])[column]
+    if required:
+        raise FlukeError(f"{table.source}: has no column {column!r} (retrieval.viewpoint_column); add it, or set it to null.")
+    return np.full(len(table), "")
+
+
 def gallery_encounters(recipe: Recipe, gallery: Gallery) -> NDArray[np.str_] | None:
     """Return the encounter of each image of a gallery, (n,), "" where unknown: its column of this name, or of the sightings."""
     details = gallery.rows.details

@@ -32,6 +32,8 @@ class EmbeddedTable:
     """(n, d) combined."""
     encounters: np.ndarray | None = None
     """(n,) str: photographs that are asked together, "" for one alone; None: all are alone."""
+    viewpoints: np.ndarray | None = None
+    """(n,) str: retrieval.viewpoint_column, "" where unknown; None without the field."""
 
     @property
     def labels(self) -> np.ndarray:

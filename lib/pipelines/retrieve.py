@@ -14,7 +14,7 @@ from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
 from lib.pipelines.embed import combine_embeddings, embed_files
-from lib.pipelines.encounters import count_encounters, query_encounters
+from lib.pipelines.encounters import count_encounters, query_encounters, viewpoints_of
 from lib.pipelines.gallery_files import content_hashes, save_networks, sighting_column, table_columns
 from lib.pipelines.image_answers import load_index, write_image_answers
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -70,6 +70,9 @@ def answer_queries(
     index = load_index(session.recipe.data, session.recipe.predict.index) if form in IMAGE_ANSWERS else None
     embedded_index = None if index is None else session.embed(index, "test")
     embedded_queries.encounters = query_encounters(session.recipe, embedded_queries.table)
+    embedded_queries.viewpoints = viewpoints_of(session.recipe, embedded_queries.table)
+    if embedded_train is not None:
+        embedded_train.viewpoints = viewpoints_of(session.recipe, embedded_train.table, required=True)
 
     def search_and_write() -> dict[str, Any]:
         result = search_queries(session, saved, embedded_train, embedded_queries)
@@ -131,6 +134,7 @@ def search_queries(
         session.recipe, gallery, queries.table, found, answers.evaluations, open_set, names, truth, {}, answers.validation
     )
     result.encounters = queries.encounters
+    result.without_viewpoint = 0 if queries.viewpoints is None else int((queries.viewpoints == "").sum())
     if queries.table.labels is not None:
         labels, left_out = queries.labels, self_matches(session, gallery, queries, quiet=True)
         length = min(LENGTH, k)
@@ -164,6 +168,8 @@ def log_result(session: RetrievalSession, result: RetrievalResult) -> None:
     if result.encounters is not None:
         asked += f" in {count_encounters(result.encounters):,} encounters"
     session.log(f"gallery: {len(gallery.rows):,} images of {len(gallery.identities):,} individuals; {asked}")
+    if result.without_viewpoint:
+        session.log(f"note: the viewpoint of {result.without_viewpoint:,} queries is unknown; they are compared with all images")
     if new_label is not None:
         session.log(_describe_threshold(result.open_set, session.recipe.retrieval, new_label))
     session.log("validation: " + _describe_metrics(result.validation))

@@ -10,7 +10,7 @@ history            changes of a gallery, and the last ones undone
 ranking            ranked identities from the nearest gallery images
 class_centres      ArcFace's weight vectors as a second source of scores
 search             the best identities of queries, as the recipe's retrieval section says
-encounter_search   photographs of one encounter asked together
+encounter_search   photographs of one encounter asked together; left flanks compared with left ones
 thresholds         the threshold for the new label: its curve, the rules, cross-fitting
 calibration        probabilities from scores, the share of new individuals
 answer_model       one calibrated distribution over a query's names and "new"

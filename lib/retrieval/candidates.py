@@ -87,7 +87,12 @@ def narrow_gallery(gallery: Gallery, condition: str) -> Gallery:
     kept = select_rows(columns, condition)
     if not kept.any():
         raise FlukeError(f"--where {condition}: holds for none of the {len(rows):,} images of the gallery; change the condition.")
-    narrow = rows.take(kept)
-    candidates = build_gallery(gallery.embeddings(narrow.ids), narrow, gallery.model, gallery.metric)
+    candidates = take_rows(gallery, kept)
     candidates.held_out = gallery.held_out
     return candidates
+
+
+def take_rows(gallery: Gallery, kept: NDArray[Any]) -> Gallery:
+    """Return a gallery of the rows that `kept` (integers or booleans) selects, with an exact index."""
+    rows = gallery.rows.take(kept)
+    return build_gallery(gallery.embeddings(rows.ids), rows, gallery.model, gallery.metric)

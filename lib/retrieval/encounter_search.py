@@ -1,12 +1,16 @@
-"""Encounters: photographs that were taken of one individual at one time are asked together."""
+"""Encounters: photographs that were taken of one individual at one time are asked together. Viewpoints: left with left."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lib.config.recipe import Retrieval
+from lib.errors import FlukeError, did_you_mean
+from lib.retrieval.candidates import take_rows
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import Gallery
 from lib.retrieval.rows import LeftOut
@@ -23,15 +27,57 @@ def search_encounters(
     centres: ClassCentres | None = None,
     left_out: LeftOut | None = None,
     encounters: NDArray[np.str_] | None = None,
+    viewpoints: NDArray[np.str_] | None = None,
 ) -> SearchResult:
     """Return the `topk` best identities of each query (q, d), as `search_identities` does, by all photographs of its encounter.
 
-    encounters (q,): "" for a photograph that is alone; None: all are. The queries are of the gallery's model.
+    encounters (q,): "" for a photograph that is alone; None: all are. viewpoints (q,): as in `search_viewpoints`, or None. The
+    queries are of the gallery's model.
     """
-    if encounters is None:
-        return search_identities(gallery, queries, r, gallery.model, topk, centres, left_out)
-    found = search_identities(gallery, queries, r, gallery.model, max(topk, _DEPTH), centres, left_out)
-    return pool_encounters(found, encounters, topk)
+    depth = topk if encounters is None else max(topk, _DEPTH)
+    if viewpoints is None:
+        found = search_identities(gallery, queries, r, gallery.model, depth, centres, left_out)
+    else:
+        found = search_viewpoints(gallery, queries, r, depth, centres, left_out, viewpoints)
+    return found if encounters is None else pool_encounters(found, encounters, topk)
+
+
+def search_viewpoints(
+    gallery: Gallery,
+    queries: np.ndarray,
+    r: Retrieval,
+    topk: int,
+    centres: ClassCentres | None,
+    left_out: LeftOut | None,
+    viewpoints: NDArray[np.str_],
+) -> SearchResult:
+    """Search, for the queries of each viewpoint (q,), the images with the same retrieval.viewpoint_column or a blank one, exactly.
+
+    Queries of viewpoint "" are compared with all images. Raises FlukeError for a gallery without the column.
+    """
+    of_row = gallery.rows.details.get(r.viewpoint_column or "")
+    if of_row is None:
+        hint = did_you_mean(r.viewpoint_column or "", gallery.rows.details, otherwise="; build it again from a table that has it.")
+        raise FlukeError(f"retrieval.viewpoint_column: the gallery has no column {r.viewpoint_column!r}{hint}")
+    queries = np.asarray(queries)
+    result = SearchResult(
+        np.full((len(queries), topk), "", gallery.rows.labels.dtype),
+        np.full((len(queries), topk), -np.inf, np.float32),
+        np.full((len(queries), topk), -1, np.int64),
+    )
+    for viewpoint in np.unique(viewpoints):
+        asked = np.flatnonzero(viewpoints == viewpoint)
+        seen = np.flatnonzero((of_row == viewpoint) | (of_row == "") | (viewpoint == ""))
+        if not len(seen):
+            continue
+        alone = viewpoint != "" and len(seen) < len(of_row)
+        part = take_rows(gallery, seen) if alone else gallery
+        hidden = None if left_out is None else LeftOut(left_out.of_query[asked], left_out.of_row[seen])
+        by = replace(r, search={}) if alone else r  # search parameters are those of the gallery's own index
+        found = search_identities(part, queries[asked], by, gallery.model, topk, centres, hidden)
+        for values, new_values in zip(result, found):
+            values[asked] = new_values
+    return result
 
 
 def pool_encounters(found: SearchResult, encounters: NDArray[np.str_], topk: int) -> SearchResult:

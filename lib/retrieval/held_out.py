@@ -49,6 +49,8 @@ class HeldOut(NamedTuple):
     """(q,) gallery images of the query's key don't answer it: of its individual, or of its sighting."""
     sightings: NDArray[np.str_] | None = None
     """(q,) photographs that were taken together, "" for one alone; None where none are known."""
+    viewpoints: NDArray[np.str_] | None = None
+    """(q,) "" where unknown; None: all are."""
 
     def left_out(self, rows: GalleryRows) -> LeftOut:
         """Return which images of the gallery answer none of the queries: held-out ones of the query's key, or all of an individual

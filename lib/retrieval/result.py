@@ -43,6 +43,8 @@ class RetrievalResult:
     pairs: PairVerification | None = None
     encounters: np.ndarray | None = None
     """(q,) str: photographs that were asked together, "" for one alone; None: all were alone."""
+    without_viewpoint: int = 0
+    """Queries whose viewpoint is unknown where viewpoints are compared."""
 
 
 def ranking_table(result: RetrievalResult) -> pd.DataFrame:

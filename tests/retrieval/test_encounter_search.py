@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from lib.config.recipe import Data, Recipe, Retrieval
+from lib.errors import FlukeError
 from lib.pipelines.encounters import count_encounters, match_encounters
 from lib.retrieval.encounter_search import pool_encounters, search_encounters
 from lib.retrieval.evaluation import evaluate_open_set
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out_catalogue
+from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import SearchResult
 from tests.retrieval.conftest import made
 
@@ -84,3 +86,26 @@ def test_a_copy_in_the_gallery_is_of_the_encounter():
 @pytest.mark.parametrize(("encounters", "count"), [(["a", "a", "", ""], 3), (["", ""], 2), (["a", "b"], 2)])
 def test_encounters_are_counted(encounters, count):
     assert count_encounters(np.array(encounters)) == count
+
+
+def test_left_is_compared_with_left():
+    """What other flanks look like doesn't matter: the answers are those of a gallery of the flank alone."""
+    x, rows = made()
+    side = np.where(np.arange(400) % 3 == 0, "left", "right")
+    side[:30] = ""
+    rows = GalleryRows(rows.ids, rows.names, rows.labels, details={"flank": side})
+    gallery, r = build_gallery(x[:300], rows.take(slice(300)), "m"), replace(Retrieval(), viewpoint_column="flank")
+    found = search_encounters(gallery, x[300:], r, 5, viewpoints=side[300:])
+    for value in ("left", "right"):
+        seen = np.isin(side[:300], [value, ""])
+        alone = search_encounters(build_gallery(x[:300][seen], rows.take(slice(300)).take(seen), "m"), x[300:], Retrieval(), 5)
+        asked = side[300:] == value
+        np.testing.assert_array_equal(found.names[asked], alone.names[asked])
+        np.testing.assert_array_equal(found.images[asked], alone.images[asked])
+        np.testing.assert_allclose(found.scores[asked], alone.scores[asked], atol=1e-6)
+    everything = search_encounters(gallery, x[300:], r, 5, viewpoints=np.full(100, ""))
+    for one, other in zip(everything, search_encounters(gallery, x[300:], Retrieval(), 5)):
+        np.testing.assert_array_equal(one, other)
+    assert (search_encounters(gallery, x[300:], r, 5, viewpoints=np.full(100, "top")).scores > -np.inf).any()  # of unknown flank
+    with pytest.raises(FlukeError, match="the gallery has no column 'flanc'; did you mean flank"):
+        search_encounters(gallery, x[300:], replace(r, viewpoint_column="flanc"), 5, viewpoints=side[300:])

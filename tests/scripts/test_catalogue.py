@@ -93,3 +93,24 @@ def test_photographs_of_an_encounter_are_asked_together(weights: Path, tmp_path:
     assert not set(found["image"][found["query"] == table["image"][0]]) & set(hidden)
     with pytest.raises(FlukeError, match=r"asked.csv: has no column 'sightin' .*; did you mean sighting"):
         retrieve.main([*there, "--queries", str(tmp_path / "asked.csv"), "--retrieval.encounter_column", "sightin"])
+
+
+def test_flanks_are_compared_with_their_like(weights: Path, tmp_path: Path, capsys) -> None:
+    options = write_catalogue(tmp_path, [*KNOWN * 4])
+    table = pd.read_csv(tmp_path / "train.csv").assign(flank=["left" if i < 16 else "right" for i in range(32)])
+    table.to_csv(tmp_path / "train.csv", index=False)
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    retrieve.main([*given, "--retrieval.viewpoint_column", "flank"])
+    held_out = open_gallery(tmp_path / "out" / "gallery").held_out
+    assert held_out is not None
+    assert held_out.viewpoints is not None
+    assert held_out.viewpoints.tolist() == table["flank"].tolist()
+    new = paint(tmp_path / "images", [*"ab"], 2)
+    pd.DataFrame({"image": new, "flank": ["left", ""]}).to_csv(tmp_path / "asked.csv", index=False)
+    there = ["--gallery", str(tmp_path / "out" / "gallery"), "--image_dir", str(tmp_path / "images")]
+    retrieve.main([*there, "--queries", str(tmp_path / "asked.csv")])
+    assert "the viewpoint of 1 queries is unknown" in capsys.readouterr().out
+    found = pd.read_parquet(tmp_path / "out" / "gallery" / "answers" / "ranks.parquet")
+    assert set(found["image"][found["query"] == new[0]].dropna()) <= set(table["image"][:16])
+    with pytest.raises(FlukeError, match=r"train.csv: has no column 'side' \(retrieval.viewpoint_column\)"):
+        retrieve.main([*given[:-1], str(tmp_path / "other"), "--retrieval.viewpoint_column", "side"])
