@@ -51,6 +51,12 @@ class RetrievalFolder(_Folder):
     submission = _Entry("submission.csv")
     ranks = _Entry("ranks.parquet")
     """Every query's ranked names."""
+    ranks_csv = _Entry("ranks.csv")
+    """The same as text."""
+    captures = _Entry("captures.csv")
+    """Which encounter shows which individual."""
+    observations = _Entry("observations.csv")
+    """Those of a Camtrap DP package with the individuals."""
     threshold = _Entry("threshold.json")
     threshold_curve = _Entry("threshold_curve.npz")
     matches = _Entry("matches.json")

@@ -13,10 +13,10 @@
     python scripts/retrieve.py --gallery G --queries a.jpg --where "site == 'A' and year >= 2020"
     python scripts/retrieve.py --gallery G --queries a.jpg photos/       # ask that gallery; its folder is all that is needed
 
-Writes submission.csv, ranks.parquet, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold for the new
-label is fitted on the run's held-out images, asked of the gallery that is searched; the share of new individuals among the queries
-is estimated from scores, never from labels. The gallery's folder keeps both, and the networks. Any field of the run's recipe may be
-set, such as --retrieval.method. Under `accelerate launch` all processes embed.
+Writes submission.csv, ranks.parquet and ranks.csv, threshold.json, gallery/ and retrieval.html into <run>/retrieval. The threshold
+for the new label is fitted on the run's held-out images, asked of the gallery that is searched; the share of new individuals among
+the queries is estimated from scores, never from labels. The gallery's folder keeps both, and the networks. Any field of the run's
+recipe may be set, such as --retrieval.method. Under `accelerate launch` all processes embed.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("out", Path, None, "Folder to write; default: <run>/retrieval, or without --run <gallery>/answers."),
     ):
         parser.add_argument(f"--{name}", type=kind, nargs=count, help=meaning)
+    parser.add_argument("--captures", action="store_true", help="Write captures.csv too: encounters x individuals, 0 or 1.")
+    parser.add_argument(
+        "--camtrap", type=Path, help="Folder of a Camtrap DP package: write its observations.csv with individualID."
+    )
     parser.add_argument("--combine", choices=("concat", "mean"), default="concat", help="How runs become one embedding.")
     args = command_line.parse(parser, argv, check=False)
     given = [name for name in COMMANDS if getattr(args, name) is not None]
@@ -60,10 +64,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"{' and '.join('--' + name for name in given)}: one at a time.")
     if args.topk is not None and args.topk < 1:
         raise FlukeError(f"--topk {args.topk}: a query gets at least 1 name; set it to 1 or more.")
+    if args.camtrap is not None and not (args.camtrap / "observations.csv").exists():
+        raise FlukeError(f"--camtrap {args.camtrap}: has no observations.csv; name the folder of a Camtrap DP package.")
     if args.where is not None and args.gallery is None:
         raise FlukeError("--where: narrows a saved gallery; name it with --gallery.")
 
-    from lib.pipelines import change_gallery, embed, gallery_files, retrieve  # torch is imported only from here on
+    from lib.pipelines import change_gallery, embed, gallery_files, pair, retrieve  # torch is imported only from here on
     from lib.pipelines.retrieval_session import RetrievalSession
     from lib.training.accelerator import keep_memory, make_inference_accelerator
 
@@ -79,9 +85,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
     what = "networks" if alone else "run" if args.run else "newest embedding run"
     accelerator.print(f"{what}: {', '.join(map(str, runs))}")
-    session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery, args.where)
+    exports = args.camtrap, args.captures
+    session = RetrievalSession(runs, recipes, args.combine, accelerator, folder, args.gallery, *exports, args.where)
     if args.pair:
-        return retrieve.compare_pair(session, [Path(image) for image in args.pair])
+        return pair.compare_pair(session, [Path(image) for image in args.pair])
     if args.add:
         return change_gallery.add_to_gallery(session, args.add, args.image_dir)
     if args.remove:
@@ -105,7 +112,7 @@ def _start_catalogue(args: Any, parser: command_line.Parser, argv: list[str]) ->
     accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     run = RunFolder(folder.path / "network")
     recipe = catalogue.make_pretrained(run, recipe, accelerator.print, accelerator)
-    session = RetrievalSession([run], [recipe], "concat", accelerator, folder, None)
+    session = RetrievalSession([run], [recipe], "concat", accelerator, folder, None, args.camtrap, args.captures)
     catalogue.build_catalogue(session)
     paths = args.queries or ([args.evaluate] if args.evaluate is not None else None)
     d = recipe.data

@@ -20,8 +20,10 @@ retrieval_session    what one call of retrieve.py works with
 gallery_files        networks in a gallery's folder, and files with the same content
 encounters           which queries, and which images of the gallery, are of one encounter
 answering            the open-set model of the gallery that is asked, fitted or read
+export_individuals   captures and Camtrap DP's observations from the answers
 image_answers        names of images as answers to queries
 retrieve             queries searched in a gallery
+pair                 whether two images show the same individual
 catalogue            a gallery without training
 change_gallery       rows added to and removed from a gallery
 catalogue_errors     possible errors of a gallery as a table and a page

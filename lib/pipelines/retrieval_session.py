@@ -71,6 +71,10 @@ class RetrievalSession:
     gallery: Path | None
     """A saved gallery to search or to change; None: one of the training table, saved in `folder`/gallery."""
 
+    camtrap: Path | None = None
+    """A Camtrap DP package whose observations get the individuals."""
+    captures: bool = False
+    """Whether to write which encounter shows which individual."""
     where: str | None = None
     """Condition on the columns of the saved gallery that candidates meet."""
 

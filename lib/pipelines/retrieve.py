@@ -13,8 +13,8 @@ from lib.config.recipe import Retrieval
 from lib.errors import FlukeError
 from lib.files import atomic_write, lock_folder
 from lib.pipelines.answering import answer_from_folder, answer_from_training, describe, require_same_model, self_matches
-from lib.pipelines.embed import combine_embeddings, embed_files
 from lib.pipelines.encounters import count_encounters, query_encounters, viewpoints_of
+from lib.pipelines.export_individuals import export_individuals, write_csv
 from lib.pipelines.gallery_files import content_hashes, save_networks, sighting_column, table_columns
 from lib.pipelines.image_answers import load_index, write_image_answers
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
@@ -28,7 +28,7 @@ from lib.retrieval.open_set import OpenSet
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.rows import GalleryRows
-from lib.retrieval.similarity import SIMILARITIES, normalize
+from lib.retrieval.similarity import SIMILARITIES
 from lib.run_folder import submit_command
 from lib.submission.formats import IMAGE_ANSWERS
 from lib.submission.writing import submit_ranking
@@ -207,6 +207,7 @@ def write_result(session: RetrievalSession, result: RetrievalResult, is_test: bo
     answers = ranking_table(result)
     with atomic_write(folder.ranks) as temporary:
         answers.to_parquet(temporary, index=False)
+    write_csv(folder.ranks_csv, answers)
     write_threshold(folder, result)
     search = {
         "runs": ", ".join(map(str, session.runs)),
@@ -218,6 +219,7 @@ def write_result(session: RetrievalSession, result: RetrievalResult, is_test: bo
         "Recipe": {session.runs[0].recipe.name: dump(recipe)},
     }
     write_search_page(folder.page, result, answers, facts)
+    export_individuals(session, result)
     if untried := _untried_options(session):
         session.log(f"see whether validation gains by {', '.join(untried)}")
     announce(folder.list_paths(), submit_command(session.runs[0]) if folder.submission.exists() else None)
@@ -249,32 +251,3 @@ def _untried_options(session: RetrievalSession) -> Sequence[str]:
         options.append("--retrieval.centre_weight 0.5")
     flips = "[mirror]" if session.recipe.data.mirror_identities else "[hflip]"
     return options if session.recipe.predict.tta else [*options, f"--predict.tta '{flips}'"]
-
-
-def compare_pair(session: RetrievalSession, images: list[Path]) -> dict[str, Any]:
-    """Decide whether two images show the same individual, at the threshold of equal error rates on held-out pairs.
-
-    Returns the score, the probability of a match (same and different equally probable beforehand), the decision, the threshold and
-    its error rate; the score alone where the held-out images make no pairs of both kinds.
-    """
-    train = session.embed(loading.load_train(session.recipe.data, session.recipe.folds), "train")
-    parts = [embed_files(run, recipe, images, session.accelerator) for run, recipe in zip(session.runs, session.recipes)]
-    pair = combine_embeddings(parts, session.combine, session.runs).astype(np.float64)
-    return run_on_main(session.accelerator, lambda: _decide_pair(session, images, pair, train)) or {}
-
-
-def _decide_pair(session: RetrievalSession, images: list[Path], pair: np.ndarray, train: EmbeddedTable) -> dict[str, Any]:
-    similarity = SIMILARITIES[session.recipe.retrieval.metric]
-    pair = normalize(pair) if similarity.normalized else pair
-    score = float(similarity.of_pairs(pair[:1], pair[1:])[0])
-    described = f"{images[0]} and {images[1]}: {similarity.unit} {score:.4f}"
-    verified = session.verify_pairs(train)
-    if verified is None:
-        session.log(f"{described}; no decision, because the held-out images make no pairs to fit a threshold on")
-        return {"score": score}
-    threshold, rate = verified.roc.equal_error_threshold, verified.roc.equal_error_rate
-    same, probability = score >= threshold, float(verified.probability_same(score))
-    session.log(f"{described}: {'the same individual' if same else 'different individuals'}")
-    session.log(f"  probability of the same, if same and different are equally probable beforehand: {probability:.1%}")
-    session.log(f"  threshold {threshold:.4f}, at which {rate:.1%} of the held-out pairs of either kind are mistaken")
-    return {"score": score, "probability": probability, "same": same, "threshold": threshold, "equal_error_rate": rate}

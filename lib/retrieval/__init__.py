@@ -32,5 +32,6 @@ review_pairs       merges whose answer by a person would change most
 cluster_names      names of new individuals, kept when photographs are added
 image_sets         the images most similar to a query, and which of them show the same
 pairs              verification of pairs of images
+exports            capture history, and Camtrap DP's individualID
 result             all answers as a table and as threshold.json
 """

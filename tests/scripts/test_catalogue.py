@@ -114,3 +114,22 @@ def test_flanks_are_compared_with_their_like(weights: Path, tmp_path: Path, caps
     assert set(found["image"][found["query"] == new[0]].dropna()) <= set(table["image"][:16])
     with pytest.raises(FlukeError, match=r"train.csv: has no column 'side' \(retrieval.viewpoint_column\)"):
         retrieve.main([*given[:-1], str(tmp_path / "other"), "--retrieval.viewpoint_column", "side"])
+
+
+def test_answers_are_written_for_other_programs(weights: Path, tmp_path: Path) -> None:
+    options = write_catalogue(tmp_path, [*"abcd" * 4])
+    given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
+    new = paint(tmp_path / "new", [*"ab"], 2)
+    pd.DataFrame({"mediaID": ["m"], "filePath": [f"cam/{new[0]}"]}).to_csv(tmp_path / "media.csv", index=False)
+    pd.DataFrame({"observationID": ["o"], "mediaID": ["m"]}).to_csv(tmp_path / "observations.csv", index=False)
+    retrieve.main(
+        [*given, "--queries", str(tmp_path / "new"), "--captures", "--camtrap", str(tmp_path), "--retrieval.threshold", "-2.0"]
+    )
+    ranks = pd.read_parquet(tmp_path / "out" / "ranks.parquet")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "ranks.csv"), ranks, check_dtype=False)
+    first = ranks[ranks["rank"] == 1].set_index("query")["name"]
+    captures = pd.read_csv(tmp_path / "out" / "captures.csv", index_col="encounter")
+    assert captures.shape == (18, 4)  # each photograph alone is an encounter
+    assert captures.loc[new[0], first[new[0]]] == 1
+    assert (captures.sum(axis=1) == 1).all()
+    assert pd.read_csv(tmp_path / "out" / "observations.csv")["individualID"].tolist() == [first[new[0]]]

@@ -29,7 +29,7 @@ from scripts import retrieve, train_classifier, train_embedding
 from tests.conftest import paint
 
 KNOWN, SINGLE, NEW = "abcdefgh", "ijkl", "yz"  # one letter each, for `paint` makes the hue of the sum of letters
-FILES = {"gallery", "ranks.parquet", "retrieval.html", "submission.csv", "threshold.json", "threshold_curve.npz"}
+FILES = {"gallery", "ranks.csv", "ranks.parquet", "retrieval.html", "submission.csv", "threshold.json", "threshold_curve.npz"}
 
 
 @pytest.fixture(scope="module")
