@@ -63,6 +63,7 @@ class RetrievalFolder(_Folder):
     """The threshold of predict.submission matches, and what it reaches on held-out images."""
     gallery = _Entry("gallery")
     page = _Entry("retrieval.html")
+    """The first hundred queries; the others in retrieval_pages/."""
 
 
 class DiscoveryFolder(_Folder):

@@ -9,6 +9,7 @@ number_results  results of predicted numbers
 class_results   a labelled table's results, as figures and tables of a page
 run_page        the page of a run, and of a k-fold run
 ensemble_page   the page of an ensemble
+query_pages     a retrieval's queries with their answers, a hundred on a page
 retrieval_page  the page of a retrieval
 review_page     the page on which a person decides on pairs
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from lib.reports.thumbnails import thumbnail
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_ROWS = 5000  # of a table
-MAX_QUERIES, MAX_MEGABYTES = 1000, 12.0  # of a retrieval page, whichever is reached first
 
 
 @dataclass(frozen=True)
@@ -88,58 +87,7 @@ def write_page(path: Path, page: Page, mistakes: Sequence[Mistake] = ()) -> None
     """Write the page of a run, with the images of a classifier's mistakes."""
     thumbnails = [(mistake, thumbnail(mistake.image, 144)) for mistake in mistakes]
     images = {title: [(caption, thumbnail(image, 144)) for image, caption in shown] for title, shown in page.images.items()}
-    write_text(path, _render("run.html.j2", page, mistakes=thumbnails, images=images))
-
-
-def write_retrieval_page(path: Path, page: Page, queries: Sequence[Query], score: str) -> None:
-    """Write a page that shows each query image beside its answers; `score` names the unit of their scores ("cosine similarity").
-
-    Mistakes come first, the most confident first; without true names, the least certain queries come first.
-    """
-    shown, thumbnails = _choose_queries(queries)
-    html = _render(
-        "retrieval.html.j2",
-        page,
-        queries=shown,
-        total=len(queries),
-        known=sum(query.truth is not None for query in queries),
-        score=score,
-        images=thumbnails,
-        ids={image: f"i{number}" for number, image in enumerate(thumbnails)},
-    )
-    write_text(path, html)
-
-
-def _choose_queries(queries: Sequence[Query]) -> tuple[list[Query], dict[Path, str]]:
-    """Return the queries that fit on a page, in their order, and the thumbnails of their images, one per image."""
-    thumbnails: dict[Path, str] = {}
-    shown: list[Query] = []
-    size = 0
-    for query in sorted(queries, key=_sort_key)[:MAX_QUERIES]:
-        for image in _images_of(query):
-            if image not in thumbnails:
-                thumbnails[image] = thumbnail(image, 112)
-                size += len(thumbnails[image])
-        size += 600 * (1 + len(query.answers))  # about the size of its HTML
-        if shown and size > MAX_MEGABYTES * 1e6:
-            break
-        shown.append(query)
-    used = {image for query in shown for image in _images_of(query)}
-    return shown, {image: uri for image, uri in thumbnails.items() if image in used}
-
-
-def _images_of(query: Query) -> Iterator[Path]:
-    yield query.image
-    yield from (answer.image for answer in query.answers if answer.image is not None)
-
-
-def _sort_key(query: Query) -> tuple[int, float]:
-    """Sort mistakes first (most confident first), then queries without a true name (least certain first), then correct ones."""
-    best = query.answers[0] if query.answers else Answer("", -math.inf)
-    certainty = best.score if best.probability is None else best.probability
-    if query.truth is None:
-        return 1, certainty
-    return (2, certainty) if query.rank == 1 else (0, -certainty)
+    write_text(path, render("run.html.j2", page, mistakes=thumbnails, images=images))
 
 
 def _figure_values(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
@@ -175,7 +123,7 @@ def _table_values(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(zip(table.columns, numeric)), "rows": list(zip(*columns)), "total": len(table), "hint": hint}
 
 
-def _render(template: str, page: Page, **values: Any) -> str:
+def render(template: str, page: Page, **values: Any) -> str:
     """Render a page with autoescape; its policy names the hash of the page's own script, so that no other script can run."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -188,6 +136,7 @@ def _render(template: str, page: Page, **values: Any) -> str:
         "undefined" if math.isnan(value) else f"{value:{'.4f' if abs(value) <= 1 else ',.4g'}}"
     )
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    values = {"picture_source": "data:"} | values
     values |= {
         "page": page,
         "figures": _figure_values(page.figures),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lib.metrics.verification import verify_pairs
 from lib.reports import figures, html
+from lib.reports.query_pages import write_query_pages
 from lib.retrieval.answer_model import crossfit_answers
 from lib.retrieval.evaluation import LENGTH
 from lib.retrieval.ranking import replace_missing
@@ -40,7 +41,7 @@ def write_search_page(path: Path, result: RetrievalResult, answers: pd.DataFrame
     headline = html.Headline("map@5", metrics["map@5"], n, interval, note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
     unit, title = SIMILARITIES[result.recipe.retrieval.metric].unit, f"{path.parent.parent.name}: retrieval"
-    html.write_retrieval_page(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)
+    write_query_pages(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)
 
 
 def _figures(result: RetrievalResult, unit: str) -> dict[str, Figure]:

@@ -18,6 +18,13 @@ MAX_PIXELS = 50_000_000  # an image with more, after a JPEG's scaled decoding, g
 
 def thumbnail(path: Path, side: int) -> str:
     """Return a JPEG data URI at most `side` pixels wide and high; a placeholder if the image is missing, huge or not decodable."""
+    content = thumbnail_bytes(path, side)
+    kind, content = ("svg+xml", placeholder()) if content is None else ("jpeg", content)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail_bytes(path: Path, side: int) -> bytes | None:
+    """Return a JPEG file at most `side` pixels wide and high; None if the image is missing, huge or not decodable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large photographs or odd metadata: neither matters at this size
@@ -28,10 +35,10 @@ def thumbnail(path: Path, side: int) -> str:
                 grey = [band.convert("L") for band in bands]
                 small = Image.merge("RGB", [grey[min(i, len(grey) - 1)] for i in range(3)])
     except Exception:  # whatever a plugin raises for a damaged file: a page is written all the same
-        return _placeholder()
+        return None
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=78, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
 
 
 def _read_small(path: Path, side: int) -> Image.Image:
@@ -47,6 +54,6 @@ def _read_small(path: Path, side: int) -> Image.Image:
 
 
 @functools.cache
-def _placeholder() -> str:
-    svg = (Path(__file__).parent / "templates" / "placeholder.svg").read_bytes()
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+def placeholder() -> bytes:
+    """Return the SVG file that stands for an image without a thumbnail."""
+    return (Path(__file__).parent / "templates" / "placeholder.svg").read_bytes()

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib.reports import figures, html
+from lib.reports import figures, html, query_pages
 from lib.reports.class_tables import Mistake, class_table, confident_mistakes
+from lib.reports.query_pages import write_query_pages
 from tests.reports import HOSTILE
 
 
@@ -124,7 +125,7 @@ def test_retrieval_page_shows_mistakes_first(tmp_path: Path, photos: list[Path])
         query(photos, 2, HOSTILE[1], ["b", "c"]),
         query(photos, 3, None, []),
     ]
-    html.write_retrieval_page(tmp_path / "r.html", html.Page("nyala"), queries, "cosine similarity")
+    write_query_pages(tmp_path / "r.html", html.Page("nyala"), queries, "cosine similarity")
     page = ParsedPage(tmp_path / "r.html")
     assert_self_contained(page)
     order = [page.text.index(f"query{i}") for i in (1, 2, 3, 0)]
@@ -136,22 +137,34 @@ def test_retrieval_page_shows_mistakes_first(tmp_path: Path, photos: list[Path])
     assert len(uses) > len(set(uses)) == sum(tag == "image" for tag, _ in page.tags)  # each image is stored once
 
 
-def test_retrieval_page_is_limited_in_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_query_is_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     photos = [tmp_path / f"{i}.png" for i in range(40)]
-    for path in photos:
-        Image.fromarray(rng.integers(0, 256, (150, 150, 3), dtype=np.uint8)).save(path)
-    queries = [query(photos, i, "x", ["a", "b", "c"]) for i in range(40)]
-    page = html.Page("t")
-    monkeypatch.setattr(html, "MAX_MEGABYTES", 0.1)
-    html.write_retrieval_page(tmp_path / "r.html", page, queries, "cosine similarity")
-    assert (tmp_path / "r.html").stat().st_size < 0.15e6
-    assert re.search(r"\b([1-9]|[12]\d) of 40 queries", ParsedPage(tmp_path / "r.html").text)
-    monkeypatch.setattr(html, "MAX_QUERIES", 3)
-    html.write_retrieval_page(tmp_path / "r.html", page, queries, "cosine similarity")
-    assert "3 of 40 queries" in ParsedPage(tmp_path / "r.html").text
-    html.write_retrieval_page(tmp_path / "r.html", page, [], "cosine similarity")
+    for path in photos[1:]:  # the first is missing
+        Image.fromarray(rng.integers(0, 256, (450, 300, 3), dtype=np.uint8)).save(path)
+    queries = [query(photos, i, None, ["a", "b", "c"], i / 40) for i in range(40)]
+    monkeypatch.setattr(query_pages, "PER_PAGE", 7)
+    write_query_pages(tmp_path / "r.html", html.Page("t", metrics={"auroc": 0.5}), queries, "cosine similarity")
+    pages = [tmp_path / "r.html", *sorted((tmp_path / "r_pages").glob("page-*.html"))]
+    assert [re.findall(r"query(\d+)</bdi>", page.read_text()) for page in pages] == [
+        [str(i) for i in range(start, min(start + 7, 40))] for start in range(0, 40, 7)
+    ]
+    assert "auroc" in pages[0].read_text()
+    for page in [*pages, listed := tmp_path / "r_pages" / "all.html"]:
+        links = {attrs["href"] for tag, attrs in ParsedPage(page).tags if tag == "a" and not attrs["href"].startswith("#")}
+        assert all((page.parent / link.partition("#")[0]).exists() for link in links)
+        pictures = [attrs["src"] for tag, attrs in ParsedPage(page).tags if tag == "img"]
+        assert all((page.parent / name).exists() for name in pictures)
+    pictures = [attrs["src"] for tag, attrs in ParsedPage(pages[-1]).tags if tag == "img"]
+    assert len(pictures) == 3 * 5
+    with Image.open(pages[-1].parent / pictures[0]) as picture:
+        assert max(picture.size) == 224
+    assert '<a href="page-0003.html#q2"><bdi>query15</bdi></a>' in listed.read_text()
+    write_query_pages(tmp_path / "r.html", html.Page("t"), queries[:10], "cosine similarity")
+    assert {path.name for path in (tmp_path / "r_pages").glob("*.html")} == {"all.html", "page-0002.html"}
+    write_query_pages(tmp_path / "r.html", html.Page("t"), [], "cosine similarity")
     assert "0 of 0 queries" in ParsedPage(tmp_path / "r.html").text
+    assert not list((tmp_path / "r_pages").glob("*"))
 
 
 def test_page_with_real_photographs(shared: Path, tmp_path: Path) -> None:
