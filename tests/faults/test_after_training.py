@@ -20,7 +20,7 @@ from lib.run_folder import RunFolder
 from lib.scores import score_file
 from lib.scores.score_file import Scores
 from lib.tables.target import SEVERAL_LABELS
-from scripts import ensemble, kfold, predict, retrieve, train_classifier, train_embedding
+from scripts import catalogue, ensemble, kfold, predict, retrieve, train_classifier, train_embedding
 from tests.faults.test_before_training import Case, cell, is_one_sentence, raw, rows
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -606,6 +606,28 @@ AFTER = [
         f"{GALLERY} --add own/train.csv",
         "images to add that the gallery has already",
         "of its images are in the gallery already",
+    ),
+    after(retrieve, "--run emb --where 'a == 1'", "a condition without a gallery", "--where: narrows a saved gallery"),
+    after(
+        retrieve, f"{GALLERY} --where 'site == 1'", "a condition on a column that isn't there", "the gallery has no column 'site'"
+    ),
+    after(retrieve, f"{GALLERY} --where 'label =='", "a condition that is none", "is no condition"),
+    after(retrieve, "--model resnet10t --gallery emb/retrieval/gallery", "a model beside a gallery", "--model: builds a gallery"),
+    after(retrieve, "--run emb --camtrap own", "a folder that is no Camtrap DP package", "has no observations.csv"),
+    after(retrieve, f"{ASK} --retrieval.encounter_column trip", "a column of encounters that isn't there", "has no column 'trip'"),
+    after(retrieve, f"{ASK} --retrieval.viewpoint_column side", "a column of viewpoints that isn't there", "has no column 'side'"),
+    after(
+        catalogue, f"--gallery {HELD} --run emb --rename nobody x", "an unknown individual to rename", "has no individual nobody"
+    ),
+    after(catalogue, f"--gallery {HELD} --run emb --rename ant bee", "a name that is in use", "has an individual bee already"),
+    after(catalogue, f"--gallery {HELD} --run emb --move ant none.png", "an unknown image to move", "has no image none.png"),
+    after(catalogue, f"--gallery {HELD} --run emb --undo", "nothing to undo", "no change is left to undo"),
+    after(
+        catalogue,
+        f"--gallery {HELD} --run emb --undo",
+        "a damaged history",
+        "history.jsonl: not a gallery's history",
+        raw(HELD + "history.jsonl", b"{}\n"),
     ),
 ]
 
