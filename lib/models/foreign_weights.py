@@ -89,6 +89,27 @@ def match_backbone(checkpoint: Mapping[str, Any], backbone: nn.Module) -> Match:
     return best
 
 
+def match_embedding(checkpoint: Mapping[str, Any], network: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """Return, by its name in a checkpoint of MiewID, the name and tensor of each part behind the backbone.
+
+    MiewID normalizes the features (BatchNorm, `bn`) after generalized-mean pooling (`p`), as an embedding network with model.pool
+    gem does, whose head is that BatchNorm alone. {} where the network isn't one, or the checkpoint lacks a tensor.
+    """
+    expected = network.state_dict()
+    norm = {name.rpartition(".")[2]: name for name in expected if re.fullmatch(r"head\.1\.\w+", name)}
+    pooling = next((name for name in checkpoint if re.fullmatch(r"(backbone\.)?(pooling|global_pool)\.p", name)), None)
+    if pooling is None or "pool.p" not in expected or "running_mean" not in norm:
+        return {}
+    names = {pooling: "pool.p"} | {f"bn.{part}": ours for part, ours in norm.items()}
+    found = {}
+    for theirs, ours in names.items():
+        tensor = checkpoint.get(theirs)
+        if not isinstance(tensor, Tensor) or tensor.numel() != expected[ours].numel():
+            return {}
+        found[theirs] = (ours, tensor.reshape(expected[ours].shape))
+    return found
+
+
 def _named_tensors(checkpoint: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield each dictionary of named tensors in a checkpoint and its place ("model_ema."), averaged weights first."""
     tensors = {

@@ -13,7 +13,7 @@ from lib.config.recipe import Model
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write
 from lib.models.backbone import make_backbone
-from lib.models.foreign_weights import explain_misfit, match_backbone, read_weights
+from lib.models.foreign_weights import explain_misfit, match_backbone, match_embedding, read_weights
 from lib.models.network import Network, NetworkSpec
 
 
@@ -46,6 +46,12 @@ def load_initial_weights(network: Network, m: Model) -> str:
         )
     expected = network.state_dict()
     fitting = {key: value for key, value in parts.items() if key in expected and expected[key].shape == value.shape}
+    if saved is None:
+        found = match_embedding(stored, network)
+        fitting |= dict(found.values())
+        match = replace(match, left_out=[name for name in match.left_out if not {name, f"backbone.{name}"} & set(found)])
+        if not found and {"bn.weight", "bn.running_mean"} <= set(stored):
+            match.notes.append("not its pooling and batch normalization, as MiewID has them: these need model.pool gem")
     network.backbone.load_state_dict(match.tensors, strict=False)
     network.load_state_dict(fitting, strict=False)
     left_out += sorted(set(parts) - set(fitting)) + match.left_out
