@@ -454,16 +454,13 @@ class Retrieval:
     photographs: str | None = None
     """discover: table (image, photograph), relative to `data.root`: images cut out of one photograph show different individuals."""
     orientation_column: str | None = None
-    """discover: column of the training and test tables (orientation) that says which side of an animal an image shows. Images of
-    two sides are never compared, only a name or an encounter joins them; those with a blank cell or "unknown" are compared with
-    all. null: all images are compared."""
+    """Column of the training and test tables that says which side of an animal an image shows (left, right). Images of two sides
+    are never compared, by retrieve or by discover: only a name or an encounter joins them. Those with a blank cell or "unknown"
+    are compared with all. null: all images are compared."""
     encounter_column: str | None = None
     """retrieve: column of the queries' table, or of the table `encounters`; photographs with the same value are asked together: an
     individual's score is the mean over them, in validation over those of a sighting (folds.group_column). Images of the gallery
     with the same value don't answer; null: each photograph alone."""
-    viewpoint_column: str | None = None
-    """retrieve: column of the training and the queries' tables (flank, orientation): an image is compared with those of the same
-    value alone, in validation too; blank, or a query without the column: with all. null: all are compared."""
     neighbours: Count = 100
     """Gallery images searched per query, more where they belong to fewer than `predict.topk` identities; fewer are faster, and vote
     and mean_n count no others."""

@@ -115,7 +115,7 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
     session.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
     found = _search(session, gallery, queries, None, left_out)
     named = train.labels != (session.recipe.data.new_label or "")
-    views = {} if train.viewpoints is None else {session.recipe.retrieval.viewpoint_column or "": train.viewpoints}
+    views = {} if train.viewpoints is None else {session.recipe.retrieval.orientation_column or "": train.viewpoints}
     rows = GalleryRows(train.table.rows, train.table.names, train.labels, details=views).take(named)
     evaluations, r = [], session.recipe.retrieval
     for run, part, of_queries in zip(session.runs, train.units, queries.units):

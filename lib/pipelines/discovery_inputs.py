@@ -11,15 +11,13 @@ from lib.errors import FlukeError
 from lib.pipelines.embed import load_held_out
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.retrieval.discovery import Images
+from lib.retrieval.encounter_search import blank_unknown
 from lib.retrieval.encounters import divide_links, fit_looks
 from lib.retrieval.individual_folds import IndividualFold, fold_frozen
 from lib.retrieval.similarity import check_embeddings
 from lib.tables.joining import read_joined
 from lib.tables.readers import read_mapping
 from lib.tables.table import Table
-
-NO_VIEW = ("", "unknown")
-"""Values of retrieval.orientation_column of images that are compared with all."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,9 @@ def read_inputs(session: RetrievalSession, train: EmbeddedTable, queries: Embedd
     """
     named = np.flatnonzero(train.labels != (session.recipe.data.new_label or ""))
     labels, sides = train.labels[named], [train.table.take(named), queries.table]
-    names, codes = np.unique(np.concatenate([_column(session, side, "orientation_column") for side in sides]), return_inverse=True)
-    seen = [str(name) for name in names if name.lower() not in NO_VIEW]
+    orientations = blank_unknown(np.concatenate([_column(session, side, "orientation_column") for side in sides]))
+    names, codes = np.unique(orientations, return_inverse=True)
+    seen = [str(name) for name in names if name]
     view_of = np.array([seen.index(name) + 1 if name in seen else 0 for name in names.tolist()])[codes]
     links = [_mapping(session, side, "encounters") for side in sides]
     photographs = [_mapping(session, side, "photographs") for side in sides]

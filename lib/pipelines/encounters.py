@@ -36,17 +36,17 @@ def query_encounters(recipe: Recipe, table: Table) -> NDArray[np.str_] | None:
 
 
 def viewpoints_of(recipe: Recipe, table: Table, required: bool = False) -> NDArray[np.str_] | None:
-    """Return the viewpoint of each image, (n,), "" where it is unknown; None without retrieval.viewpoint_column.
+    """Return the viewpoint of each image, (n,), "" where it is unknown; None without retrieval.orientation_column.
 
     Raises FlukeError for a table without the column where it is `required`.
     """
-    column = recipe.retrieval.viewpoint_column
+    column = recipe.retrieval.orientation_column
     if column is None:
         return None
     if table.lines is not None and column in (header := read_header(table.source)):
         return table_columns(table, [name for name in header if name != column])[column]
     if required:
-        raise FlukeError(f"{table.source}: has no column {column!r} (retrieval.viewpoint_column); add it, or set it to null.")
+        raise FlukeError(f"{table.source}: has no column {column!r} (retrieval.orientation_column); add it, or set it to null.")
     return np.full(len(table), "")
 
 

@@ -33,7 +33,7 @@ class EmbeddedTable:
     encounters: np.ndarray | None = None
     """(n,) str: photographs that are asked together, "" for one alone; None: all are alone."""
     viewpoints: np.ndarray | None = None
-    """(n,) str: retrieval.viewpoint_column, "" where unknown; None without the field."""
+    """(n,) str: retrieval.orientation_column, "" where unknown; None without the field."""
 
     @property
     def labels(self) -> np.ndarray:

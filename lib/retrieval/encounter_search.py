@@ -42,6 +42,11 @@ def search_encounters(
     return found if encounters is None else pool_encounters(found, encounters, topk)
 
 
+def blank_unknown(orientations: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return values of retrieval.orientation_column, "" for those of images that are compared with all: blank or "unknown"."""
+    return np.where(np.char.lower(orientations) == "unknown", "", orientations)
+
+
 def search_viewpoints(
     gallery: Gallery,
     queries: np.ndarray,
@@ -51,15 +56,17 @@ def search_viewpoints(
     left_out: LeftOut | None,
     viewpoints: NDArray[np.str_],
 ) -> SearchResult:
-    """Search, for the queries of each viewpoint (q,), the images with the same retrieval.viewpoint_column or a blank one, exactly.
+    """Search, for the queries of each viewpoint (q,), the images with the same retrieval.orientation_column or a blank one, exactly.
 
     Queries of viewpoint "" are compared with all images. Raises FlukeError for a gallery without the column.
     """
-    of_row = gallery.rows.details.get(r.viewpoint_column or "")
+    of_row = gallery.rows.details.get(r.orientation_column or "")
     if of_row is None:
-        hint = did_you_mean(r.viewpoint_column or "", gallery.rows.details, otherwise="; build it again from a table that has it.")
-        raise FlukeError(f"retrieval.viewpoint_column: the gallery has no column {r.viewpoint_column!r}{hint}")
-    queries = np.asarray(queries)
+        hint = did_you_mean(
+            r.orientation_column or "", gallery.rows.details, otherwise="; build it again from a table that has it."
+        )
+        raise FlukeError(f"retrieval.orientation_column: the gallery has no column {r.orientation_column!r}{hint}")
+    of_row, viewpoints, queries = blank_unknown(of_row), blank_unknown(viewpoints), np.asarray(queries)
     result = SearchResult(
         np.full((len(queries), topk), "", gallery.rows.labels.dtype),
         np.full((len(queries), topk), -np.inf, np.float32),

@@ -93,7 +93,7 @@ def search_held_out(held_out: HeldOut, gallery: Gallery, recipe: Recipe, centres
         centres = fit_centre_line(gallery, held_out.embeddings, r, gallery.model, centres, left_out)
     topk = max(LENGTH, recipe.predict.topk)
     together = held_out.sightings if r.encounter_column is not None else None
-    viewpoints = held_out.viewpoints if r.viewpoint_column is not None else None
+    viewpoints = held_out.viewpoints if r.orientation_column is not None else None
     result = search_encounters(gallery, held_out.embeddings, r, topk, centres, left_out, together, viewpoints)
     known = _relevant(gallery.rows, held_out.labels, left_out) > 0
     queries = LabelledScores(result.scores, (result.names == held_out.labels[:, None]) & known[:, None], known)

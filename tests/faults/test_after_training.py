@@ -615,7 +615,9 @@ AFTER = [
     after(retrieve, "--model resnet10t --gallery emb/retrieval/gallery", "a model beside a gallery", "--model: builds a gallery"),
     after(retrieve, "--run emb --camtrap own", "a folder that is no Camtrap DP package", "has no observations.csv"),
     after(retrieve, f"{ASK} --retrieval.encounter_column trip", "a column of encounters that isn't there", "has no column 'trip'"),
-    after(retrieve, f"{ASK} --retrieval.viewpoint_column side", "a column of viewpoints that isn't there", "has no column 'side'"),
+    after(
+        retrieve, f"{ASK} --retrieval.orientation_column side", "a column of viewpoints that isn't there", "has no column 'side'"
+    ),
     after(
         catalogue, f"--gallery {HELD} --run emb --rename nobody x", "an unknown individual to rename", "has no individual nobody"
     ),

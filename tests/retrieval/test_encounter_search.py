@@ -92,12 +92,13 @@ def test_left_is_compared_with_left():
     """What other flanks look like doesn't matter: the answers are those of a gallery of the flank alone."""
     x, rows = made()
     side = np.where(np.arange(400) % 3 == 0, "left", "right")
-    side[:30] = ""
+    side = side.astype("<U7")
+    side[:15], side[15:30] = "", "Unknown"
     rows = GalleryRows(rows.ids, rows.names, rows.labels, details={"flank": side})
-    gallery, r = build_gallery(x[:300], rows.take(slice(300)), "m"), replace(Retrieval(), viewpoint_column="flank")
+    gallery, r = build_gallery(x[:300], rows.take(slice(300)), "m"), replace(Retrieval(), orientation_column="flank")
     found = search_encounters(gallery, x[300:], r, 5, viewpoints=side[300:])
     for value in ("left", "right"):
-        seen = np.isin(side[:300], [value, ""])
+        seen = np.isin(side[:300], [value, "", "Unknown"])
         alone = search_encounters(build_gallery(x[:300][seen], rows.take(slice(300)).take(seen), "m"), x[300:], Retrieval(), 5)
         asked = side[300:] == value
         np.testing.assert_array_equal(found.names[asked], alone.names[asked])
@@ -108,4 +109,4 @@ def test_left_is_compared_with_left():
         np.testing.assert_array_equal(one, other)
     assert (search_encounters(gallery, x[300:], r, 5, viewpoints=np.full(100, "top")).scores > -np.inf).any()  # of unknown flank
     with pytest.raises(FlukeError, match="the gallery has no column 'flanc'; did you mean flank"):
-        search_encounters(gallery, x[300:], replace(r, viewpoint_column="flanc"), 5, viewpoints=side[300:])
+        search_encounters(gallery, x[300:], replace(r, orientation_column="flanc"), 5, viewpoints=side[300:])

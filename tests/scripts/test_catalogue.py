@@ -100,7 +100,7 @@ def test_flanks_are_compared_with_their_like(weights: Path, tmp_path: Path, caps
     table = pd.read_csv(tmp_path / "train.csv").assign(flank=["left" if i < 16 else "right" for i in range(32)])
     table.to_csv(tmp_path / "train.csv", index=False)
     given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
-    retrieve.main([*given, "--retrieval.viewpoint_column", "flank"])
+    retrieve.main([*given, "--retrieval.orientation_column", "flank"])
     held_out = open_gallery(tmp_path / "out" / "gallery").held_out
     assert held_out is not None
     assert held_out.viewpoints is not None
@@ -112,8 +112,8 @@ def test_flanks_are_compared_with_their_like(weights: Path, tmp_path: Path, caps
     assert "the viewpoint of 1 queries is unknown" in capsys.readouterr().out
     found = pd.read_parquet(tmp_path / "out" / "gallery" / "answers" / "ranks.parquet")
     assert set(found["image"][found["query"] == new[0]].dropna()) <= set(table["image"][:16])
-    with pytest.raises(FlukeError, match=r"train.csv: has no column 'side' \(retrieval.viewpoint_column\)"):
-        retrieve.main([*given[:-1], str(tmp_path / "other"), "--retrieval.viewpoint_column", "side"])
+    with pytest.raises(FlukeError, match=r"train.csv: has no column 'side' \(retrieval.orientation_column\)"):
+        retrieve.main([*given[:-1], str(tmp_path / "other"), "--retrieval.orientation_column", "side"])
 
 
 def test_answers_are_written_for_other_programs(weights: Path, tmp_path: Path) -> None:
