@@ -56,7 +56,7 @@ def search_viewpoints(
     left_out: LeftOut | None,
     viewpoints: NDArray[np.str_],
 ) -> SearchResult:
-    """Search, for the queries of each viewpoint (q,), the images with the same retrieval.orientation_column or a blank one, exactly.
+    """Search, for queries of each viewpoint (q,), the images whose retrieval.orientation_column is the same or blank, exactly.
 
     Queries of viewpoint "" are compared with all images. Raises FlukeError for a gallery without the column.
     """
