@@ -50,3 +50,10 @@ def test_nearest_are_in_order() -> None:
     scores, at = nearest(points[:1], points, 9, "cosine")
     assert at.tolist() == [[0, 1, 2]]
     assert (np.diff(scores) < 0).all()
+
+
+def test_an_image_is_its_own_match_before_an_identical_one_of_another_individual() -> None:
+    embeddings = np.repeat(np.random.default_rng(1).normal(size=(4, 8)), 2, axis=0)
+    found = fit_image_sets(embeddings, np.arange(8).astype(str), 3, "cosine")
+    assert found.f1 == 1
+    assert found.threshold > 1 - 1e-6

@@ -92,3 +92,11 @@ def test_test_rows_are_joined_too(root: Path) -> None:
     test = load_test(data, ("x", "y"), ONE_LABEL)
     assert test is not None
     assert (test.names, test.ids) == (["c"], ["P3"])
+
+
+def test_a_column_with_repeated_values_is_no_key(root: Path) -> None:
+    table(root / "train.csv", "image label visit age\na x 12 30\nb y 12 31\nc y 12 30\n")
+    table(root / "meta.csv", "age visit_id patient\n30 12 P1\n31 13 P2\n30 14 P3\n")
+    found = train(root, Folds(group_column="patient"))
+    assert found.groups is not None
+    assert found.groups.tolist() == ["P1", "P1", "P1"]
