@@ -12,6 +12,7 @@ submission/writing.py; pipelines/train.py calls them in that order.
 config/               the recipe: sections and fields, constraints between fields, the command line
 tables/               a contest's files become one table; filters, splits, targets, the sample submission as read
 images/               decoding, checking, augmentation, packed cache, dataset, order of the rows
+matching/             keypoints of photographs, matches that one homography explains
 models/               backbone, pooling, head and loss as one network; weights in and out, also of other programs; losses
 metrics/              registry, metrics of logits and of rankings, bootstrap intervals, verification of pairs
 scores/               score files and their alignment, decisions (temperature, thresholds, offsets), averages, stacking

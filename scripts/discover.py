@@ -14,7 +14,8 @@ Writes clusters.csv (image, cluster, whether it is a known individual, probabili
 form (image_id, cluster), metrics.json, a page, and review.html, on which a person decides on the pairs whose answer changes most.
 `retrieval.part_column` parts several data sets or species, `retrieval.encounters` names photographs that are known to show one
 individual, `retrieval.photographs` those that show different ones, `retrieval.orientation_column` the flank; contradictions.csv
-lists links that weren't followed. New individuals keep their names when the same folder is written again with more photographs.
+lists links that weren't followed. `retrieval.local sift` adds points that match to what the network sees. New individuals
+keep their names when the same folder is written again with more photographs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,19 @@ import pytest
 
 LIB = Path(__file__).parents[1] / "lib"
 BASE = ("errors", "files", "process", "run_folder")  # files of lib itself, in order
-PACKAGES = ("config", "tables", "images", "models", "metrics", "scores", "retrieval", "training", "submission", "reports")
+PACKAGES = (
+    "config",
+    "tables",
+    "images",
+    "matching",
+    "models",
+    "metrics",
+    "scores",
+    "retrieval",
+    "training",
+    "submission",
+    "reports",
+)
 PACKAGES += ("pipelines",)
 """In the order in which data flows; a package may import from the base and from the packages before it."""
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "pytorch_metric_learning"}

@@ -461,6 +461,19 @@ class Retrieval:
     """retrieve: column of the queries' table, or of the table `encounters`; photographs with the same value are asked together: an
     individual's score is the mean over them, in validation over those of a sighting (folds.group_column). Images of the gallery
     with the same value don't answer; null: each photograph alone."""
+    local: Literal["none", "sift"] = "none"
+    """discover: score candidate pairs by points that match, too. sift: SIFT keypoints that one homography explains, with the extra
+    `matching`; for patterns of spots or stripes. Both scores count by a logistic regression on held-out individuals, and local ones
+    not at all where they add nothing."""
+    local_candidates: Count = 20
+    """local: nearest images by embedding that each image is matched with."""
+    local_keypoints: Count = 512
+    """local: keypoints of an image, the strongest."""
+    local_size: Side = 640
+    """local: longer side in pixels to which larger images are scaled down."""
+    local_masks: str | None = None
+    """local: folder of masks, relative to `data.root`, PNG files under the images' names: keypoints where a mask is black are left
+    out, the picture is untouched. null: keypoints are looked for everywhere."""
     neighbours: Count = 100
     """Gallery images searched per query, more where they belong to fewer than `predict.topk` identities; fewer are faster, and vote
     and mean_n count no others."""

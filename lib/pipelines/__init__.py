@@ -25,9 +25,10 @@ image_answers        names of images as answers to queries
 retrieve             queries searched in a gallery
 pair                 whether two images show the same individual
 catalogue            a gallery without training
-change_gallery       rows added to and removed from a gallery
+change_gallery       rows added and removed, individuals renamed, merged and split, changes undone
 catalogue_errors     possible errors of a gallery as a table and a page
 discovery_inputs     labelled images by models that haven't learnt them all, and the images to group
+discovery_matching   local scores of candidate pairs, and what they add
 discovery_decisions  what a person decided on the review page
 discovery_output     the files and the page of discover
 discover             the test images grouped into individuals

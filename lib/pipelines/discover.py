@@ -13,6 +13,7 @@ from lib.errors import FlukeError
 from lib.files import lock_folder
 from lib.pipelines.discovery_decisions import Decided, elements_of, read_decisions
 from lib.pipelines.discovery_inputs import DiscoveryInputs, read_inputs
+from lib.pipelines.discovery_matching import add_to_answer, match_images
 from lib.pipelines.discovery_output import Clusters, read_names, write_clusters
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.retrieve import load_queries
@@ -20,6 +21,7 @@ from lib.process import announce
 from lib.retrieval.cluster_names import name_clusters
 from lib.retrieval.discovery import Known, find_places, group_images
 from lib.retrieval.individual_folds import IndividualFold
+from lib.retrieval.local_fusion import Fusion, LocalScores, fit_fusion
 from lib.retrieval.pair_model import find_size_penalty, label_pairs, measure_pairs, score_cosine
 from lib.retrieval.pseudo_tests import Fit, PseudoTest, fit, make_pseudo_tests, pair_scores, regret_of
 from lib.retrieval.review_pairs import choose_pairs
@@ -79,7 +81,10 @@ def group_parts(
     parts = np.unique([*inputs.parts, *inputs.query_parts]).tolist()
     pairs = {part: label_pairs(part_folds(inputs, part), score_cosine, with_known=False) for part in parts}
     size_penalty = find_size_penalty([pair for of_part in pairs.values() for pair in of_part])
-    tests = {part: make_part_tests(inputs, part, size_penalty) for part in parts}
+    scores = match_images(session, inputs)
+    fusions = {} if scores is None else fit_fusions(session, inputs, scores, parts)
+    local = {part: (fusion, scores) for part, fusion in fusions.items() if scores is not None}
+    tests = {part: make_part_tests(inputs, part, size_penalty, local.get(part)) for part in parts}
     every = [test for of_part in tests.values() for test in of_part]
     if not every:
         raise FlukeError(f"{session.runs[0]}: too few photographs were held out to fit a threshold; raise folds.holdout.")
@@ -89,7 +94,7 @@ def group_parts(
     for part in np.unique(inputs.query_parts).tolist():
         others = [test for other, of_other in tests.items() for test in of_other if other != part]
         fitted = fit(tests[part], regret_of(others) if others else None) if tests[part] else fit(every)
-        values = _answer_part(inputs, fitted, part, size_penalty, decided, found, earlier)
+        values = _answer_part(inputs, fitted, part, size_penalty, local.get(part), decided, found, earlier)
         values |= {f"{metric}_new": value for metric, value in measure_pairs(pairs[part]).items()}
         of_known = measure_pairs(label_pairs(part_folds(inputs, part), score_cosine, with_known=True))
         values |= {f"{metric}_known": value for metric, value in of_known.items()}
@@ -113,11 +118,27 @@ def part_folds(inputs: DiscoveryInputs, part: str) -> list[IndividualFold]:
     return [fold.take_part(inputs.parts == part) for fold in inputs.folds]
 
 
-def make_part_tests(inputs: DiscoveryInputs, part: str, size_penalty: float) -> list[PseudoTest]:
+def fit_fusions(session: RetrievalSession, inputs: DiscoveryInputs, scores: LocalScores, parts: list[str]) -> dict[str, Fusion]:
+    """Return what local scores add to cosines in each part; one without enough held-out individuals has the fit of all parts."""
+    folds = {part: part_folds(inputs, part) for part in parts}
+    count = session.recipe.retrieval.local_candidates
+    pooled = fit_fusion([fold for of_part in folds.values() for fold in of_part], scores, count)
+    fusions = {}
+    for part in parts:
+        own = all(len(np.unique(fold.labels[fold.held_out])) >= LEAST_INDIVIDUALS for fold in folds[part])
+        fusions[part] = fit_fusion(folds[part], scores, count) if own and len(parts) > 1 else pooled
+        said = f"weigh {fusions[part].ratio:.3f} of a cosine" if fusions[part].ratio else "add nothing, and get no weight"
+        session.log(f"{part}: local scores {said}")
+    return fusions
+
+
+def make_part_tests(
+    inputs: DiscoveryInputs, part: str, size_penalty: float, local: tuple[Fusion, LocalScores] | None
+) -> list[PseudoTest]:
     """Return the pseudo-tests of a part; none where too few of its individuals are held out."""
     folds = part_folds(inputs, part)
     folds = [fold for fold in folds if len(np.unique(fold.labels[fold.held_out])) >= LEAST_INDIVIDUALS]
-    return make_pseudo_tests(folds, len(inputs.views), size_penalty)
+    return make_pseudo_tests(folds, len(inputs.views), size_penalty, local)
 
 
 def _answer_part(
@@ -125,6 +146,7 @@ def _answer_part(
     fitted: Fit,
     part: str,
     size_penalty: float,
+    local: tuple[Fusion, LocalScores] | None,
     decided: Sequence[Decided],
     found: Clusters,
     earlier: dict[str, str],
@@ -133,9 +155,10 @@ def _answer_part(
     rows, labelled = np.flatnonzero(inputs.query_parts == part), np.flatnonzero(inputs.parts == part)
     images, of_labelled = inputs.queries.take(rows), inputs.labelled.take(labelled)
     known = Known.of(of_labelled, inputs.labels[labelled], len(inputs.views))
-    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names), size_penalty)
+    added = None if local is None else add_to_answer(*local, inputs, rows, labelled, known.names)
+    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names), size_penalty, added)
     clusters, individual = grouping.cut(fitted.threshold)
-    found.probability[rows] = fitted.probability(find_places(images, clusters, individual, known).margin(fitted.threshold))
+    found.probability[rows] = fitted.probability(find_places(images, grouping, clusters, individual).margin(fitted.threshold))
     found.is_known[rows] = individual >= 0
     names = [inputs.query_table.names[i] for i in rows]
     found.names[rows] = name_clusters(names, clusters, individual, known.names, part, earlier)
@@ -157,6 +180,8 @@ def _answer_part(
         "individuals": middle,
         "individuals_interval": [low, high],
     }
+    if local is not None:
+        result |= {"local_ratio": local[0].ratio} | {name: v for name, v in local[0].metrics.items() if not np.isnan(v)}
     for view, name in enumerate(inputs.views[1:], 1):
         result[f"clusters_{name}"] = len(np.unique(clusters[images.views == view]))
     if not least <= number <= most:

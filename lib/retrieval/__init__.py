@@ -27,6 +27,7 @@ counting           the number of individuals behind a number of clusters
 pseudo_tests       held-out images grouped as the test is: threshold, metrics, probabilities
 merge_probability  that two merged clusters are one individual
 pair_model         log-odds that two images show one individual
+local_fusion       cosines and local scores of pairs together
 encounters         photographs whose looks speak against their encounter
 review_pairs       merges whose answer by a person would change most
 cluster_names      names of new individuals, kept when photographs are added

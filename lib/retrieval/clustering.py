@@ -8,9 +8,10 @@ take all pairs, in a matrix, which is about fifty times as fast.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from lib.retrieval.faiss_index import nearest_neighbours
 
@@ -37,14 +38,16 @@ class Nodes:
     """What the similarity of two clusters loses with the logarithm of the smaller one's number of images: a wrong merge of two
     large clusters costs many pairs, one of a single image few."""
 
+    added: csr_array | None = None
+    """(n, n) symmetric: what is added to the sums of cosines between nodes."""
+
     def __len__(self) -> int:
         return len(self.sums)
 
     def copy(self) -> Nodes:
         """Return nodes that may be changed, in float64."""
-        return Nodes(
-            self.sums.astype(np.float64), self.sizes.astype(np.float64), [set(tags) for tags in self.apart], self.size_penalty
-        )
+        apart = [set(tags) for tags in self.apart]
+        return replace(self, sums=self.sums.astype(np.float64), sizes=self.sizes.astype(np.float64), apart=apart)
 
     def absorb(self, i: int, j: int) -> None:
         """Add node j to node i."""
@@ -108,6 +111,8 @@ def _merge_all_pairs(nodes: Nodes) -> Merges:
     """Merge by a matrix of all pairs, in which each row remembers its nearest cluster (Müllner 2011, generic algorithm)."""
     n = len(nodes)
     totals, counts = (part.astype(np.float64) for part in nodes.compare(nodes))
+    if nodes.added is not None:
+        totals += nodes.added.toarray()
     members: dict[int, list[int]] = {}
     for i, tags in enumerate(nodes.apart):
         for tag in tags:
@@ -154,6 +159,14 @@ def _merge_neighbours(nodes: Nodes) -> Merges:
                 if i != j:
                     neighbours[i].add(j)
                     neighbours[j].add(i)
+    added: list[dict[int, float]] = [{} for _ in range(n)]
+    if nodes.added is not None:
+        for i in range(n):
+            row = slice(nodes.added.indptr[i], nodes.added.indptr[i + 1])
+            added[i] = dict(zip(nodes.added.indices[row].tolist(), nodes.added.data[row].tolist()))
+            for j in set(added[i]) - {i}:
+                neighbours[i].add(j)
+                neighbours[j].add(i)
     heap: list[tuple[float, int, int, int, int]] = []
     version = np.zeros(n, np.int64)
 
@@ -163,6 +176,8 @@ def _merge_neighbours(nodes: Nodes) -> Merges:
             _compare(nodes.sums[i], nodes.sums[others]),
             _compare(nodes.sizes[i, :, None], nodes.sizes[others][..., None]),
         )
+        if added[i]:
+            totals = totals + [added[i].get(j, 0.0) for j in others]
         allowed = ~np.array([bool(nodes.apart[i] & nodes.apart[j]) for j in others], bool)
         sizes = np.minimum(nodes.sizes[i].sum(), nodes.sizes[others].sum(axis=1))
         values = _mean(totals, counts) - nodes.size_penalty * np.log(sizes)
@@ -182,6 +197,8 @@ def _merge_neighbours(nodes: Nodes) -> Merges:
         pairs.append((i, j))
         similarities.append(-value)
         nodes.absorb(i, j)
+        for other, value in added[j].items():
+            added[i][other] = added[other][i] = added[i].get(other, 0.0) + value
         alive[j], version[i] = False, version[i] + 1
         joined = {other for other in neighbours[i] | neighbours[j] if alive[other] and other != i}
         for other in joined:

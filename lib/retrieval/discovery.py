@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from lib.retrieval.clustering import Merges, Nodes, merge_nodes
 from lib.retrieval.links import Pair, chain, join_elements
@@ -76,6 +77,8 @@ class Grouping:
     known: Known
     contradictions: list[Pair] = field(default_factory=list)
     """Known individuals, from 0, and images after them, which should have been joined and weren't."""
+    added: csr_array | None = None
+    """(k + n, k + n) what is added to the sums of cosines between known individuals and images."""
 
     def cut(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster of each image, (n,) int64, and its known individual, (n,) int64, -1 for a new one."""
@@ -99,10 +102,13 @@ class Decisions:
     different: list[Pair] = field(default_factory=list)
 
 
-def group_images(images: Images, known: Known, decisions: Decisions | None = None, size_penalty: float = 0.0) -> Grouping:
+def group_images(
+    images: Images, known: Known, decisions: Decisions | None = None, size_penalty: float = 0.0, added: csr_array | None = None
+) -> Grouping:
     """Return the merges of images and known individuals by average linkage; two known individuals are never merged.
 
-    Decisions are believed before links; a pair that contradicts what is believed before it isn't joined.
+    Decisions are believed before links; a pair that contradicts what is believed before it isn't joined. added: what is added to
+    the sums of cosines between elements, (k + n, k + n), known individuals first.
     """
     k, n, views = len(known.names), len(images.links), known.sums.shape[1]
     apart: list[set[int]] = [{KNOWN} for _ in range(k)] + [{number} - {-1} for number in images.photographs.tolist()]
@@ -115,8 +121,15 @@ def group_images(images: Images, known: Known, decisions: Decisions | None = Non
     sums, sizes = sum_by_view(images, joined.node[k:], len(joined.apart), views)
     sums[joined.node[:k]] += known.sums
     sizes[joined.node[:k]] += known.sizes
-    nodes = Nodes(sums, sizes, joined.apart, size_penalty)
-    return Grouping(merge_nodes(nodes), nodes, joined.node[k:], known, joined.contradictions)
+    of_nodes = None if added is None else sum_elements(added, joined.node, joined.node, len(sums), len(sums))
+    nodes = Nodes(sums, sizes, joined.apart, size_penalty, of_nodes)
+    return Grouping(merge_nodes(nodes), nodes, joined.node[k:], known, joined.contradictions, added)
+
+
+def sum_elements(values: csr_array, rows: np.ndarray, columns: np.ndarray, n: int, m: int) -> csr_array:
+    """Return the sums (n, m) of values between elements, by the row and the column that each belongs to."""
+    found = values.tocoo()
+    return csr_array((found.data, (rows[found.row], columns[found.col])), shape=(n, m))
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,9 @@ class Places:
         return np.where(alone, threshold, self.inside) - np.maximum(np.where(alone, -1, threshold), self.outside)
 
 
-def find_places(images: Images, clusters: np.ndarray, individual: np.ndarray, known: Known) -> Places:
+def find_places(images: Images, grouping: Grouping, clusters: np.ndarray, individual: np.ndarray) -> Places:
     """Return how similar images are to the clusters (n,) from 0, whose known individuals are (n,), -1 for a new one."""
+    known = grouping.known
     c, views = clusters.max(initial=-1) + 1, known.sums.shape[1]
     sums, sizes = sum_by_view(images, clusters, c, views)
     used, first = np.unique(individual, return_index=True)
@@ -148,12 +162,18 @@ def find_places(images: Images, clusters: np.ndarray, individual: np.ndarray, kn
     rest = np.setdiff1d(np.arange(len(known.names)), used)
     n = c + len(rest)
     nodes = Nodes(np.concatenate([sums, known.sums[rest]]), np.concatenate([sizes, known.sizes[rest]]), [set()] * n)
+    cluster_of_known = np.empty(len(known.names), np.int64)
+    cluster_of_known[used[used >= 0]], cluster_of_known[rest] = clusters[first[used >= 0]], c + np.arange(len(rest))
     inside, outside, nearest = np.full(len(clusters), np.nan), np.full(len(clusters), -1.0), np.zeros(len(clusters), np.int64)
     for block in np.array_split(np.arange(len(clusters)), max(1, len(clusters) // 1000)):
         alone, counts = sum_by_view(images.take(block), np.arange(len(block)), len(block), views)
         queries = Nodes(alone, counts, [set()] * len(block))
         totals, numbers = queries.compare(nodes)
         row, own = np.arange(len(block)), clusters[block]
+        if grouping.added is not None:
+            of_block = grouping.added[len(known.names) + block]
+            columns = np.concatenate([cluster_of_known, clusters])
+            totals = totals + sum_elements(of_block, row, columns, len(block), n).toarray()
         others = numbers[row, own] - 1  # the image itself is one of its cluster
         inside[block] = np.where(others > 0, (totals[row, own] - 1) / np.maximum(others, 1), np.nan)
         means = np.where(numbers > 0, totals / np.maximum(numbers, 1), -1.0)

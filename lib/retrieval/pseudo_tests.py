@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from lib.retrieval.calibration import Logistic, fit_probability
 from lib.retrieval.counting import CountRatio, fit_count
 from lib.retrieval.discovery import Grouping, Images, Known, find_places, group_images
 from lib.retrieval.individual_folds import IndividualFold
+from lib.retrieval.local_fusion import Fusion, LocalScores
 from lib.retrieval.merge_probability import MergeProbability, measure_merges
 
 NEW_SHARES = (0.1, 0.4, 0.8)
 """Shares of photographs of new individuals in the pseudo-tests."""
 KEPT = (0.54, 0.77, 1.0)
 """Shares of each individual's photographs that are kept: 0.7, 1 and 1.3 times the middle one."""
-THRESHOLDS = np.round(np.arange(-0.5, 1.0001, 0.01), 2)
+THRESHOLDS = np.round(np.concatenate([np.arange(-0.5, 1.0001, 0.01), np.arange(1.05, 8, 0.05)]), 2)
+"""Similarities; with local scores they exceed 1."""
 BORROWED = 20
 """Held-out individuals that a part needs to trust its own threshold as much as the one of all parts."""
 
@@ -43,9 +46,15 @@ class PseudoTest:
 
 
 def make_pseudo_tests(
-    folds: Sequence[IndividualFold], views: int = 1, size_penalty: float = 0.0, seed: int = 0
+    folds: Sequence[IndividualFold],
+    views: int = 1,
+    size_penalty: float = 0.0,
+    local: tuple[Fusion, LocalScores] | None = None,
+    seed: int = 0,
 ) -> list[PseudoTest]:
-    """Return pseudo-tests of each fold: of each of NEW_SHARES with each of KEPT, grouped with a penalty for the size of clusters.
+    """Return pseudo-tests of each fold: of each of NEW_SHARES with each of KEPT, grouped as the test is.
+
+    size_penalty: that of Nodes. local: local scores of the folds' images, and what they add to cosines.
 
     Without new individuals among the held-out images, or without known ones, the share is what it is.
     """
@@ -57,10 +66,19 @@ def make_pseudo_tests(
         of_one = len(rows) / len(np.unique(fold.labels[rows]))
         for share, rows in _draw(fold, known, rng):
             images, labels = fold.images.take(rows), fold.labels[rows]
-            grouping = group_images(images, known, size_penalty=size_penalty)
+            added = None if local is None else add_local(*local, fold, rows, known)
+            grouping = group_images(images, known, size_penalty=size_penalty, added=added)
             scores = _score_cuts(labels, grouping)
             tests.append(PseudoTest(number, share, grouping, images, labels, scores, of_one))
     return tests
+
+
+def add_local(fusion: Fusion, scores: LocalScores, fold: IndividualFold, rows: np.ndarray, known: Known) -> csr_array | None:
+    """Return what local scores add between the known individuals of a fold's learnt images, and its images at `rows`."""
+    k, elements = len(known.names), np.full(len(fold.labels), -1)
+    elements[fold.learnt] = np.searchsorted(known.names, fold.labels[fold.learnt])
+    elements[rows] = k + np.arange(len(rows))
+    return fusion.additions(fold.images.embeddings, scores, elements, k, k + len(rows))
 
 
 def _draw(fold: IndividualFold, known: Known, rng: np.random.Generator) -> list[tuple[float, np.ndarray]]:
@@ -105,8 +123,9 @@ def regret_of(tests: Sequence[PseudoTest]) -> np.ndarray:
 
 
 def choose_threshold(regret: np.ndarray) -> float:
-    """Return the threshold of the least regret; of equals the highest, which merges least."""
-    return float(THRESHOLDS[np.flatnonzero(regret <= regret.min() + 1e-9)[-1]])
+    """Return the threshold of the least regret; of equals the highest up to 1, which merges least."""
+    best = THRESHOLDS[regret <= regret.min() + 1e-9]
+    return float(best[best <= 1].max(initial=best[0]))
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,7 @@ def fit(tests: Sequence[PseudoTest], pooled: np.ndarray | None = None) -> Fit:
     for test in tests:
         rows.append({**_measure(test, others[test.fold]), "best_adjusted_rand": test.scores.max(), "new": test.new_share})
         clusters, individual = test.grouping.cut(threshold)
-        margins.append(find_places(test.images, clusters, individual, test.grouping.known).margin(threshold))
+        margins.append(find_places(test.images, test.grouping, clusters, individual).margin(threshold))
         right.append(is_right(test.labels, clusters, individual, test.grouping.known))
     model = fit_probability(np.concatenate(margins), np.concatenate(right))
     metrics = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0] if name != "new"}

@@ -43,7 +43,7 @@ def test_a_threshold_fitted_on_held_out_individuals_is_near_the_best_one() -> No
     middle, low, high = fitted.count.estimate(len(np.unique(clusters)))
     assert low <= 45 <= high
     assert low < middle < high
-    p = fitted.probability(find_places(images, clusters, individual, known).margin(fitted.threshold))
+    p = fitted.probability(find_places(images, grouping, clusters, individual).margin(fitted.threshold))
     right = is_right(truth, clusters, individual, known)
     assert right[p >= 0.95].mean() > 0.9
     assert p[right].mean() >= right.mean() - 0.05
