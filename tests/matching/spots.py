@@ -25,13 +25,13 @@ def photograph(flank: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A picture (SIDE, SIDE) uint8 of a flank before clutter of its own."""
     clutter = cv2.resize(rng.uniform(0, 255, (24, 24)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     corners = np.array([[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]], np.float32)
-    shown = corners * 0.72 + SIDE * 0.14 + rng.uniform(-22, 22, (4, 2)).astype(np.float32)
+    shown = corners * 0.72 + SIDE * 0.14 + rng.uniform(-30, 30, (4, 2)).astype(np.float32)
     transform = cv2.getPerspectiveTransform(corners, shown)
     seen = cv2.warpPerspective(flank, transform, (SIDE, SIDE))
     inside = cv2.warpPerspective(np.ones_like(flank), transform, (SIDE, SIDE)) > 0.5
     image = np.where(inside, seen, clutter)
-    x, y = rng.integers(30, SIDE - 80, 2)
-    image[y : y + 50, x : x + 50] = rng.uniform(0, 255)  # a branch, another animal
+    x, y = rng.integers(30, SIDE - 100, 2)
+    image[y : y + 70, x : x + 70] = rng.uniform(0, 255)  # a branch, another animal
     image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2)))
     shade = np.linspace(rng.uniform(0.6, 1.2), rng.uniform(0.6, 1.2), SIDE)[None]
     return np.clip(image * shade + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
