@@ -1,11 +1,12 @@
 # make demo: install into .venv, then the main job end to end on scikit-learn's digits, about 2 minutes after the install.
-# make test: the fast tests, under 5 minutes.  make test-all: the slow ones too.  make kills: 200 runs killed and resumed.  make mutants: faults
-# planted in a copy, and how many of them the tests notice, an hour.  make check: ruff and mypy.
+# make test: the fast tests, under 5 minutes.  make test-all: the slow ones too.  make gpu: tests and timings on a CUDA GPU.
+# make kills: 200 runs killed and resumed.  make mutants: faults planted in a copy, and how many of them the tests notice, an hour.
+# make check: ruff and mypy.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-all kills mutants check clean
+.PHONY: demo test test-all gpu kills mutants check clean
 
 LAUNCH := $(RUN)/accelerate launch --config_file accelerate_configs/cpu.yaml
 
@@ -26,6 +27,12 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "slow or not slow"
+
+gpu: $(VENV)/installed
+	@if $(RUN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  set -e; $(RUN)/python -c "import torch; print(torch.cuda.get_device_name(0))"; \
+	  $(RUN)/python -m pytest -m gpu --timeout 600 tests/gpu; $(RUN)/python benchmarks/speed.py --quick; \
+	else echo "make gpu: skipped, because PyTorch finds no CUDA GPU on this machine."; fi
 
 kills: $(VENV)/installed
 	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/faults/test_kills.py

@@ -1,0 +1,110 @@
+"""What only a CUDA GPU shows, on the tiny contest: `make gpu` runs these tests; without a GPU they are skipped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib.errors import FlukeError
+from lib.models.network import Network
+from lib.training import loop
+from scripts import train_classifier, train_embedding
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"),
+    pytest.mark.usefixtures("no_report"),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_each_precision_trains(precision: str, arguments: Callable, tmp_path: Path) -> None:
+    result = train_classifier.main(arguments(tmp_path / "run", train_precision=precision, train_epochs=4, optim_lr=0.01))
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert 0 <= result["accuracy"] <= 1
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["precision"] == precision
+    assert environment["device"].startswith("cuda")
+    (state, *_) = sorted((tmp_path / "run" / "last").glob("e*"), reverse=True)
+    saved = torch.load(state / "optimizer.pt", weights_only=True)
+    assert ("scaler" in saved) == (precision == "fp16")
+
+
+def test_weights_are_float32_whatever_the_precision(arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", train_precision="bf16", train_epochs=1))
+    found = {tensor.dtype for tensor in load_file(tmp_path / "run" / "best" / "model.safetensors").values()}
+    assert found <= {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_interrupted_run_goes_on(precision: str, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bits but those that sums on a GPU leave open."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(trainer: loop.Trainer) -> dict[str, float]:
+        if trainer.state.epoch == 1:
+            raise Killed
+        return validate(trainer)
+
+    fields = {"train_precision": precision, "train_epochs": 3, "train_ema": 0.9, "optim_lr": 1e-3}
+    train_classifier.main(arguments(tmp_path / "whole", **fields))
+    validate, argv = loop.Trainer.validate, arguments(tmp_path / "run", **fields)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Trainer, "validate", killed)
+        train_classifier.main(argv)
+    train_classifier.main([*argv, "--resume"])
+    whole, run = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "run"))
+    for name, tensor in whole.items():
+        assert torch.allclose(run[name].float(), tensor.float(), atol=1e-2), name
+
+
+def test_batches_are_pinned_and_arrive_in_channels_last(
+    arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real, step = [], Network.forward, loop.Trainer.train_step
+
+    def forward(network: Network, images: torch.Tensor, targets: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        seen.append((images.device.type, images.is_contiguous(memory_format=torch.channels_last)))
+        return real(network, images, targets)
+
+    def train_step(trainer: loop.Trainer, batch: int, images: torch.Tensor, targets: torch.Tensor) -> bool:
+        assert images.is_pinned()
+        return step(trainer, batch, images, targets)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    train_classifier.main(arguments(tmp_path / "run", train_epochs=1, data_workers=1))
+    assert set(seen) == {("cuda", True)}
+
+
+def test_a_compiled_backbone_trains(arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", train_compile=True, train_epochs=1))
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_gradient_checkpointing_trains(arguments: Callable, tmp_path: Path) -> None:
+    train_classifier.main(arguments(tmp_path / "run", model_name="resnet18", train_grad_checkpointing=True, train_epochs=1))
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_too_little_memory_is_one_sentence(arguments: Callable, tmp_path: Path) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2e8 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(FlukeError, match="Out of GPU memory with train.batch_size 36 on 1 process; try --train.batch_size 18"):
+            train_classifier.main(arguments(tmp_path / "run", model_name="resnet18", data_size=448, train_batch_size=36))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+def test_embeddings_train(arguments: Callable, tmp_path: Path) -> None:
+    fields = {"objective_name": "arcface", "model_embedding_dim": 8, "data_sample_submission": "null", "train_epochs": 2}
+    result = train_embedding.main(arguments(tmp_path / "run", **fields))
+    assert 0 <= result["map@5"] <= 1
