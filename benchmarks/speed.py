@@ -129,7 +129,9 @@ def _fluke_reader(paths: list[Path], folder: Path, cached: bool) -> Callable[[in
     from lib.images.augmentation import cache_side, make_train_transform
     from lib.images.cache import open_cache
     from lib.images.dataset import ImageDataset
+    from lib.training.accelerator import keep_memory
 
+    keep_memory()
     recipe = Data(size=224)
     cache = open_cache(folder, paths, cache_side(recipe), 0) if cached else None
     images = ImageDataset(paths, make_train_transform(recipe), cache=cache)
