@@ -493,8 +493,9 @@ class Retrieval:
     threshold: float | Literal["auto"] = "auto"
     """Score below which `data.new_label` comes before a name: auto, fitted on validation as `threshold_by` says, or a number that
     was fitted elsewhere."""
-    threshold_by: Literal["map@k", "share", "far"] = "map@k"
-    """Fit the threshold for the best MAP@k, for a share of `new_share` unknown answers, or for a false acceptance rate of `far`."""
+    threshold_by: Literal["map@k", "share", "far", "open_set"] = "map@k"
+    """Fit the threshold for the best MAP@k, for a share of `new_share` unknown answers, for a false acceptance rate of `far`, or
+    (open_set) for the best geometric mean of the shares of known and of new queries answered right: open_set_accuracy's."""
     new_share: OpenShare | Literal["estimate"] = "estimate"
     """Share of unknown identities among the queries: a number where it is known, or estimated from their scores, never from labels
     (50% where there are no queries yet, as in training)."""

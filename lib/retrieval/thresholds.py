@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from lib.errors import FlukeError
 
 Floats = NDArray[np.float64]
-By = Literal["map@k", "share", "far"]
+By = Literal["map@k", "share", "far", "open_set"]
 
 _PARTS = 5  # of cross-fitting
 
@@ -57,6 +57,8 @@ class ThresholdCurve(NamedTuple):
     """Share of known queries whose first answer is the new label (false rejections)."""
     new_rejected: Floats
     """Share of new queries whose first answer is the new label; 1 minus it is the false acceptance rate."""
+    known_named: Floats
+    """Share of known queries whose first answer is their name."""
 
     def map_at_k(self, share: float) -> Floats:
         """Return MAP@k at each threshold for queries of which `share` are new: the two kinds are re-weighted to it."""
@@ -100,7 +102,9 @@ def threshold_curve(queries: LabelledScores, k: int = 5) -> ThresholdCurve:
     finite = np.isfinite(scores) & ~known[:, None]
     new_map = sweep(float((~known).sum()), (later - 1 / place)[finite.nonzero()[1]], scores[finite]) / (~known).sum()
     rejected = [np.searchsorted(np.sort(scores[kind, 0]), thresholds) / kind.sum() for kind in (known, ~known)]
-    return ThresholdCurve(thresholds, known_map, new_map, *rejected)
+    right = np.sort(scores[known & is_right[:, 0], 0])
+    known_named = (len(right) - np.searchsorted(right, thresholds)) / known.sum()
+    return ThresholdCurve(thresholds, known_map, new_map, *rejected, known_named)
 
 
 RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
@@ -110,6 +114,8 @@ RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
     "share": lambda curve, share, far: np.argmin(np.abs((1 - share) * curve.known_rejected + share * curve.new_rejected - share)),
     # the lowest threshold at which at most `far` of the new queries get a name first (false acceptance rate)
     "far": lambda curve, share, far: np.argmax(1 - curve.new_rejected <= far + 1e-9),  # 1 - 0.95 > 0.05 in floats
+    # the best geometric mean of the shares of known and of new queries that are answered right
+    "open_set": lambda curve, share, far: np.argmax(curve.known_named * curve.new_rejected),
 }
 """retrieval.threshold_by: how a position on the curve is chosen, given the share of new queries and retrieval.far."""
 

@@ -22,7 +22,7 @@ from lib.errors import FlukeError, Interrupted
 from lib.images import cache, checking
 from lib.pipelines import runs, train
 from lib.run_folder import RunFolder
-from lib.training import checkpoint, loop, run
+from lib.training import checkpoint, loop, time_budget
 from lib.training.distributed import SIGNALLED, StopSignal
 from scripts import train_classifier
 
@@ -204,7 +204,7 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
 
         monkeypatch.setattr(where, name, slow)
 
-    for module in (loop, runs, run):
+    for module in (loop, runs, time_budget):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], strftime=time.strftime))
     taking(loop, "predict_batches", lambda networks, loader, *_: len(loader.dataset))
     taking(train, "predict", lambda networks, images, *_: len(images))

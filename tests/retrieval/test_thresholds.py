@@ -125,6 +125,19 @@ def test_thresholds_by_share_and_by_false_acceptance_reach_their_rates():
     assert abs(first_is_new - 0.25) < 0.005
 
 
+def test_the_open_set_threshold_has_the_best_geometric_mean_of_both_accuracies():
+    rng = np.random.default_rng(1)
+    queries = separated_queries(300, 100, rng)
+    scores, is_right, known = queries
+    found = fit_threshold(threshold_curve(queries), "open_set", 0.3)
+
+    def mean_of(threshold: float) -> float:
+        named = (scores[known, 0] >= threshold) & is_right[known, 0]
+        return float(np.sqrt(named.mean() * (scores[~known, 0] < threshold).mean()))
+
+    assert mean_of(found) == max(mean_of(threshold) for threshold in np.append(scores[:, 0], np.inf))
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
 def test_the_threshold_holds_for_an_unknown_share(share):
     """Fitted on 70% known validation queries, answering unlabelled queries with another share: at most 0.02 below the best."""
