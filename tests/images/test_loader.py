@@ -37,8 +37,8 @@ def test_workers_are_started_where_they_pay(method: str, images: int, expected: 
 def test_a_run_is_the_same_however_its_workers_start(arguments: Callable, tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(RUN)
     found = {}
-    for method in ("fork", "forkserver", "spawn"):
+    for method in ("fork", "spawn"):
         command = [sys.executable, str(tmp_path / "run.py"), method, *arguments(tmp_path / method, data_workers=2, train_epochs=1)]
         subprocess.run(command, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, timeout=300)
         found[method] = json.loads((tmp_path / method / "metrics.json").read_text())
-    assert found["fork"] == found["forkserver"] == found["spawn"]
+    assert found["fork"] == found["spawn"]
