@@ -40,6 +40,9 @@ FEWEST = 5
 NOT_TIMED = 5
 """Batches before them: the first ones allocate memory, compile, and find images that the workers had ready."""
 
+REPORT_SECONDS = 2.0
+"""For metrics, page and files at the end of a run: what short runs of digits took (benchmarks/estimates.py)."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -72,6 +75,7 @@ def estimate(
     """
     if arguments.out is not None or arguments.resume:
         raise FlukeError("--estimate: writes no run; leave out --out and --resume. A run's log says the time that is left.")
+    started = time.time() - psutil.Process().create_time()  # imports
     began = time.monotonic()
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
@@ -83,7 +87,7 @@ def estimate(
             fold = Fold(tables.train, tables.of_row, folds[0], num_test)
         trainer, splits, _ = prepare_training(resolved, run, target, Plan("start"), fold)
         num_folds = 1 if folds is None else len(folds)
-        found = _measure(trainer, splits, time.monotonic() - began, num_folds, num_final)
+        found = _measure(trainer, splits, started, time.monotonic() - began, num_folds, num_final)
         run.log(describe_estimate(found, recipe, num_folds, num_final))
     announce([], None)
     return asdict(found)
@@ -101,65 +105,71 @@ def _open_temporary(arguments: RunArguments, recipe: Recipe, kfold: bool) -> Ite
             run_on_main(run.accelerator, lambda: shutil.rmtree(run.folder.path, ignore_errors=True))
 
 
-def _measure(trainer: Trainer, tables: Splits, prepared: float, num_folds: int, num_final: int) -> Estimate:
-    """Time batches of a run's trainer, which took `prepared` seconds to make.
+def _measure(trainer: Trainer, tables: Splits, started: float, prepared: float, num_folds: int, num_final: int) -> Estimate:
+    """Time batches of a run's trainer, which took `prepared` seconds to make, after `started` seconds of imports.
 
     The job is `num_folds` such runs and `num_final` of all rows, as many epochs at most.
     """
     budget, recipe = trainer.budget, trainer.recipe
-    budget.seconds_per_batch = _time_steps(trainer)
+    budget.seconds_per_batch, per_epoch = _time_steps(trainer)
     if budget.num_validation or budget.images_to_predict:
         budget.seconds_per_image = _time_validation(trainer, tables)
     seconds = trainer.seconds_left(0)
     assert seconds is not None
-    training = budget.seconds_per_batch * recipe.train.epochs * trainer.batches.count
+    seconds += recipe.train.epochs * per_epoch
+    training = recipe.train.epochs * (budget.seconds_per_batch * trainer.batches.count + per_epoch)
     n = recipe.folds.n
     final_training = num_final * training * n / (n - 1)
     return Estimate(
-        seconds=num_folds * (seconds + prepared) + final_training,
+        seconds=started + num_folds * (seconds + prepared + REPORT_SECONDS) + final_training,
         training_seconds=num_folds * training + final_training,
         prediction_seconds=num_folds * (seconds - training),
-        images_per_second=recipe.train.batch_size / budget.seconds_per_batch if training else None,
+        images_per_second=recipe.train.batch_size * recipe.train.epochs * trainer.batches.count / training if training else None,
         memory_gb=_measure_memory() / 1e9,
         gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9 if trainer.device.type == "cuda" else None,
         disk_gb=(num_folds + num_final) * _measure_disk(trainer) / 1e9,
     )
 
 
-def _time_steps(trainer: Trainer) -> float:
-    """Return the seconds per batch of training, the mean over all epochs; 0 for a recipe without epochs."""
+def _time_steps(trainer: Trainer) -> tuple[float, float]:
+    """Return the seconds per batch of training, the mean over all epochs, and the seconds of an epoch besides: until its first
+    batches are read, and for saving. 0 for a recipe without epochs."""
     epochs, frozen = trainer.recipe.train.epochs, min(trainer.recipe.train.epochs, trainer.recipe.optim.freeze_epochs)
-    seconds = 0.0
+    per_batch, per_epoch = 0.0, 0.0
     for first, after in ((0, frozen), (frozen, epochs)):  # a step is shorter while the backbone is frozen
         if after > first:
             trainer.state.epoch = first
             trainer.start_epoch()
-            seconds += (after - first) / epochs * _seconds_per_batch(trainer)
+            times = _time_epoch(trainer)
+            per_batch += (after - first) / epochs * times[0]
+            per_epoch += (after - first) / epochs * times[1]
     trainer.state.epoch = 0
-    return seconds
-
-
-def _seconds_per_batch(trainer: Trainer) -> float:
-    count = trainer.batches.count
-    seconds = _time_batches(trainer, min(count, NOT_TIMED + FEWEST))
-    if count > NOT_TIMED + FEWEST:
-        # All processes take as many steps, as rank 0 says.
-        enough = broadcast_from_main(trainer.accelerator, lambda: NOT_TIMED + max(FEWEST, round(SECONDS / seconds)))
-        seconds = _time_batches(trainer, min(count, enough))
-    return seconds
-
-
-def _time_batches(trainer: Trainer, n: int) -> float:
-    """Train on the epoch's first `n` batches; returns the seconds per batch, without the first NOT_TIMED where there are more."""
-    skipped = min(NOT_TIMED, n - 1)
     began = time.monotonic()
+    trainer.save()
+    return per_batch, per_epoch + (time.monotonic() - began) * (epochs > 0)
+
+
+def _time_epoch(trainer: Trainer) -> tuple[float, float]:
+    """Return the seconds per batch, and how much longer the first batches of an epoch take together, rank 0's."""
+    count = trainer.batches.count
+    per_batch, _ = _time_batches(trainer, min(count, NOT_TIMED + FEWEST))
+    enough = broadcast_from_main(trainer.accelerator, lambda: NOT_TIMED + max(FEWEST, round(SECONDS / per_batch)))
+    return _time_batches(trainer, min(count, enough))  # now with workers that run already
+
+
+def _time_batches(trainer: Trainer, n: int) -> tuple[float, float]:
+    """Train on the epoch's first `n` batches; returns the seconds per batch, without the first NOT_TIMED where there are more, and
+    by how much these took longer."""
+    skipped = min(NOT_TIMED, n - 1)
+    began = warm = time.monotonic()
     for batch, (images, targets, _) in enumerate(itertools.islice(trainer.loader, n)):
         trainer.train_step(batch, images, targets)
         if batch + 1 == skipped:
             _wait_for_device(trainer)
-            began = time.monotonic()
+            warm = time.monotonic()
     _wait_for_device(trainer)
-    return (time.monotonic() - began) / (n - skipped)
+    per_batch = (time.monotonic() - warm) / (n - skipped)
+    return per_batch, max(0.0, warm - began - skipped * per_batch)
 
 
 def _wait_for_device(trainer: Trainer) -> None:
@@ -213,7 +223,7 @@ def describe_estimate(found: Estimate, recipe: Recipe, num_folds: int, num_final
     lines = [
         f"estimate: {describe_duration(found.seconds)} for {what}: {describe_duration(found.training_seconds)} training"
         + (f" ({found.images_per_second:,.0f} images/s)" if found.images_per_second else "")
-        + f", {describe_duration(found.prediction_seconds)} validations and predictions, {describe_duration(rest)} preparation"
+        + f", {describe_duration(found.prediction_seconds)} validations and predictions, {describe_duration(rest)} the rest"
     ]
     gpu = "" if found.gpu_memory_gb is None else f", {found.gpu_memory_gb:.1f} GB on the GPU"
     lines.append(f"  memory {found.memory_gb:.1f} GB{gpu}; disk {found.disk_gb:.2f} GB")

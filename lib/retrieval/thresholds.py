@@ -101,10 +101,10 @@ def threshold_curve(queries: LabelledScores, k: int = 5) -> ThresholdCurve:
     known_map = sweep(later[column].sum(), (1 / place - later)[column], scores[first]) / known.sum()
     finite = np.isfinite(scores) & ~known[:, None]
     new_map = sweep(float((~known).sum()), (later - 1 / place)[finite.nonzero()[1]], scores[finite]) / (~known).sum()
-    rejected = [np.searchsorted(np.sort(scores[kind, 0]), thresholds) / kind.sum() for kind in (known, ~known)]
+    known_rejected, new_rejected = (np.searchsorted(np.sort(scores[kind, 0]), thresholds) / kind.sum() for kind in (known, ~known))
     right = np.sort(scores[known & is_right[:, 0], 0])
     known_named = (len(right) - np.searchsorted(right, thresholds)) / known.sum()
-    return ThresholdCurve(thresholds, known_map, new_map, *rejected, known_named)
+    return ThresholdCurve(thresholds, known_map, new_map, known_rejected, new_rejected, known_named)
 
 
 RULES: dict[str, Callable[[ThresholdCurve, float, float], np.intp]] = {
