@@ -75,8 +75,7 @@ def estimate(
     """
     if arguments.out is not None or arguments.resume:
         raise FlukeError("--estimate: writes no run; leave out --out and --resume. A run's log says the time that is left.")
-    started = time.time() - psutil.Process().create_time()  # imports
-    began = time.monotonic()
+    started, began = _age_of_process(), time.monotonic()
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
     with _open_temporary(arguments, recipe, folds is not None) as (run, resolved):
@@ -91,6 +90,11 @@ def estimate(
         run.log(describe_estimate(found, recipe, num_folds, num_final))
     announce([], None)
     return asdict(found)
+
+
+def _age_of_process() -> float:
+    """Return the seconds since this process began: what a script needs for its imports."""
+    return time.time() - psutil.Process().create_time()
 
 
 @contextmanager

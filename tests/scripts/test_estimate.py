@@ -13,6 +13,12 @@ from lib.training.time_budget import TimeBudget, describe_duration
 from scripts import kfold, train_classifier, train_embedding
 
 
+@pytest.fixture(autouse=True)
+def young_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had begun with the script."""
+    monkeypatch.setattr(estimate, "_age_of_process", lambda: 3.0)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each training batch takes 2 s, and 5 while the backbone learns, an epoch 1 s besides; an image 0.1 s in a validation."""
@@ -35,7 +41,7 @@ def test_estimate_counts_batches_validations_and_predictions(
     # 48 rows, 12 held out, 8 a batch: 4 batches; epochs 2, 4 and 5 are validated; 13 test images.
     assert found["training_seconds"] == pytest.approx(4 * (2 * 2 + 3 * 5) + 5, abs=0.1)
     assert found["prediction_seconds"] == pytest.approx(0.1 * (3 * 12 + 13))
-    assert found["seconds"] - found["training_seconds"] - found["prediction_seconds"] > 0  # reading tables
+    assert found["seconds"] - found["training_seconds"] - found["prediction_seconds"] > 3 + estimate.REPORT_SECONDS  # and tables
     assert found["images_per_second"] == pytest.approx(8 * 4 * 5 / found["training_seconds"])
     assert found["gpu_memory_gb"] is None
     assert 0.05 < found["memory_gb"] < 20
