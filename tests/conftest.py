@@ -1,6 +1,7 @@
 """What tests share: the contest data beside the repository, where it is there, and a tiny contest of our own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,27 @@ def arguments(contest: Path) -> Callable[..., list[str]]:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no figures, which cost more than the training of the tiny contest."""
     monkeypatch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
+
+
+@pytest.fixture
+def killed_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which a training ends at its second validation as if it were killed: nothing more is saved."""
+    from lib.training.loop import Trainer
+
+    class Killed(BaseException):
+        pass
+
+    validate = Trainer.validate
+
+    def killed(trainer: Trainer) -> dict[str, float]:
+        if trainer.state.epoch == 1:
+            raise Killed
+        return validate(trainer)
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Trainer, "validate", killed)
+            yield
+
+    return context

@@ -21,7 +21,7 @@ from lib.config.metric_traits import list_metrics
 from lib.config.recipe import RETIRED, SECTIONS, Recipe
 from lib.config.schema import field_schemas, in_words
 from lib.config.validation import make_recipe
-from lib.config.yaml_text import dump_yaml, load_yaml, show
+from lib.config.yaml_text import dump_yaml, load_yaml, read_yaml, show
 from lib.errors import FlukeError, did_you_mean
 
 Tree = dict[str, dict[str, Any]]  # values by section and field
@@ -163,12 +163,7 @@ def _nearest(name: str, names: list[str]) -> str:
 def read_tree(path: str) -> Tree:
     """Return the sections of a recipe's file without retired fields, values as they stand. Raises FlukeError for a file that can't
     be read and for all names that are no fields."""
-    try:
-        tree = load_yaml(Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlukeError(f"{path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
-    except yaml.YAMLError as error:
-        raise FlukeError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
         raise FlukeError(f"{path}: expected sections ({', '.join(SECTIONS)}), not {found}.")

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lib.config.recipe import SECTIONS, Recipe
 from lib.config.schema import field_schemas
 from lib.config.validation import make_recipe
-from lib.config.yaml_text import load_yaml, show
+from lib.config.yaml_text import read_yaml, show
 from lib.errors import FlukeError, did_you_mean
 
 FIXED_SECTIONS = ("folds", "retrieval")
@@ -54,12 +51,7 @@ Space = dict[str, Choices | Range]
 
 def read_space(path: str, recipe: Recipe) -> Space:
     """Return the search space in a YAML file, all of whose values are valid for `recipe`. Raises FlukeError for all faults."""
-    try:
-        found = load_yaml(Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlukeError(f"{path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
-    except yaml.YAMLError as error:
-        raise FlukeError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
+    found = read_yaml(path)
     if not isinstance(found, dict) or not found:
         raise FlukeError(f"{path}: expected fields with their domains, such as optim.lr: {{low: 1.0e-5, high: 1.0e-2, log: true}}.")
     space, faults = {}, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -62,6 +63,16 @@ def load_yaml(text: str, name: str = "a value") -> Any:
         raise FlukeError(f"{name}: the YAML is nested a thousand levels deep; a recipe has sections of fields.") from None
     finally:
         loader.dispose()
+
+
+def read_yaml(path: str) -> Any:
+    """Return what a YAML file holds. Raises FlukeError for one that can't be read, is not YAML, or as `load_yaml` does."""
+    try:
+        return load_yaml(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlukeError(f"{path}: can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'}).") from None
+    except yaml.YAMLError as error:
+        raise FlukeError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
 
 
 def dump_yaml(tree: Any) -> str:

@@ -72,17 +72,21 @@ def test_groups_are_left_out_whole() -> None:
     assert grouped.log_loss_calibrated >= alone.log_loss_calibrated
 
 
-def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
-    arguments: Callable, contest: Path, tmp_path: Path, no_report: None
-) -> None:
-    sample = pd.read_csv(contest / "sample_submission.csv", dtype=str)[["image"]]
+@pytest.fixture
+def sample(contest: Path, tmp_path: Path) -> Path:
+    """A sample submission that asks for a probability of each class."""
+    table = pd.read_csv(contest / "sample_submission.csv", dtype=str)[["image"]]
     for name in ("01", "ant", "bee", "cat"):
-        sample[name] = "0.25"
-    sample.to_csv(tmp_path / "sample.csv", index=False)
+        table[name] = "0.25"
+    table.to_csv(tmp_path / "sample.csv", index=False)
+    return tmp_path / "sample.csv"
+
+
+def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
+    arguments: Callable, sample: Path, tmp_path: Path, no_report: None
+) -> None:
     run = tmp_path / "run"
-    result = train_classifier.main(
-        arguments(run, data_test_csv="sample_submission.csv", data_sample_submission=tmp_path / "sample.csv")
-    )
+    result = train_classifier.main(arguments(run, data_test_csv="sample_submission.csv", data_sample_submission=sample))
     fitted = json.loads((run / "calibration.json").read_text())
     (run / "calibration.json").write_text(json.dumps(fitted | {"temperature": 2.5}))  # one that is surely not 1
     predict.main(["--run", str(run), "--out", str(tmp_path / "again")])
@@ -97,14 +101,10 @@ def test_submitted_probabilities_are_calibrated_and_saved_scores_are_not(
 
 
 def test_probabilities_of_folds_final_models_and_ensembles_are_calibrated_on_rows_out_of_fold(
-    arguments: Callable, contest: Path, tmp_path: Path, no_report: None
+    arguments: Callable, sample: Path, tmp_path: Path, no_report: None
 ) -> None:
-    sample = pd.read_csv(contest / "sample_submission.csv", dtype=str)[["image"]]
-    for name in ("01", "ant", "bee", "cat"):
-        sample[name] = "0.25"
-    sample.to_csv(tmp_path / "sample.csv", index=False)
     # Labels smoothed by a half: logits that are surely too close to each other.
-    fields = {"data_test_csv": "sample_submission.csv", "data_sample_submission": tmp_path / "sample.csv"}
+    fields = {"data_test_csv": "sample_submission.csv", "data_sample_submission": sample}
     fields |= {"folds_n": 2, "objective_label_smoothing": 0.5, "optim_lr": 0.01, "train_epochs": 4}
     cv = tmp_path / "cv"
     result = kfold.main([*arguments(cv, **fields), "--final"])

@@ -151,19 +151,10 @@ def test_embeddings_of_a_frozen_backbone_train_alike(arguments: Callable, tmp_pa
     assert all(features[name] == pytest.approx(value, abs=2e-4) for name, value in images.items())
 
 
-def test_training_on_features_resumes_exactly(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
-    def killed(trainer: loop.Trainer) -> dict[str, float]:
-        if trainer.state.epoch == 1:
-            raise Killed
-        return validate(trainer)
-
+def test_training_on_features_resumes_exactly(arguments: Callable, tmp_path: Path, killed_in_second_epoch: Callable) -> None:
     train_classifier.main(arguments(tmp_path / "whole", **FROZEN))
-    validate, argv = loop.Trainer.validate, arguments(tmp_path / "run", **FROZEN)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.Trainer, "validate", killed)
+    argv = arguments(tmp_path / "run", **FROZEN)
+    with killed_in_second_epoch():
         train_classifier.main(argv)
     for part in (tmp_path / "cache").rglob("*.npy"):  # the features are computed again
         part.unlink()

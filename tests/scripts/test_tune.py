@@ -55,19 +55,9 @@ def test_each_trial_is_a_run_and_the_best_recipe_is_written(argv: Callable, tmp_
 
 
 def test_a_killed_trial_goes_on_exactly(
-    argv: Callable, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    argv: Callable, arguments: Callable, tmp_path: Path, killed_in_second_epoch: Callable, capsys
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def killed(trainer: loop.Trainer) -> dict[str, float]:
-        if trainer.state.epoch == 1:
-            raise Killed
-        return validate(trainer)
-
-    validate = loop.Trainer.validate
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.Trainer, "validate", killed)
+    with killed_in_second_epoch():
         tune.main(argv(1, train_epochs=3))
     capsys.readouterr()
     tune.main(argv(1, train_epochs=3))
