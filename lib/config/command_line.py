@@ -87,7 +87,7 @@ def make_parser(doc: str, recipe: bool = True) -> Parser:
 def _read_field(section: str, name: str, schema: dict[str, Any], text: str) -> tuple[str, Tree]:
     """Return the change that `--section.name TEXT` makes: text as it stands for a field of text, else read as YAML."""
     kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
-    if "string" not in kinds or "number" in kinds:
+    if "string" not in kinds or kinds & {"number", "integer"}:
         return "", {section: {name: _read_yaml(text, f"--{section}.{name}")}}
     null = "null" in kinds and text in ("null", "Null", "NULL", "~")
     return "", {section: {name: None if null else text}}

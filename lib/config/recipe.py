@@ -40,6 +40,8 @@ WholeNumber = Annotated[float, Field(ge=1, multiple_of=1)]
 Loss = Annotated[str, OneOf(LOSSES)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Transform = str | dict[str, dict[str, Any]]
+AUTO_BATCH = 32
+"""Images that `train.batch_size: auto` stands for, times `train.accumulate`, in an optimizer step."""
 
 # Strict: "3", 3.7 and true are no integers; an integer is a float. No field has a use for .inf or .nan.
 SECTION = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -317,8 +319,10 @@ class Train:
 
     epochs: Natural = 10
     """Passes over the training rows. 0 (train_embedding): none, the backbone's features as they are."""
-    batch_size: Count = 32
-    """Images per batch over all processes together, of which each takes an equal share: one process and several train alike."""
+    batch_size: Count | Literal["auto"] = 32
+    """Images per batch over all processes together, of which each takes an equal share: one process and several train alike.
+    auto: the largest power of two that fits the GPU's memory, at most the 32 * `accumulate` images of an optimizer step, whose
+    number stays: `accumulate` is divided accordingly. recipe.yaml of the run holds both numbers."""
     accumulate: Count = 1
     """Batches summed into one optimizer step (for batches that exceed the GPU's memory)."""
     sampler: Literal["shuffle", "weighted", "pk"] = "shuffle"
@@ -373,6 +377,11 @@ class Train:
     nothing and needs a C++ compiler."""
     log_with: list[str] = field(default_factory=list)
     """Trackers of Accelerate (tensorboard, wandb, mlflow, trackio, ...), which the extra `tracking` installs; []: none."""
+
+    @property
+    def images_per_batch(self) -> int:
+        """`batch_size` as a number; a run resolves auto before it uses it, and other scripts take AUTO_BATCH."""
+        return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
 
 @dataclass(config=SECTION)

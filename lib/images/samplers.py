@@ -142,10 +142,10 @@ class ShardedBatches(Sampler[list[tuple[int, int, int]]]):
 
 def check_batch_size(train: Train, rows: int, num_processes: int) -> None:
     """Raise FlukeError unless a batch divides among the processes and there are rows for at least one batch."""
-    if train.batch_size % num_processes:
+    if train.images_per_batch % num_processes:
         raise FlukeError(
-            f"train.batch_size: {train.batch_size} images of all processes can't be shared equally by {num_processes} processes; "
-            f"set a multiple of {num_processes}."
+            f"train.batch_size: {train.images_per_batch} images of all processes can't be shared equally by "
+            f"{num_processes} processes; set a multiple of {num_processes}."
         )
     if rows < 2 * num_processes:
         processes = "1 process" if num_processes == 1 else f"{num_processes} processes"

@@ -85,9 +85,10 @@ def estimate(
             num_test = 0 if tables.test is None else len(tables.test)
             fold = Fold(tables.train, tables.of_row, folds[0], num_test)
         trainer, splits, _ = prepare_training(resolved, run, target, Plan("start"), fold)
+        resolved = trainer.recipe
         num_folds = 1 if folds is None else len(folds)
         found = _measure(trainer, splits, started, time.monotonic() - began, num_folds, num_final)
-        run.log(describe_estimate(found, recipe, num_folds, num_final))
+        run.log(describe_estimate(found, resolved, num_folds, num_final))
     announce([], None)
     return asdict(found)
 
@@ -128,7 +129,9 @@ def _measure(trainer: Trainer, tables: Splits, started: float, prepared: float, 
         seconds=started + num_folds * (seconds + prepared + REPORT_SECONDS) + final_training,
         training_seconds=num_folds * training + final_training,
         prediction_seconds=num_folds * (seconds - training),
-        images_per_second=recipe.train.batch_size * recipe.train.epochs * trainer.batches.count / training if training else None,
+        images_per_second=recipe.train.images_per_batch * recipe.train.epochs * trainer.batches.count / training
+        if training
+        else None,
         memory_gb=_measure_memory() / 1e9,
         gpu_memory_gb=torch.cuda.max_memory_reserved() / 1e9 if trainer.device.type == "cuda" else None,
         disk_gb=(num_folds + num_final) * _measure_disk(trainer) / 1e9,

@@ -25,7 +25,7 @@ from lib.pipelines.final import train_final
 from lib.pipelines.folds_result import combine_folds
 from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
 from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
-from lib.pipelines.train import announce_run, train_run
+from lib.pipelines.train import announce_run, resolve_batch_size, train_run
 from lib.run_folder import RunFolder
 from lib.submission.choice import check_sample
 from lib.tables import splits
@@ -68,6 +68,7 @@ def run_folds(recipe: Recipe, run: Run, target: Target, only: Sequence[int] | No
             train_final(recipe, run, target, load_fold_tables(recipe, run, target), final_seeds)
         return read_json(run.folder.cv)
     tables = load_fold_tables(recipe, run, target)
+    recipe = resolve_batch_size(recipe, run, target, tables.train, tables.train)
     done = start_folds(recipe, run, target, tables)
     n = recipe.folds.n
     to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]

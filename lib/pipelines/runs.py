@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lib.config import command_line
 from lib.config.command_line import load_recipe
-from lib.config.recipe import ADDED, Recipe
+from lib.config.recipe import ADDED, AUTO_BATCH, Recipe
 from lib.errors import FlukeError
 from lib.files import lock_folder, require_free, write_json, write_text
 from lib.models.origin import describe_origin
@@ -102,23 +102,42 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     A field that `old` lacks had the value that ADDED gives, or else the default.
     """
     found, defaults = [], asdict(Recipe())
+    resolved = _is_resolved_batch_size(old.get("train", {}), new["train"])
     for section, values in new.items():
         for key, value in values.items():
             name = f"{section}.{key}"
             was = old.get(section, {}).get(key, ADDED.get(name, defaults[section][key]))
             if key not in old.get(section, {}) and name in ADDED and value == defaults[section][key]:
-                continue  # `keep_older_values` gives it the value that the run had
+                continue  # `keep_begun_values` gives it the value that the run had
             moved = name == "data.cache_dir" and None not in (was, value)  # other pixels only where there was no cache, or is none
-            if was != value and name not in MAY_CHANGE and not moved:
+            if (
+                was != value
+                and name not in MAY_CHANGE
+                and not moved
+                and not (resolved and name in ("train.batch_size", "train.accumulate"))
+            ):
                 found.append(f"{name} (now {value!r}, was {was!r})")
     return found
 
 
-def keep_older_values(recipe: Recipe, folder: RunFolder) -> Recipe:
-    """Return the recipe with the values that a run begun before a field existed had, where the recipe has the field's default."""
+def _is_resolved_batch_size(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return whether a begun run's section train has what `auto` in the `new` one became: as many images per optimizer step."""
+    batch_size, accumulate = (old.get(name) for name in ("batch_size", "accumulate"))
+    if new["batch_size"] != "auto" or not isinstance(batch_size, int) or not isinstance(accumulate, int):
+        return False
+    return batch_size * accumulate == AUTO_BATCH * int(new["accumulate"])
+
+
+def keep_begun_values(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe with what a begun run made of train.batch_size auto, and with its values of fields younger than it.
+
+    The latter only where the recipe has the field's default.
+    """
     if not folder.recipe.exists():
         return recipe
     begun, defaults = command_line.read_tree(str(folder.recipe)), asdict(Recipe())
+    if _is_resolved_batch_size(begun.get("train", {}), asdict(recipe.train)):
+        recipe = replace(recipe, train=replace(recipe.train, **{key: begun["train"][key] for key in ("batch_size", "accumulate")}))
     for name, before in ADDED.items():
         section, key = name.split(".")
         if key not in begun.get(section, {}) and getattr(getattr(recipe, section), key) == defaults[section][key]:
@@ -139,7 +158,7 @@ def open_run(arguments: RunArguments, recipe: Recipe, kfold: bool = False) -> It
     keep_memory()
     processes = start_processes()
     folder = broadcast_from_main(processes, lambda: choose_folder(arguments, recipe, kfold))
-    recipe = broadcast_from_main(processes, lambda: keep_older_values(recipe, folder))
+    recipe = broadcast_from_main(processes, lambda: keep_begun_values(recipe, folder))
     precision, note = broadcast_from_main(processes, lambda: choose_precision(t.precision, processes.device, _begun_in(folder)))
     accelerator = make_accelerator(precision, Path("runs"), t.log_with)
     with StopSignal(accelerator, arguments.stop_at) as stop, lock_run(accelerator, folder, stop, deadline) as run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from lib.tables.sample import Sample, load_sample
 from lib.tables.splits import keep_split
 from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
+from lib.training.batch_size import choose_batch_size
 from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict
 from lib.training.loop import Datasets, Outcome, Trainer, fit
@@ -92,7 +93,7 @@ def train_run(recipe: Recipe, run: Run, target: Target, fold: Fold | None = None
     if plan.result is not None:
         return plan.result
     trainer, tables, sample = prepare_training(recipe, run, target, plan, fold)
-    outcome = fit(trainer)
+    recipe, outcome = trainer.recipe, fit(trainer)
     prediction = predict_splits(recipe, run, trainer.task, trainer.network, tables, outcome)
     return write_results(recipe, run, trainer.task, prediction, sample, outcome)
 
@@ -103,6 +104,7 @@ def prepare_training(
     """Return a run's trainer, which stands where `plan` says, its tables, and the sample submission to fill. Raises FlukeError."""
     tables = load_splits(recipe, run, target, fold)
     run_on_main(run.accelerator, lambda: keep_split(run.folder.split, tables.train, tables.val, begun=plan.checkpoint is not None))
+    recipe = resolve_batch_size(recipe, run, target, tables.train, tables.val)
     task = make_task(recipe, target, tables.train, tables.val)
     sample = check_inputs(recipe, run, task, tables.test, fold)
     network = build_network(recipe, run, task, new=plan.checkpoint is None)
@@ -115,6 +117,17 @@ def prepare_training(
     if starts_fitted:
         run.log("epoch 0, the fitted head:  " + "  ".join(f"val {name} {value:.4f}" for name, value in trainer.validate().items()))
     return trainer, tables, sample
+
+
+def resolve_batch_size(recipe: Recipe, run: Run, target: Target, train: Table, val: Table) -> Recipe:
+    """Return the recipe with train.batch_size and train.accumulate as numbers. Raises FlukeError as `choose_batch_size` does."""
+    quiet = replace(run, log=lambda line: None)
+
+    def make(candidate: Recipe) -> tuple[Network, np.ndarray]:
+        task = make_task(candidate, target, train, val)
+        return build_network(candidate, quiet, task, new=False), task.targets
+
+    return choose_batch_size(recipe, run, make)
 
 
 def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:

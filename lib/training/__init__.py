@@ -4,6 +4,7 @@ tasks        what differs between a classifier and an embedding: loss, order of 
 run          what the functions of one run pass around
 time_budget  how long the rest of a run takes
 preparation  what is done to a network before its training, and notes on it
+batch_size   images per batch that fit a GPU's memory
 state        where training stands, what it leaves
 loop         train_epoch, train_step, validate, end_epoch
 optimizer    parameter groups, optimizer, learning rate as a function of the step

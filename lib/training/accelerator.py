@@ -111,12 +111,12 @@ def explain_step_errors(t: Train, num_processes: int) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        smaller = max(t.batch_size // 2 // num_processes, 1) * num_processes
+        smaller = max(t.images_per_batch // 2 // num_processes, 1) * num_processes
         cure = f"try --train.batch_size {smaller} --train.accumulate {t.accumulate * 2}, which trains much alike"
-        if smaller == t.batch_size:
+        if smaller == t.images_per_batch:
             cure = "one image is too large: lower data.size, or take a smaller model"
         raise FlukeError(
-            f"Out of GPU memory with train.batch_size {t.batch_size} on {num_processes} process{'es' * (num_processes > 1)}; "
+            f"Out of GPU memory with train.batch_size {t.images_per_batch} on {num_processes} process{'es' * (num_processes > 1)}; "
             f"{cure}."
         ) from None
     except Exception as error:
@@ -128,6 +128,6 @@ def explain_step_errors(t: Train, num_processes: int) -> Iterator[None]:
         if not isinstance(error, ValueError) or "more than 1 value per channel" not in str(error):
             raise
         raise FlukeError(
-            f"train.batch_size {t.batch_size} leaves each of {num_processes} processes one image per batch, of which BatchNorm "
-            f"can't compute statistics; set at least {2 * num_processes}."
+            f"train.batch_size {t.images_per_batch} leaves each of {num_processes} processes one image per batch, of which "
+            f"BatchNorm can't compute statistics; set at least {2 * num_processes}."
         ) from None

@@ -38,7 +38,7 @@ class InferenceOptions:
     @staticmethod
     def from_recipe(recipe: Recipe, num_processes: int) -> InferenceOptions:
         """Return the recipe's options: predict.batch_size, or 64, or a process's share of train.batch_size if that is larger."""
-        batch_size = recipe.predict.batch_size or max(64, recipe.train.batch_size // num_processes)
+        batch_size = recipe.predict.batch_size or max(64, recipe.train.images_per_batch // num_processes)
         return InferenceOptions(batch_size, recipe.data.workers, tuple(recipe.predict.tta))
 
     def make_loader(self, images: Images, accelerator: Accelerator, passes: int = 1) -> ImageLoader:

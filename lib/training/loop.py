@@ -104,7 +104,7 @@ class Trainer:
         self.reads_images = not isinstance(data.train, FeatureDataset)
         """False for features, whose time says nothing about a prediction's."""
         order = task.make_order()
-        self.batches = ShardedBatches(order, order.n, t.batch_size, self.accelerator.process_index, num_processes)
+        self.batches = ShardedBatches(order, order.n, t.images_per_batch, self.accelerator.process_index, num_processes)
         workers = recipe.data.workers if self.reads_images else 0
         self.loader = make_train_loader(data.train, self.batches, workers)
         self.inference = replace(InferenceOptions.from_recipe(recipe, num_processes), workers=workers)
@@ -189,7 +189,7 @@ class Trainer:
                     return False
                 ready = time.monotonic()
         now, batches_done = time.monotonic(), self.batches.count - first
-        seconds, images_done = now - began, batches_done * self.recipe.train.batch_size
+        seconds, images_done = now - began, batches_done * self.recipe.train.images_per_batch
         if batches_done > 1:
             self._measure_steps(now - warm, batches_done - 1)
         self.speed = {"images_per_second": round(images_done / seconds, 1), "waiting": round(waited / seconds, 3)}

@@ -32,7 +32,7 @@ def prepare_batchnorm(network: Network, t: Train, run: Run) -> Network:
         return network
     if on_gpu and t.sync_batchnorm is not False:
         return convert_sync_batchnorm(network)
-    if (share := t.batch_size // num_processes) < SMALL_SHARE:
+    if (share := t.images_per_batch // num_processes) < SMALL_SHARE:
         run.log(
             f"note: BatchNorm normalizes the {share} images of each process by themselves, fewer than {SMALL_SHARE}; raise "
             "train.batch_size, use fewer processes, or a model without BatchNorm"

@@ -209,7 +209,7 @@ class EmbeddingTask(Task):
         t = self.recipe.train
         seed = derive_seed(t.seed, 0)
         if t.sampler == "pk":
-            return ClassGroupOrder(self.targets, t.images_per_class, t.batch_size, t.singles, seed)
+            return ClassGroupOrder(self.targets, t.images_per_class, t.images_per_batch, t.singles, seed)
         labelled = np.where(self.targets < 0, self.targets.max() + 1, self.targets)
         return RandomOrder(
             len(self.targets), seed, sampling_weights(labelled, t.sampler_power) if t.sampler == "weighted" else None
@@ -220,7 +220,7 @@ class EmbeddingTask(Task):
         over_pairs = [name for name in (o.name, *o.also) if LOSSES[name].compares_pairs]
         if not over_pairs:
             return None
-        share = share_with_partner(self.targets[self.make_order()(0)], t.batch_size)
+        share = share_with_partner(self.targets[self.make_order()(0)], t.images_per_batch)
         if share == 0 and len(over_pairs) == 1 + len(o.also) and np.bincount(self.targets[self.targets >= 0]).max() == 1:
             raise FlukeError(
                 f"objective {over_pairs[0]}: compares images of one individual, and none has two training images; use a loss with "
@@ -230,7 +230,7 @@ class EmbeddingTask(Task):
             return None
         return (
             f"note: objective {over_pairs[0]} compares images of one individual, but {share:.0%} of the images share a batch of "
-            f"{t.batch_size} with another one of theirs; train.sampler pk makes batches of such pairs"
+            f"{t.images_per_batch} with another one of theirs; train.sampler pk makes batches of such pairs"
         )
 
     def measure(self, outputs: np.ndarray, loss: nn.Module | None) -> dict[str, float]:

@@ -60,7 +60,7 @@ def test_values_are_put_into_a_recipe() -> None:
         ("optim.lr: {low: 0, high: 0.1}", r"optim.lr: expected a number > 0 \(found 0\)"),
         ("optim.lr: {low: 0.1, high: 1, log: maybe}", r"optim.lr: log has to be true or false \(found maybe\)"),
         ("model.dropout: {low: 0, high: 0.1, log: true}", "a logarithmic range has a low above 0 and no step"),
-        ("train.batch_size: {low: 8, high: 64.5}", r"train.batch_size: expected a whole number >= 1 \(found 64.5\)"),
+        ("train.batch_size: {low: 8, high: 64.5}", r"train.batch_size: expected a whole number >= 1 or auto \(found 64.5\)"),
         ("train.batch_size: {low: 8, high: 64, step: 0.5}", r"step has to be above 0, and whole \(found 0.5\)"),
         ("model.name: {low: 1, high: 2}", "model.name isn't a number, so that it needs choices"),
         ("folds.seed: [1, 2]", "folds.seed can't be tuned, because scores of trials"),

@@ -353,10 +353,10 @@ def test_a_run_keeps_what_it_had_before_a_field_existed(tmp_path: Path) -> None:
     folder.recipe.write_text("data: {size: 64}\n")
     today = Recipe(data=Data(size=64))
     assert runs.recipe_differences({"data": {"size": 64}}, asdict(today)) == []
-    assert runs.keep_older_values(today, folder).data.duplicates == "off"
-    assert runs.keep_older_values(today, folder).train.sync_batchnorm is False
+    assert runs.keep_begun_values(today, folder).data.duplicates == "off"
+    assert runs.keep_begun_values(today, folder).train.sync_batchnorm is False
     folder.recipe.write_text("data: {size: 64, duplicates: identical}\n")
-    assert runs.keep_older_values(today, folder).data.duplicates == "identical"
+    assert runs.keep_begun_values(today, folder).data.duplicates == "identical"
 
 
 def test_more_epochs_of_a_finished_run_are_refused(arguments: Callable, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """What only a CUDA GPU shows, on the tiny contest: `make gpu` runs these tests; without a GPU they are skipped."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib.config.command_line import read_tree
 from lib.errors import FlukeError
 from lib.models.network import Network
 from lib.training import loop
@@ -98,3 +102,55 @@ def test_embeddings_train(arguments: Callable, tmp_path: Path) -> None:
     fields = {"objective_name": "arcface", "model_embedding_dim": 8, "data_sample_submission": "null", "train_epochs": 2}
     result = train_embedding.main(arguments(tmp_path / "run", **fields))
     assert 0 <= result["map@5"] <= 1
+
+
+def test_auto_is_the_largest_batch_that_fits(arguments: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fields = {"model_name": "resnet18", "data_size": 224, "train_batch_size": "auto", "train_accumulate": 8, "train_epochs": 1}
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2e9 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        train_classifier.main(arguments(tmp_path / "small", **fields))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    train_classifier.main(arguments(tmp_path / "whole", **fields))
+    print(capsys.readouterr().out)
+    found = {name: read_tree(str(tmp_path / name / "recipe.yaml"))["train"] for name in ("small", "whole")}
+    assert found["small"]["batch_size"] < found["whole"]["batch_size"] == 256
+    assert {train["batch_size"] * train["accumulate"] for train in found.values()} == {256}
+
+
+RANK = """
+import sys
+from datetime import timedelta
+
+from accelerate import PartialState
+
+PartialState(backend="gloo", timeout=timedelta(minutes=5))  # NCCL refuses two processes on one GPU
+from scripts import train_classifier
+
+train_classifier.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("sync_batchnorm", [True, False])
+def test_two_ranks_on_one_gpu_train_as_one(sync_batchnorm: bool, arguments: Callable, tmp_path: Path) -> None:
+    """With the statistics of all images; without, each rank normalizes its own."""
+    fields = {"train_precision": "fp32", "train_epochs": 2, "train_sync_batchnorm": sync_batchnorm, "optim_lr": 1e-3}
+    fields |= {"data_augment": "[]"}
+    argv = arguments(tmp_path / "two", **fields)
+    environment = {**os.environ, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]) + os.pathsep + os.environ.get("PYTHONPATH", "")}
+    command = [sys.executable, "-c", RANK, *argv]
+    ranks = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE) for rank in (0, 1)]
+    try:
+        errors = [rank.communicate(timeout=300)[1].decode() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    environment_file = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert (environment_file["processes"], environment_file["device"]) == (2, "cuda:0")
+    train_classifier.main(arguments(tmp_path / "one", **fields))
+    two, one = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("two", "one"))
+    assert (abs(two["train_loss"] - one["train_loss"]) < 0.02) == sync_batchnorm, (two, one)
