@@ -232,8 +232,8 @@ class Trainer:
         torch.manual_seed(derive_seed(t.seed, 1, state.epoch, batch, self.accelerator.process_index))
         factor = schedule_factor(o, state.step, self.steps_per_epoch * t.epochs, self.steps_per_epoch)
         set_learning_rate(self.optimizer, o.lr * factor * plateau_factor(self.plateau))
-        images = to_device(images, self.device)
         with explain_step_errors(t, self.accelerator.num_processes):
+            images = to_device(images, self.device)
             with nullcontext() if steps else self.accelerator.no_sync(self.model):
                 loss = self.model(images, targets.to(self.device, non_blocking=True))["loss"]
                 self.accelerator.backward(loss / in_window)
