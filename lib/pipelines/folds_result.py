@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,15 @@ from lib.pipelines.embed import load_class_centres
 from lib.pipelines.predict import predict_average
 from lib.pipelines.run_tables import FoldTables, group_list
 from lib.pipelines.shift import compare_with_test, describe_shift
+from lib.reports.class_results import HeldOutScores
 from lib.reports.run_page import write_folds_page, write_query_folds_page
 from lib.retrieval.evaluation import OpenSetEvaluation, evaluate_open_set, metric_interval, mixed
 from lib.retrieval.held_out import ValidationSet
 from lib.run_folder import FinalFolder, RunFolder
-from lib.scores.calibration import fit_calibration
-from lib.scores.cut_points import fit_cut_points
-from lib.scores.decided import decide_out_of_fold, decision_options
-from lib.scores.decisions import label_thresholds
+from lib.scores.decided import decide_out_of_fold
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
-from lib.submission.decisions import Decisions
+from lib.submission.decisions import Decisions, fit_decisions
 from lib.submission.writing import submit
 from lib.tables.table import Table
 from lib.tables.target import Target
@@ -94,30 +91,16 @@ def report_out_of_fold(
     result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
     run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
     run.log(describe_folds_result(result))
-    thresholds = cut_points = calibration = calibrated = shift = None
-    if target.several:
-        thresholds = broadcast_from_main(
-            run.accelerator, lambda: label_thresholds(logits, held_out.targets(), held_out.classes, result["metric"])
-        )
-        run_on_main(run.accelerator, lambda: write_json(folder.thresholds, thresholds))
-    if decision_options(metric, target).cut_points:
-        cut_points = broadcast_from_main(run.accelerator, lambda: fit_cut_points(logits, held_out.targets()).tolist())
-        run_on_main(run.accelerator, lambda: write_json(folder.cut_points, cut_points))
-    if not target.numeric:
-        calibration, calibrated = broadcast_from_main(
-            run.accelerator, lambda: fit_calibration(logits, held_out.targets(), target, held_out.groups)
-        )
-        run_on_main(run.accelerator, lambda: write_json(folder.calibration, asdict(calibration)))
-        result["calibration"] = calibration.numbers()
-    decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
+    fitted, shift = broadcast_from_main(run.accelerator, lambda: fit_decisions(held_out, logits, metric, folder)), None
+    if fitted.calibration is not None:
+        result["calibration"] = fitted.calibration.numbers()
     if tables.test is not None:
-        write_test(recipe, run, tables, predict_test(), result["metric"], decisions)
+        write_test(recipe, run, tables, predict_test(), result["metric"], fitted.decisions)
         if (shift := find_shift()) is not None:
             run.log(describe_shift(shift[0]))
             result["test_shift"] = shift[0].summary()
-    run_on_main(
-        run.accelerator, lambda: write_folds_page(recipe, folder, held_out, logits, result, decided, shift, decisions, calibrated)
-    )
+    shown = HeldOutScores(held_out, logits, decided, fitted.decisions, fitted.calibrated)
+    run_on_main(run.accelerator, lambda: write_folds_page(recipe, folder, shown, result, shift))
     return result
 
 

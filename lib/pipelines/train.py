@@ -28,16 +28,14 @@ from lib.pipelines.run_tables import Fold, Splits, group_list, load_splits, make
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.pipelines.shift import compare_with_test, count_compared, describe_shift
 from lib.process import announce
+from lib.reports.class_results import HeldOutScores
 from lib.reports.run_page import write_run_page
+from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.run_folder import run_of_weights, submit_command
-from lib.scores.calibration import fit_calibration
-from lib.scores.cut_points import fit_cut_points
-from lib.scores.decided import decision_options
-from lib.scores.decisions import label_thresholds
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.scores.shift import Shift
 from lib.submission.choice import check_sample
-from lib.submission.decisions import Decisions
+from lib.submission.decisions import FittedDecisions, fit_decisions
 from lib.submission.writing import submit
 from lib.tables.image_path import count_channels
 from lib.tables.sample import Sample, load_sample
@@ -49,7 +47,7 @@ from lib.training.distributed import broadcast_from_main, run_on_main
 from lib.training.inference import InferenceOptions, predict
 from lib.training.loop import Datasets, Outcome, Trainer, fit
 from lib.training.run import Run
-from lib.training.tasks import Task, check_task, make_task
+from lib.training.tasks import Evaluation, Task, check_task, make_task
 
 
 def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> dict[str, Any]:
@@ -309,19 +307,9 @@ def write_results(
         run.log(f"validation, {which}: " + "  ".join(f"{key} {value:.4f}" for key, value in evaluation.metrics.items()))
         if recipe.train.keep == "best" and epochs > 1:
             run.log("  slightly too high: the epoch was chosen on the rows that it is scored on (not with train.keep last)")
-        thresholds = cut_points = calibration = calibrated = None
-        if task.target.several:
-            thresholds = label_thresholds(prediction.val, task.val.targets(), task.classes, task.metric)
-            write_json(folder.thresholds, thresholds)
-        if decision_options(task.metric, task.target).cut_points:
-            cut_points = fit_cut_points(prediction.val, task.val.targets()).tolist()
-            write_json(folder.cut_points, cut_points)
-        if task.target.outputs == "logits" and not task.target.numeric:
-            calibration, calibrated = fit_calibration(prediction.val, task.val.targets(), task.target, task.val.groups)
-            write_json(folder.calibration, asdict(calibration))
-        decisions = Decisions(thresholds, cut_points, 1.0 if calibration is None else calibration.temperature)
+        fitted = fit_decisions(task.val, prediction.val, task.metric, folder)
         if sample is not None and prediction.test is not None:
-            submit(recipe.predict, folder.submission, sample, prediction.test, decisions, run.log, recipe.train.metric)
+            submit(recipe.predict, folder.submission, sample, prediction.test, fitted.decisions, run.log, recipe.train.metric)
         result: dict[str, Any] = {
             "metric": task.metric,
             "best_epoch": outcome.best_epoch,
@@ -329,14 +317,14 @@ def write_results(
             "rows": task.num_queries,
         }
         result |= evaluation.metrics
-        if calibration is not None:
-            result |= {name: value for name, value in calibration.numbers().items() if name not in result}
+        if fitted.calibration is not None:
+            result |= {name: value for name, value in fitted.calibration.numbers().items() if name not in result}
         if (interval := evaluation.interval()) is not None:
             result["interval"] = interval
         if prediction.shift is not None:
             run.log(describe_shift(prediction.shift[0]))
             result["test_shift"] = prediction.shift[0].summary()
-        write_run_page(recipe, folder, task, evaluation, outcome.history, result, prediction.shift, decisions, calibrated)
+        write_run_page(recipe, folder, _shown(task, evaluation, fitted), outcome.history, result, prediction.shift)
         if outcome.finished:
             write_json(folder.metrics, result)
         return result
@@ -348,3 +336,11 @@ def write_results(
         kept = "the best so far" if outcome.history else "a network that has not finished one epoch, whose predictions are poor"
         run.log(f"train.max_minutes is over after {epochs} epochs: predictions are of {kept}; {run.resume_command}")
     return result
+
+
+def _shown(task: Task, evaluation: Evaluation, fitted: FittedDecisions) -> HeldOutScores | OpenSetEvaluation:
+    """Return what a run's page shows of the validation."""
+    if evaluation.open_set is not None:
+        return evaluation.open_set
+    train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
+    return HeldOutScores(task.val, evaluation.outputs, evaluation.decided, fitted.decisions, fitted.calibrated, train_images)

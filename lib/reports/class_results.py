@@ -21,6 +21,22 @@ MAX_PAIRS = 2000
 
 
 @dataclass(frozen=True)
+class HeldOutScores:
+    """Scores of labelled rows that their models weren't trained on, and what a submission makes of such scores."""
+
+    table: Table
+    logits: np.ndarray
+    """(n, C)"""
+    decided: np.ndarray | None = None
+    """(n, C) logits whose plain decisions are those of a submission; None: those of `logits`."""
+    decisions: Decisions = PLAIN
+    calibrated: np.ndarray | None = None
+    """(n, C) logits at a temperature, for probabilities; None: `logits`."""
+    train_images: list[int] | None = None
+    """Images of each class that the one model was trained on."""
+
+
+@dataclass(frozen=True)
 class ClassResults:
     """What a page shows of predictions for labelled images."""
 
@@ -29,32 +45,24 @@ class ClassResults:
     mistakes: list[class_tables.Mistake] = field(default_factory=list)
 
 
-def class_results(
-    table: Table,
-    logits: np.ndarray,
-    train_images: list[int] | None = None,
-    decided: np.ndarray | None = None,
-    decisions: Decisions = PLAIN,
-    calibrated: np.ndarray | None = None,
-) -> ClassResults:
-    """Return figures, tables and mistakes of the logits (n, C) of a labelled table.
+def class_results(scores: HeldOutScores) -> ClassResults:
+    """Return figures, tables and mistakes of held-out scores.
 
-    `train_images` are the training images per class. Of ordered classes, confusions are those of the answers, by `decided` (n, C).
-    Thresholds and cut points of `decisions` are shown. Probabilities are those of `calibrated` (n, C), as a submission
-    has them, if there are any.
+    Of ordered classes, confusions are those of the answers, by `decided`. Thresholds and cut points are shown.
     """
+    table, logits, decided, decisions = scores.table, scores.logits, scores.decided, scores.decisions
     classes, targets = table.classes, table.targets()
     if table.target.numeric:
         drawn = {"Predictions": number_results.prediction_chart(targets, logits, classes)}
         return ClassResults(drawn, {"Largest errors": number_results.largest_errors(table.names, targets, logits, classes)})
-    probabilities = table.target.probabilities(logits if calibrated is None else calibrated)
+    probabilities = table.target.probabilities(logits if scores.calibrated is None else scores.calibrated)
     if table.target.several:
-        per_class = class_tables.class_table(logits, targets, classes, train_images)
+        per_class = class_tables.class_table(logits, targets, classes, scores.train_images)
         if decisions.thresholds is not None:
             per_class["threshold"] = [float(decisions.thresholds[name]) for name in per_class["class"]]
         drawn, tables = _label_results(per_class, targets, probabilities, classes)
     else:
-        per_class = class_tables.class_table(logits if decided is None else decided, targets, classes, train_images)
+        per_class = class_tables.class_table(logits if decided is None else decided, targets, classes, scores.train_images)
         drawn, tables = _confusion_results(per_class, targets, probabilities, classes, decided)
         if decisions.cut_points is not None:
             tables["Cut points"] = pd.DataFrame(

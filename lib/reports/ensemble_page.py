@@ -13,7 +13,7 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.metrics.registry import METRICS
 from lib.reports import html
-from lib.reports.class_results import ClassResults, class_results
+from lib.reports.class_results import ClassResults, HeldOutScores, class_results
 from lib.run_folder import RunFolder
 from lib.scores.score_file import Scores
 from lib.tables.loading import load_train
@@ -37,7 +37,7 @@ def write_ensemble_page(
     others |= result.get("calibration", {})
     shown = ClassResults({}, {})
     if _has_known_labels(oof):
-        shown = class_results(_as_table(oof, recipe), oof.logits, calibrated=calibrated)
+        shown = class_results(HeldOutScores(_as_table(oof, recipe), oof.logits, calibrated=calibrated))
     tables = {"Members": members_table(result), **shown.tables}
     facts = {"Ensemble": {"method": result["method"], "folds": result.get("inner_folds", ""), "runs": ", ".join(result["runs"])}}
     if recipe is not None:

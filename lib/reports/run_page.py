@@ -17,44 +17,37 @@ from lib.files import read_json
 from lib.metrics import registry
 from lib.metrics.verification import verify_pairs
 from lib.reports import drawing, figures, html
-from lib.reports.class_results import ClassResults, class_results
+from lib.reports.class_results import ClassResults, HeldOutScores, class_results
 from lib.retrieval.evaluation import OpenSetEvaluation
 from lib.retrieval.open_set import fit_open_set
 from lib.retrieval.ranking import replace_missing
 from lib.run_folder import RunFolder
 from lib.scores.shift import Shift
-from lib.submission.decisions import PLAIN, Decisions
 from lib.tables.table import Table
-from lib.training.tasks import Evaluation, Task
 
 
 def write_run_page(
     recipe: Recipe,
     folder: RunFolder,
-    task: Task,
-    evaluation: Evaluation,
+    validation: HeldOutScores | OpenSetEvaluation,
     history: list[dict[str, Any]],
     result: dict[str, Any],
     shift: tuple[Shift, Table] | None = None,
-    decisions: Decisions = PLAIN,
-    calibrated: np.ndarray | None = None,
 ) -> None:
     """Write report.html and its figures as PNG; `result` is what metrics.json holds.
 
-    `decisions` are those of a submission. `shift` says how well test images can be told from
-    held-out ones, and has the compared rows. `calibrated` (n, C) are held-out logits at a temperature.
+    `shift` says how well test images can be told from held-out ones, and has the compared rows.
     """
-    curves = [{**entry, "val_loss": entry.get("loss")} for entry in history]
-    greater = registry.METRICS[task.metric].higher_is_better
+    curves, metric = [{**entry, "val_loss": entry.get("loss")} for entry in history], result["metric"]
+    greater = registry.METRICS[metric].higher_is_better
     stopped = history[-1]["epoch"] if history and result["epochs"] < recipe.train.epochs else None
     drawn: dict[str, Figure] = {}
     if history:
-        drawn["Training"] = figures.training_curves(curves, task.metric, greater, stopped)
-    if evaluation.open_set is not None:
-        shown = ClassResults(_open_set_figures(evaluation.open_set, recipe), {})
+        drawn["Training"] = figures.training_curves(curves, metric, greater, stopped)
+    if isinstance(validation, OpenSetEvaluation):
+        shown = ClassResults(_open_set_figures(validation, recipe), {})
     else:
-        train_images = task.target.counts(task.targets, len(task.classes)).astype(int).tolist()
-        shown = class_results(task.val, evaluation.outputs, train_images, evaluation.decided, decisions, calibrated)
+        shown = class_results(validation)
     drawn |= shown.figures
     tables = dict(shown.tables)
     for title, path in {"Training": folder.curves, "Confusion": folder.confusion}.items():
@@ -64,10 +57,10 @@ def write_run_page(
     note = f"{recipe.train.keep} epoch {result['best_epoch']}"
     if recipe.train.keep == "best" and result["epochs"] > 1:
         note += ", chosen on these rows: slightly too high"
-    if (corrected := result.get(task.metric + registry.CORRECTED)) is not None:
+    if (corrected := result.get(metric + registry.CORRECTED)) is not None:
         note += f"; {corrected:.4f} less the bias of few positives per label, around which the interval is"
-    headline = html.Headline(task.metric, result[task.metric], task.num_queries, tuple(interval) if interval else None, note)
-    others = {key: number for key, number in result.items() if isinstance(number, float) and key != task.metric}
+    headline = html.Headline(metric, result[metric], result["rows"], tuple(interval) if interval else None, note)
+    others = {key: number for key, number in result.items() if isinstance(number, float) and key != metric}
     tables["Epochs"] = pd.DataFrame(history)
     tables |= _duplicates(folder)
     facts = _facts(recipe, folder, epochs=result["epochs"])
@@ -76,22 +69,13 @@ def write_run_page(
 
 
 def write_folds_page(
-    recipe: Recipe,
-    folder: RunFolder,
-    table: Table,
-    logits: np.ndarray,
-    result: dict[str, Any],
-    decided: np.ndarray | None = None,
-    shift: tuple[Shift, Table] | None = None,
-    decisions: Decisions = PLAIN,
-    calibrated: np.ndarray | None = None,
+    recipe: Recipe, folder: RunFolder, scores: HeldOutScores, result: dict[str, Any], shift: tuple[Shift, Table] | None = None
 ) -> None:
-    """Write report.html and confusion.png of a k-fold run from its out-of-fold `logits` (n, C) of `table`.
+    """Write report.html and confusion.png of a k-fold run from its out-of-fold scores; `result` is what cv.json holds.
 
-    `result` is what cv.json holds; the plain decisions of `decided` (n, C) are those of a submission (None: those of `logits`);
-    `shift`, `decisions` and `calibrated` are as in `write_run_page`.
+    `shift` is as in `write_run_page`.
     """
-    shown = class_results(table, logits, None, decided, decisions, calibrated)
+    shown = class_results(scores)
     if "Confusion" in shown.figures:
         drawing.save_figure(shown.figures["Confusion"], folder.confusion)
     metric = result["pooled_metric"]

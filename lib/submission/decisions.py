@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from lib.errors import FlukeError
-from lib.files import read_json
+from lib.files import read_json, write_json
 from lib.run_folder import RunFolder
+from lib.scores.calibration import Calibration, fit_calibration
+from lib.scores.cut_points import fit_cut_points
+from lib.scores.decided import decision_options
+from lib.scores.decisions import label_thresholds
+from lib.tables.table import Table
 from lib.tables.target import Target
 
 
@@ -26,6 +31,37 @@ class Decisions:
 
 
 PLAIN = Decisions()
+
+
+@dataclass(frozen=True)
+class FittedDecisions:
+    """What was fitted on held-out rows."""
+
+    decisions: Decisions
+    calibration: Calibration | None
+    """None for numbers and embeddings."""
+    calibrated: np.ndarray | None
+    """(n, C) held-out logits, each row's at a temperature that was fitted without its fold; None as above."""
+
+
+def fit_decisions(table: Table, outputs: np.ndarray, metric: str, folder: RunFolder) -> FittedDecisions:
+    """Fit what the target has on the outputs (n, C) of held-out rows, and write it to the run's folder.
+
+    Several labels get thresholds, for the best `metric`; ordered classes get cut points, where `metric` is of what is handed in;
+    both and one label per image get a temperature.
+    """
+    target, thresholds, cut_points = table.target, None, None
+    if target.several:
+        thresholds = label_thresholds(outputs, table.targets(), table.classes, metric)
+        write_json(folder.thresholds, thresholds)
+    if decision_options(metric, target).cut_points:
+        cut_points = fit_cut_points(outputs, table.targets()).tolist()
+        write_json(folder.cut_points, cut_points)
+    if target.outputs != "logits" or target.numeric:
+        return FittedDecisions(Decisions(thresholds, cut_points), None, None)
+    calibration, calibrated = fit_calibration(outputs, table.targets(), target, table.groups)
+    write_json(folder.calibration, asdict(calibration))
+    return FittedDecisions(Decisions(thresholds, cut_points, calibration.temperature), calibration, calibrated)
 
 
 def read_decisions(folder: RunFolder | None, classes: Sequence[str], target: Target) -> Decisions:

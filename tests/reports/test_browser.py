@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from lib.reports import html
-from lib.reports.class_results import class_results
+from lib.reports.class_results import HeldOutScores, class_results
 from lib.reports.review_page import Pair, Side, write_review_page
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
@@ -75,7 +75,7 @@ def write_run(folder: Path, classes: list[str], images: int = 3) -> Path:
     labels = [(classes[t],) for t in targets]
     names = [f"{i}.jpg" for i in range(len(targets))]
     table = Table(np.arange(len(targets)), names, [photo] * len(names), labels, tuple(classes), None, ONE_LABEL)
-    shown = class_results(table, logits)
+    shown = class_results(HeldOutScores(table, logits))
     path = folder / "report.html"
     headline = html.Headline("accuracy", float(np.mean(answers == targets)), len(targets), (0.7, 0.9))
     html.write_page(path, html.Page("run", headline, {}, shown.figures, shown.tables), shown.mistakes)

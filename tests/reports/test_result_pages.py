@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.reports import ensemble_page, run_page
-from lib.reports.class_results import class_results
+from lib.reports.class_results import HeldOutScores, class_results
 from lib.reports.figures import training_curves
 from lib.submission.decisions import Decisions
 from lib.tables.table import Table
@@ -41,16 +41,15 @@ def test_folds_show_the_metric_with_its_interval_first() -> None:
 def test_each_label_has_its_threshold() -> None:
     labels = [("x",), ("y",), ("x", "y"), ()]
     table = Table(np.arange(4), list("abcd"), [Path("no.png")] * 4, labels, ("x", "y"), None, SEVERAL_LABELS)
-    shown = class_results(
-        table, np.array([[2, -1], [-2, 1], [1, 1], [-1, -1]], np.float32), decisions=Decisions({"x": 0.3, "y": 0.7})
-    )
+    logits = np.array([[2, -1], [-2, 1], [1, 1], [-1, -1]], np.float32)
+    shown = class_results(HeldOutScores(table, logits, decisions=Decisions({"x": 0.3, "y": 0.7})))
     assert dict(zip(shown.tables["Labels"]["class"], shown.tables["Labels"]["threshold"])) == {"x": 0.3, "y": 0.7}
     assert "over 8 labels" in shown.figures["Calibration"].get_label()
 
 
 def test_ordered_classes_have_their_cut_points() -> None:
     table = Table(np.arange(3), list("abc"), [Path("no.png")] * 3, [("8",), ("9",), ("10",)], ("8", "9", "10"), None, ORDINAL)
-    shown = class_results(table, np.eye(3, dtype=np.float32), decisions=Decisions(cut_points=[0.4, 1.7]))
+    shown = class_results(HeldOutScores(table, np.eye(3, dtype=np.float32), decisions=Decisions(cut_points=[0.4, 1.7])))
     assert shown.tables["Cut points"].to_numpy().tolist() == [["8", "9", 0.4], ["9", "10", 1.7]]
 
 
