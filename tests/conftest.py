@@ -81,7 +81,7 @@ def arguments(contest: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no figures, which cost more than the training of the tiny contest."""
-    monkeypatch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
+    monkeypatch.setattr("lib.pipelines.run_result.write_run_page", lambda *_: None)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ run_tables           the tables of a run, and their images as datasets
 features             features of a frozen backbone, computed once and kept
 frozen               heads that start fitted; training on features
 shift                test images compared with held-out ones
+build                the network of a run, and its trainer
+run_result           predictions of a trained run, submission, page, metrics.json
 train                one run from tables to report
 predict              any images with trained networks
 kfold                cross-validation: a run per fold

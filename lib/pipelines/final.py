@@ -11,11 +11,12 @@ import numpy as np
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError, Interrupted
 from lib.files import read_json, write_json
+from lib.pipelines.build import build_network, make_trainer
 from lib.pipelines.folds_result import predict_test
 from lib.pipelines.frozen import fit_head
 from lib.pipelines.run_tables import FoldTables, Splits
 from lib.pipelines.runs import lock_run, plan_run
-from lib.pipelines.train import build_network, make_trainer, write_start
+from lib.pipelines.train import write_start
 from lib.run_folder import RunFolder
 from lib.submission.decisions import read_decisions
 from lib.tables.extra import join_extra
@@ -76,7 +77,7 @@ def _train_all(recipe: Recipe, run: Run, target: Target, tables: FoldTables, fol
             if plan.checkpoint is None and recipe.model.head_from is not None:
                 fit_head(recipe, own, task, network, splits)
             write_start(recipe, own, task, network, plan)
-            trainer = make_trainer(recipe, own, task, network, splits, None, plan.checkpoint)
+            trainer = make_trainer(recipe, own, task, network, splits, plan.checkpoint)
             trainer.validates = False
             if plan.checkpoint is not None:
                 trainer.resume(plan.checkpoint)

@@ -19,9 +19,9 @@ from lib.files import atomic_write, read_json, write_json
 from lib.images.samplers import derive_seed
 from lib.metrics import registry
 from lib.models.backbone import resolve_model
-from lib.models.losses import head_for
-from lib.models.network import Network, NetworkSpec
+from lib.models.network import Network
 from lib.models.weights import load_initial_weights
+from lib.pipelines.build import make_spec
 from lib.pipelines.features import backbone_mark, compute_features
 from lib.pipelines.folds_result import report_out_of_fold, summarise
 from lib.pipelines.kfold import load_fold_tables, start_folds
@@ -152,11 +152,8 @@ def _make_network(recipe: Recipe, run: Run, tables: FoldTables) -> Network:
     """Return the network whose backbone is probed, with its first weights."""
     d = recipe.data
     size = d.eval_size or d.size
-    model = resolve_model(recipe.model, (size, size), count_channels(recipe.data))
-    head = head_for(recipe.objective, tables.train.target)
-    bins = recipe.objective.bins if head == "binned" else 0
-    spec = NetworkSpec(model, tables.train.classes, tables.train.target, size, d.fit, head, bins)
+    model = resolve_model(recipe.model, (size, size), count_channels(d))
     set_seed(derive_seed(recipe.train.seed, 2) % 2**32)  # of weights that no file holds
-    network = Network(spec, recipe.objective).eval()
+    network = Network(make_spec(recipe, model, tables.train.classes, tables.train.target), recipe.objective).eval()
     run.log(load_initial_weights(network, recipe.model))
     return network

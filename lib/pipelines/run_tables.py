@@ -63,6 +63,8 @@ class Splits:
     test: Table | None
     cached: Table | None
     """All rows whose images share one cache, so that folds and splits of a table don't make one each; None: each table its own."""
+    images_to_predict: int = 0
+    """Test images to predict after the training and before the run's deadline, by the run or by the k-fold run it is a fold of."""
 
 
 def load_tables(recipe: Recipe, run: Run, target: Target) -> ContestTables:
@@ -155,7 +157,8 @@ def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> 
     if extra is not None:
         run.log(said)
         cached = cached.join(extra)
-    return Splits(train, table.take(val_rows), test, None if limit else cached)
+    to_predict = fold.images_to_predict if fold else 0 if test is None else len(test)
+    return Splits(train, table.take(val_rows), test, None if limit else cached, to_predict)
 
 
 def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fold | None) -> tuple[np.ndarray, np.ndarray]:

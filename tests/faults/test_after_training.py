@@ -37,7 +37,7 @@ def made(contest: Path, arguments: Callable[..., list[str]], tmp_path_factory: p
     root = tmp_path_factory.mktemp("made") / "work"
     shutil.copytree(contest, root / "own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
+        patch.setattr("lib.pipelines.run_result.write_run_page", lambda *_: None)
         patch.chdir(root)
         train_classifier.main(arguments(Path("single"), **TINY))
         kfold.main(arguments(Path("cv"), **TINY))

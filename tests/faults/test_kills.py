@@ -88,7 +88,7 @@ def run(features: str, argv: list[str], counts: Path | None, point: str | None =
         if counts is not None or name == point:
             where = import_module(module)
             setattr(where, attribute, watched(getattr(where, attribute), name, counts, nth, after))
-    import_module("lib.pipelines.train").write_run_page = lambda *_: None  # figures cost more than a tiny run's training
+    import_module("lib.pipelines.run_result").write_run_page = lambda *_: None  # figures cost more than a tiny run's training
     import_module("lib.pipelines.folds_result").write_folds_page = lambda *_: None
     import_module(f"scripts.{FEATURES[features][0]}").main(argv)
     os._exit(0)  # without waiting for whatever libraries registered

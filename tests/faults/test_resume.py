@@ -20,7 +20,7 @@ from lib import files, process
 from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, Interrupted
 from lib.images import cache, checking
-from lib.pipelines import runs, train
+from lib.pipelines import run_result, runs
 from lib.run_folder import RunFolder
 from lib.training import checkpoint, loop, time_budget
 from lib.training.distributed import SIGNALLED, StopSignal
@@ -207,7 +207,7 @@ def test_time_limit_leaves_time_for_a_validation_and_the_predictions(
     for module in (loop, runs, time_budget):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], strftime=time.strftime))
     taking(loop, "predict_batches", lambda networks, loader, *_: len(loader.dataset))
-    taking(train, "predict", lambda networks, images, *_: len(images))
+    taking(run_result, "predict", lambda networks, images, *_: len(images))
     taking(loop, "schedule_factor", lambda *_: 8)
     train_classifier.main(arguments(tmp_path / "run", train_epochs=9, train_max_minutes=seconds / 60))
     assert (tmp_path / "run" / "submission.csv").exists()

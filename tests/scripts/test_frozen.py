@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from lib.errors import FlukeError
 from lib.models.network import Network
+from lib.pipelines import build
 from lib.pipelines import train as train_pipeline
 from lib.scores.score_file import load_scores
 from lib.training import loop
@@ -120,7 +121,7 @@ def test_a_frozen_backbone_runs_once_and_trains_alike(
 ) -> None:
     fields = FROZEN | {"train_ema": 0.9, "model_hidden": "[6]", "model_dropout": 0.3}
     with monkeypatch.context() as patch:
-        patch.setattr(train_pipeline, "trains_on_features", lambda recipe: False)
+        patch.setattr(build, "trains_on_features", lambda recipe: False)
         train_classifier.main(arguments(tmp_path / "images", **fields))
     seen, real = [], Network._pooled_features
 
@@ -145,7 +146,7 @@ def test_embeddings_of_a_frozen_backbone_train_alike(arguments: Callable, tmp_pa
     fields = FROZEN | {"objective_name": "arcface", "model_embedding_dim": 8, "data_sample_submission": "null", "train_epochs": 2}
     train_embedding.main(arguments(tmp_path / "features", **fields))
     assert "it has run once" in (tmp_path / "features" / "log.txt").read_text()
-    monkeypatch.setattr(train_pipeline, "trains_on_features", lambda recipe: False)
+    monkeypatch.setattr(build, "trains_on_features", lambda recipe: False)
     train_embedding.main(arguments(tmp_path / "images", **fields))
     images, features = weights_of(tmp_path / "images"), weights_of(tmp_path / "features")
     assert all(features[name] == pytest.approx(value, abs=2e-4) for name, value in images.items())

@@ -21,7 +21,7 @@ from lib.errors import FlukeError, Interrupted
 from lib.images.decoding import decode
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import Network
-from lib.pipelines import folds_result, run_tables, train
+from lib.pipelines import folds_result, run_result, run_tables, train
 from lib.pipelines import kfold as kfold_pipeline
 from lib.reports import run_page
 from lib.scores import alignment, score_file
@@ -45,7 +45,7 @@ def make_argv(arguments: Callable[..., list[str]], out: Path, **fields: object) 
 def _no_reports() -> Iterator[None]:
     """Half of a tiny fold's time goes into drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_run_page", lambda *_: None)
+        patch.setattr(run_result, "write_run_page", lambda *_: None)
         patch.setattr(folds_result, "write_folds_page", lambda *_: None)
         yield
 
@@ -149,7 +149,7 @@ def test_a_signal_after_a_folds_last_step_stops_before_the_next(
     def signalled(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train, "write_run_page", signalled)
+    monkeypatch.setattr(run_result, "write_run_page", signalled)
     with pytest.raises(Interrupted, match="in fold 1"):
         kfold.main(argv)
     assert not (tmp_path / "run" / "fold1").exists()

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from lib.images.augmentation import ResizeToSquare
 from lib.images.dataset import ImageDataset
 from lib.models.weights import load_network
-from lib.pipelines import train
+from lib.pipelines import run_result
 from lib.scores import score_file
 from lib.tables.target import ONE_LABEL
 from lib.training import loop, tasks
@@ -224,7 +224,7 @@ def test_weights_that_are_kept_are_validated_once(
 ) -> None:
     titles, real = [], loop.predict_batches
     monkeypatch.setattr(loop, "predict_batches", lambda *args, **more: titles.append(more["title"]) or real(*args, **more))
-    monkeypatch.setattr(train, "predict", lambda *args, **more: titles.append(more["title"]) or predict(*args, **more))
+    monkeypatch.setattr(run_result, "predict", lambda *args, **more: titles.append(more["title"]) or predict(*args, **more))
     train_classifier.main(arguments(tmp_path / "run"))
     assert titles == ["validate", "validate", "predict test"]
     kept = score_file.load_scores(tmp_path / "run" / "scores_val.npz")
