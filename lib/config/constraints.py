@@ -39,6 +39,7 @@ def _tables(recipe: Recipe) -> Table:
             d.pixel_columns and (folder or d.image_pattern or isinstance(d.channels, list)),
             "data.pixel_columns needs data.train_csv, and no data.image_pattern or channels as files",
         ),
+        (d.row_pattern and (folder or d.pixel_columns), "data.row_pattern needs data.train_csv, and no data.pixel_columns"),
         (d.pixel_shape and not d.pixel_columns, "data.pixel_shape needs data.pixel_columns"),
         (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
         (d.box_columns and d.detections is not None, "set one of data.box_columns and data.detections"),

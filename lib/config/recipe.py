@@ -88,6 +88,12 @@ class Data:
     label_columns: list[str] = field(default_factory=list)
     """Instead of `label_column`: one-hot columns by name or pattern (`"ETT*"`); a row's labels are the columns whose cell is above
     0. One label per row, or with `label_separator` any number."""
+    row_pattern: str | None = None
+    """For a row per image and label (`ID_12_epidural`): a regular expression that finds both in the cells of `image_column` and in
+    the sample's ids, by its groups `image` and `label`, else its first two: `^(.+?)_(epidural|any)$`. A table of this form is read
+    as one with a row per image and, in place of `label_column`, a column of its cells per label; a sample is filled accordingly.
+    Where one of the sample's labels is `label_column` itself, only its rows are filled, and others stay as they are: of several
+    targets, each run takes the submission of the one before as its `sample_submission`."""
     label_pattern: str | None = None
     """Instead of `label_column` and class folders: a regular expression that finds the label in an image's name, folders included;
     its group `label`, else its first group: `^(cat|dog)`."""

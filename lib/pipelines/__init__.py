@@ -36,6 +36,7 @@ discovery_output     the files and the page of discover
 discover             the test images grouped into individuals
 compare              runs side by side
 prepare              a first recipe from a contest's folder
+prepare_long         its fields where the sample has a row per image and label
 prepare_table        its fields where a table lists the training images
 unpack               images of packed files as files
 kaggle               Kaggle's own client: downloads, submissions

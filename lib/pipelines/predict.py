@@ -34,7 +34,7 @@ from lib.submission.choice import check_sample
 from lib.submission.decisions import PLAIN, Decisions, read_decisions
 from lib.submission.writing import submit
 from lib.tables import filters, loading
-from lib.tables.sample import Sample, load_sample, read_sample, without_extension
+from lib.tables.sample import Sample, load_sample, read_recipe_sample, without_extension
 from lib.tables.table import Table
 from lib.training.accelerator import make_inference_accelerator
 from lib.training.distributed import broadcast_from_main
@@ -185,7 +185,7 @@ def find_sample(arguments: PredictArguments, recipe: Recipe, spec: NetworkSpec, 
     """Return the sample submission to fill: --sample, else the recipe's if the table has its images. Raises FlukeError."""
     sample = None
     if arguments.sample:
-        sample = read_sample(Path(arguments.sample), recipe.data.image_column)
+        sample = read_recipe_sample(Path(arguments.sample), recipe.data)
     elif spec.target.outputs == "logits":
         sample = _recipe_sample(arguments, recipe, table, spec)
     if sample is not None and not arguments.sample and arguments.table is not None:

@@ -12,6 +12,7 @@ from lib.config.draft import Draft
 from lib.errors import FlukeError, first_few
 from lib.files import write_text
 from lib.images.checking import describe_sizes
+from lib.pipelines.prepare_long import read_long_form
 from lib.pipelines.prepare_table import describe_table_fields
 from lib.process import announce
 from lib.submission.choice import check_sample
@@ -47,7 +48,7 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     if parts is not None:
         draft.notes.append(parts)
         survey = replace(survey, sample=None, sample_path=None)
-    _refuse_composed_ids(survey)
+    survey = read_long_form(survey, draft)
     train = choose_train_table(survey)
     try:
         if train is None:
@@ -86,20 +87,6 @@ def _asks_for_parts(survey: Survey) -> str | None:
     if not parts:
         return None
     return f"{survey.sample_path}, column {parts[0]}, asks for boxes or masks; only labels of whole images are learnt and written"
-
-
-def _refuse_composed_ids(survey: Survey) -> None:
-    """Raise FlukeError for a sample submission whose rows are an image and a label each."""
-    sample = survey.sample
-    if sample is None or survey.sample_path is None or len(sample.prediction_columns) > 1:
-        return
-    composed = [name for name in sample.ids if any(name[:i] in survey.stems for i, mark in enumerate(name) if mark == "_")]
-    if len(composed) == len(sample.ids) and not survey.images_of(sample.ids):
-        raise FlukeError(
-            f"{survey.folder / survey.sample_path}: its rows are called after an image and a label each ({composed[0]!r}), which "
-            "isn't written; make tables with a row per image and a column per label (data.label_columns, number_columns), and "
-            "turn the submission back."
-        )
 
 
 def _check(out: Path) -> None:

@@ -27,11 +27,11 @@ def check_file(path: Path, sample: Sample, fmt: Format, name: Path | None = None
         raise FlukeError(f"{name}: is not UTF-8 text (byte 0x{error.object[error.start]:02x}).") from None
     rows = list(read_records(name, text, sample.delimiter))
     header, body = (rows[0][1], rows[1:]) if rows else ([], [])
-    if header != sample.columns:
-        found, expected = first_few(map(repr, header), 12) or "none", first_few(map(repr, sample.columns), 12)
+    if header != sample.file.columns:
+        found, expected = first_few(map(repr, header), 12) or "none", first_few(map(repr, sample.file.columns), 12)
         faults = [f"its columns are {found}, not {expected}"]
     else:
-        faults = _row_faults(body, sample) or _cell_faults(body, sample, fmt)
+        faults = _row_faults(body, sample.file) or _cell_faults(body, sample, fmt)
     if faults:
         raise FlukeError(f"{name}: does not fit {sample.path}: {'; '.join(faults)}.")
 
@@ -58,8 +58,9 @@ def _row_faults(rows: Rows, sample: Sample) -> list[str]:
 
 def _cell_faults(rows: Rows, sample: Sample, fmt: Format) -> list[str]:
     found: dict[str, list[str]] = {}
-    for line, row in rows:
-        for cell in sample.cells_of(row):
+    copied = [False] * len(rows) if sample.long is None else [place is None for place in sample.long.places]
+    for (line, row), as_before in zip(rows, copied):
+        for cell in [] if as_before else sample.file.cells_of(row):
             if fault := fmt.cell_fault(cell):
                 found.setdefault(fault, []).append(f"line {line} ({cell if len(cell) < 40 else cell[:39] + '…'!r})")
     return [f"{len(where):,} {fault}: {first_few(where)}" for fault, where in found.items()]

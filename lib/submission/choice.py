@@ -122,4 +122,13 @@ def check_sample(
     fmt = resolve_format(sample, p, classes, target, metric=metric)
     if fault := fmt.column_fault(sample):
         raise FlukeError(f"{sample.path} (predict.submission {fmt.name}): {fault}.")
-    return describe_format(sample, fmt, p, metric)
+    return describe_format(sample, fmt, p, metric) + _describe_long_form(sample)
+
+
+def _describe_long_form(sample: Sample) -> str:
+    """Return a line about the rows of a sample with a row per image and label; "" for another."""
+    if (long := sample.long) is None:
+        return ""
+    filled, copied = first_few(map(repr, sample.prediction_columns)), first_few(map(repr, long.copied))
+    line = f"\n  its {len(long.places):,} rows are an image and a label each (data.row_pattern): {filled}"
+    return line if not copied else f"{line}; rows of {copied} stay as they are: name a file that has them as data.sample_submission"

@@ -95,9 +95,9 @@ def _write(path: Path, sample: Sample, fmt: Format, cells: Iterable[list[str]]) 
     """Write the cells of the prediction columns, row by row, with the sample's image names, and check the file."""
     with atomic_write(path) as temporary:
         with open(temporary, "w", encoding=sample.encoding, newline="") as handle:
-            handle.write(_format_line(sample.columns, sample))
-            for i, (_, row) in enumerate(zip(sample.ids, cells, strict=True)):
-                handle.write(_format_line(sample.row(i, row), sample))
+            handle.write(_format_line(sample.file.columns, sample))
+            for row in sample.rows(cells):
+                handle.write(_format_line(row, sample))
         check_file(temporary, sample, fmt, path)
 
 

@@ -13,6 +13,7 @@ boxes           the boxes of a table's images
 filters         what is left out of a table, and what is refused in it
 labels          labels from one-hot columns, names and mappings; rows chosen by columns
 pixels          pixels in the cells of a table
+long_form       rows of an image and a label each, as a row per image
 joining         a second table whose columns count as those of the first
 rows            the rows of a table, their images and their labels
 loading         the training table, the test table, and tables to predict, from the recipe

@@ -12,6 +12,7 @@ import numpy as np
 from lib.config.recipe import Data
 from lib.errors import FlukeError, first_few
 from lib.tables.folders import image_stem
+from lib.tables.long_form import wide_columns, wide_header
 from lib.tables.readers import read_columns, read_header, reader_of
 
 FIELD = "data.join_csv"
@@ -34,7 +35,7 @@ class JoinedColumns:
 
 def joined_header(source: Path, data: Data) -> list[str]:
     """Return the columns of `source` and those that data.join_csv adds to them. Raises FlukeError."""
-    own = read_header(source)
+    own = wide_header(source, data)
     if data.join_csv is None:
         return own
     return own + [column for column in read_header(Path(data.root) / data.join_csv) if column not in own]
@@ -46,16 +47,17 @@ def read_joined(source: Path, fields: dict[str, str], data: Data) -> JoinedColum
     Keys match exactly, else without folder and extension. Raises FlukeError for keys that the second table has twice, where no key
     is found, and where no row matches.
     """
-    own = set(read_header(source))
+    own = set(wide_header(source, data))
     other = Path(data.root) / data.join_csv if data.join_csv is not None else None
     lacking = {name: column for name, column in fields.items() if column not in own}
     if other is None or not lacking or not set(lacking.values()) & set(read_header(other)):
-        return JoinedColumns(*read_columns(source, fields))
+        return JoinedColumns(*wide_columns(source, fields, data))
     if absent := {name: column for name, column in lacking.items() if column not in read_header(other)}:
         name, column = next(iter(absent.items()))
         raise FlukeError(f"{source}: has no column {column!r} ({name}), nor has {other} ({FIELD}); name one of their columns.")
     left, right = _find_keys(source, other, data.join_key)
-    columns, lines = read_columns(source, {n: c for n, c in fields.items() if n not in lacking} | {"data.join_key": left})
+    ours = {n: c for n, c in fields.items() if n not in lacking} | {"data.join_key": left}
+    columns, lines = wide_columns(source, ours, data)
     found, their_lines = read_columns(other, lacking | {"data.join_key": right})
     rows = _match(columns.pop("data.join_key"), found.pop("data.join_key"), other, right, their_lines)
     for name, cells in found.items():

@@ -19,6 +19,7 @@ from lib.tables.folders import IMAGE_SUFFIXES, image_stem, list_images, walk_ima
 from lib.tables.image_path import read_as
 from lib.tables.joining import joined_header, read_joined
 from lib.tables.labels import from_pattern, map_classes
+from lib.tables.long_form import wide_header
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.regression_target import is_number
 from lib.tables.rows import (
@@ -31,7 +32,7 @@ from lib.tables.rows import (
     number_columns,
     read_rows,
 )
-from lib.tables.sample import find_id_column, read_sample
+from lib.tables.sample import find_id_column, read_recipe_sample
 from lib.tables.table import Table
 from lib.tables.target import Target
 
@@ -137,7 +138,7 @@ def _with_ids(table: Table, sample: Path, data: Data) -> Table:
     lines = table.lines
     assert lines is not None
     header = read_header(table.source)
-    wanted = set(read_sample(sample, data.image_column).ids)
+    wanted = set(read_recipe_sample(sample, data).ids)
     if data.id_column is None:
         if wanted <= set(table.names) or {image_stem(name) for name in wanted} <= {image_stem(name) for name in table.names}:
             return table
@@ -212,7 +213,7 @@ def load_images(
         table, missing = find_rows(path, path, names, data)
         table = replace(table, notes=(*table.notes, *_ignored_entries(path, folders, others)))
     else:
-        header, wanted = read_header(path), {"data.image_column": data.image_column}
+        header, wanted = wide_header(path, data), {"data.image_column": data.image_column}
         labels = label_fields(path, header, data) if with_labels and has_labels(header, data) else {}
         taken = read_rows(path, wanted | labels, where or {}, "data.test_where", data)
         columns, lines, rows = taken.columns, taken.lines, taken.rows

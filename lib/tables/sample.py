@@ -8,16 +8,17 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.config.recipe import Recipe
+from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, first_few
 from lib.tables.folders import IMAGE_SUFFIXES
+from lib.tables.long_form import split_names
 from lib.tables.readers import read_columns
 
 
@@ -41,14 +42,29 @@ class Sample:
 
     index: list[str] | None = None
     """Cells of a first column without a name, which are copied; None without one."""
+    long: LongForm | None = None
+    """Of a file with a row per image and label: the file's rows. Ids and columns are then those of a table with a row per image."""
 
     @property
     def prediction_columns(self) -> list[str]:
         """The columns to fill in: all but the image names' and the index."""
         return [column for i, column in enumerate(self.columns) if i != self.id_column and (i or self.index is None)]
 
-    def row(self, i: int, cells: list[str]) -> list[str]:
-        """Return row i of the file, with the `cells` of the prediction columns."""
+    @property
+    def file(self) -> Sample:
+        """The sample with the rows and columns that the file has."""
+        return self if self.long is None else self.long.sample
+
+    def rows(self, cells: Iterable[list[str]]) -> Iterator[list[str]]:
+        """Yield the rows of the file, with the `cells` of the prediction columns for each of the ids."""
+        if self.long is None:
+            yield from (self._row(i, row) for i, (_, row) in enumerate(zip(self.ids, cells, strict=True)))
+            return
+        of_image, file = list(cells), self.long.sample
+        for i, place in enumerate(self.long.places):
+            yield file._row(i, [file.cells[i] if place is None else of_image[place[0]][place[1]]])
+
+    def _row(self, i: int, cells: list[str]) -> list[str]:
         index = [] if self.index is None else [self.index[i]]
         at = self.id_column - len(index)
         return [*index, *cells[:at], self.ids[i], *cells[at:]]
@@ -56,6 +72,18 @@ class Sample:
     def cells_of(self, row: list[str]) -> list[str]:
         """Return the cells of the prediction columns of a row of the file."""
         return [cell for i, cell in enumerate(row) if i != self.id_column and (i or self.index is None)]
+
+
+@dataclass(frozen=True)
+class LongForm:
+    """The rows of a sample submission with a row per image and label."""
+
+    sample: Sample
+    """As the file is."""
+    places: list[tuple[int, int] | None]
+    """Of each row, the positions of its image among the ids and of its label among the columns; None: the row is copied."""
+    copied: list[str]
+    """Labels whose rows are copied."""
 
 
 def load_sample(recipe: Recipe, answers: Sequence[str] = (), classes: Sequence[str] = ()) -> Sample | None:
@@ -76,7 +104,42 @@ def load_sample(recipe: Recipe, answers: Sequence[str] = (), classes: Sequence[s
         if len({without_extension(name) for name in ids}) == len(ids) and d.train_csv is not None and d.test_csv is None:
             ids = [without_extension(name) for name in ids] if _names_lack_extensions(recipe) else ids
         return Sample(Path(d.root) / "predict.submission", columns, 0, ids, [], ",", "\n", False, "utf-8")
-    return read_sample(Path(d.root) / d.sample_submission, d.image_column)
+    return read_recipe_sample(Path(d.root) / d.sample_submission, d)
+
+
+def read_recipe_sample(path: Path, data: Data) -> Sample:
+    """Read a sample submission as `data` says. Raises FlukeError as `read_sample` does.
+
+    Where data.row_pattern finds an image and a label in its ids, the ids are the images and the columns the labels; where
+    data.label_column is one of these labels, it is the only column, and the rows of the others stay as they are.
+    """
+    sample = read_sample(path, data.image_column)
+    pairs = None if data.row_pattern is None else split_names(path, sample.ids, data.row_pattern)
+    return sample if pairs is None else _widen(sample, pairs, data.label_column)
+
+
+def _widen(sample: Sample, pairs: Sequence[tuple[str, str]], label_column: str) -> Sample:
+    """Return the sample of long form whose rows are the images and labels `pairs`, with a row per image. Raises FlukeError."""
+    if len(columns := sample.prediction_columns) != 1:
+        raise FlukeError(
+            f"{sample.path}: its rows are an image and a label each (data.row_pattern), but {len(columns)} columns are to fill "
+            f"in: {first_few(map(repr, columns))}; one is expected."
+        )
+    labels = list(dict.fromkeys(label for _, label in pairs))
+    filled = [label_column] if label_column in labels else labels
+    images = {image: i for i, image in enumerate(dict.fromkeys(image for image, label in pairs if label in filled))}
+    column = {label: i for i, label in enumerate(filled)}
+    places = [(images[image], column[label]) if label in column else None for image, label in pairs]
+    cells = [cell for cell, place in zip(sample.cells, places) if place is not None]
+    return replace(
+        sample,
+        columns=[sample.columns[sample.id_column], *filled],
+        id_column=0,
+        ids=list(images),
+        cells=cells if len(filled) == 1 else [],
+        index=None,
+        long=LongForm(sample, places, [label for label in labels if label not in column]),
+    )
 
 
 def read_sample(path: Path, image_column: str | None = None) -> Sample:

@@ -50,6 +50,13 @@ def one_hot(root: Path) -> None:
     tables(root, sample_submission="image_id;healthy;rust;scab / d;0.3;0.3;0.4")
 
 
+def long_form(root: Path) -> None:
+    images(root, "train/ID_1.png", "train/ID_2.png", "test/ID_3.png")
+    kinds = ("epidural", "subdural", "any")
+    tables(root, train=" / ".join(["ID;Label", *[f"ID_{i}_{kind};{i - 1}" for i in (1, 2) for kind in kinds]]))
+    tables(root, sample_submission=" / ".join(["ID;Label", *[f"ID_3_{kind};0.5" for kind in kinds]]))
+
+
 def several_labels(root: Path) -> None:
     images(root, "train_images/a.jpg", "train_images/b.jpg", "test_images/c.jpg")
     tables(root, train="image;labels / a.jpg;rust scab / b.jpg;rust", sample_submission="image;labels / c.jpg;rust")
@@ -140,7 +147,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }
 MAKERS |= {
     make.__name__: make
-    for make in (one_table, several_images_per_row, channels, extra_rows, individuals, clusters, matches, pixels)
+    for make in (one_table, several_images_per_row, channels, extra_rows, individuals, clusters, matches, pixels, long_form)
 }
 
 
