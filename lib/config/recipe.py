@@ -70,8 +70,9 @@ class Data:
     """Folders outside `image_dir` into which links may lead: a Hugging Face, DVC or git-annex cache."""
     extra_csv: str | None = None
     """Table of images for training only (external data, pseudo-labels), with the columns of `train_csv` (image and label with
-    `train_dir`): train_classifier and kfold train on them, and never hold them out or score them. Rows of a group, or near copies,
-    of held-out images are left out. Images that the training table has are refused."""
+    `train_dir`): trainings use them, and never hold them out or score them. Rows of a group, or near copies, of held-out images are
+    left out. Images that the training table has are refused. train_embedding: also individuals that the table lacks; they are
+    trained on, but are no answers, because the gallery has the table's rows."""
     extra_dir: str | None = None
     """Folder that the image names of `extra_csv` are relative to; null: `image_dir`. Without `extra_csv`: a folder of class folders
     with images for training only."""

@@ -72,7 +72,7 @@ def _train_all(recipe: Recipe, run: Run, target: Target, tables: FoldTables, fol
             known = tables.train.take(tables.train.in_classes())
             trained, _ = join_extra(known, tables.extra, known.take(slice(0)))
             task = make_task(recipe, target, trained, trained)
-            splits = Splits(trained, trained, None, trained)
+            splits = Splits(trained, trained, None, trained, known)
             network = build_network(recipe, own, task, new=plan.checkpoint is None)
             if plan.checkpoint is None and recipe.model.head_from is not None:
                 fit_head(recipe, own, task, network, splits)

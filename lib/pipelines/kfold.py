@@ -36,7 +36,7 @@ from lib.tables.target import Target, recipe_target
 from lib.training.accelerator import make_accelerator
 from lib.training.distributed import broadcast_from_main
 from lib.training.run import Run
-from lib.training.tasks import check_task
+from lib.training.tasks import check_task, make_task
 
 
 def cross_validate(
@@ -68,7 +68,7 @@ def run_folds(recipe: Recipe, run: Run, target: Target, only: Sequence[int] | No
             train_final(recipe, run, target, load_fold_tables(recipe, run, target), final_seeds)
         return read_json(run.folder.cv)
     tables = load_fold_tables(recipe, run, target)
-    recipe = resolve_batch_size(recipe, run, target, tables.train, tables.train)
+    recipe = resolve_batch_size(recipe, run, lambda tried: make_task(tried, target, tables.train, tables.train))
     done = start_folds(recipe, run, target, tables)
     n = recipe.folds.n
     to_do = [k for k in (range(n) if only is None else sorted(set(only))) if k not in done]

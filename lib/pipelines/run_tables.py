@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lib.config.recipe import Recipe
-from lib.errors import FlukeError, did_you_mean
+from lib.errors import did_you_mean
 from lib.images.augmentation import Transform, cache_side
 from lib.images.cache import open_cache
 from lib.images.checking import describe_sizes, find_unreadable
@@ -63,6 +63,8 @@ class Splits:
     test: Table | None
     cached: Table | None
     """All rows whose images share one cache, so that folds and splits of a table don't make one each; None: each table its own."""
+    own: Table
+    """`train` without rows for training only."""
     images_to_predict: int = 0
     """Test images to predict after the training and before the run's deadline, by the run or by the k-fold run it is a fold of."""
 
@@ -75,9 +77,7 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> ContestTables:
     """
     d = recipe.data
     train = loading.load_train(d, recipe.folds, keep_others=target.outputs == "logits")
-    extra = load_extra(d, recipe.folds, train)
-    if extra is not None and target.outputs == "embeddings":
-        raise FlukeError("data.extra_csv, extra_dir: are for train_classifier; add rows of individuals to data.train_csv.")
+    extra = load_extra(d, recipe.folds, train, identities=target.outputs == "embeddings")
     test = loading.load_test(d, train.classes, train.target)
 
     tables = [table for table in (train, extra, test) if table is not None]
@@ -153,12 +153,13 @@ def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> 
         extra = extra.take(evenly_spaced(np.arange(len(extra)), limit)) if extra is not None else None
     run.log(splits.describe_split(table, train_rows, val_rows))
     cached = table if fold else table.take(np.union1d(train_rows, val_rows))
-    train, said = join_extra(table.take(train_rows), extra, table.take(val_rows))
+    own, held_out = table.take(train_rows), table.take(val_rows)
+    train, said = join_extra(own, extra, held_out, identities=target.outputs == "embeddings")
     if extra is not None:
         run.log(said)
         cached = cached.join(extra)
     to_predict = fold.images_to_predict if fold else 0 if test is None else len(test)
-    return Splits(train, table.take(val_rows), test, None if limit else cached, to_predict)
+    return Splits(train, held_out, test, None if limit else cached, own, to_predict)
 
 
 def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fold | None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -83,8 +84,8 @@ def prepare_training(
     """Return a run's trainer, which stands where `plan` says, its tables, and the sample submission to fill. Raises FlukeError."""
     tables = load_splits(recipe, run, target, fold)
     run_on_main(run.accelerator, lambda: keep_split(run.folder.split, tables.train, tables.val, begun=plan.checkpoint is not None))
-    recipe = resolve_batch_size(recipe, run, target, tables.train, tables.val)
-    task = make_task(recipe, target, tables.train, tables.val)
+    recipe = resolve_batch_size(recipe, run, lambda tried: make_task(tried, target, tables.train, tables.val, tables.own))
+    task = make_task(recipe, target, tables.train, tables.val, tables.own)
     sample = check_inputs(recipe, run, task, tables.test, fold)
     network = build_network(recipe, run, task, new=plan.checkpoint is None)
     if starts_fitted := plan.checkpoint is None and recipe.model.head_from is not None:
@@ -98,15 +99,18 @@ def prepare_training(
     return trainer, tables, sample
 
 
-def resolve_batch_size(recipe: Recipe, run: Run, target: Target, train: Table, val: Table) -> Recipe:
-    """Return the recipe with train.batch_size and train.accumulate as numbers. Raises FlukeError as `choose_batch_size` does."""
+def resolve_batch_size(recipe: Recipe, run: Run, make: Callable[[Recipe], Task]) -> Recipe:
+    """Return the recipe with train.batch_size and train.accumulate as numbers; `make` returns the task of a recipe.
+
+    Raises FlukeError as `choose_batch_size` does.
+    """
     quiet = replace(run, log=lambda line: None)
 
-    def make(candidate: Recipe) -> tuple[Network, np.ndarray]:
-        task = make_task(candidate, target, train, val)
-        return build_network(candidate, quiet, task, new=False), task.targets
+    def make_network(tried: Recipe) -> tuple[Network, np.ndarray]:
+        task = make(tried)
+        return build_network(tried, quiet, task, new=False), task.targets
 
-    return choose_batch_size(recipe, run, make)
+    return choose_batch_size(recipe, run, make_network)
 
 
 def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:

@@ -22,11 +22,12 @@ from lib.tables.table import Table
 FIELD = "data.extra_csv"
 
 
-def load_extra(data: Data, folds: Folds, train: Table) -> Table | None:
+def load_extra(data: Data, folds: Folds, train: Table, identities: bool = False) -> Table | None:
     """Return the rows for training only, with the classes of `train`; None where the recipe names none.
 
     They have the columns of the training table, whose fields of the recipe apply to them, but not train_where and the filters by
-    class. Labels that aren't among the classes are left out, which a note counts. Groups are those of the same column, file or
+    class. Labels that aren't among the classes are left out, which a note counts; of `identities` they are individuals more, and
+    rows of data.new_label are left out unless data.new_rows says negatives. Groups are those of the same column, file or
     pattern as the training table's; a row without one is a group of its own. Raises FlukeError, also for images that the training
     table has.
     """
@@ -49,7 +50,7 @@ def load_extra(data: Data, folds: Folds, train: Table) -> Table | None:
             f"{FIELD}: {len(named):,} images of {table.source} are in {train.source} too, where each is held out sooner or later: "
             f"{first_few(table.describe_row(i) for i in named)}; remove these rows."
         )
-    table = _of_known_labels(table, train)
+    table = _of_identities(table, data) if identities else _of_known_labels(table, train)
     prefix = f"{data.extra_dir}/" if data.extra_dir is not None else ""
     groups = None if train.groups is None else _groups(table, data, folds)
     return replace(table, names=[prefix + name for name in table.names], groups=groups, ids=None)
@@ -76,6 +77,17 @@ def _of_known_labels(table: Table, train: Table) -> Table:
         raise FlukeError(f"{FIELD}: all {len(table):,} rows of {table.source} {lacks}: {found}; see data.class_map.")
     note = f"{FIELD}: {(~known).sum():,} of {len(table):,} rows are left out because they {lacks}: {found}"
     return replace(table, notes=(*table.notes, note)).take(known)
+
+
+def _of_identities(table: Table, data: Data) -> Table:
+    """Return the rows that an embedding is trained on. Raises FlukeError where none is left."""
+    kept = np.array([data.new_rows == "negatives" or row != (data.new_label,) for row in table.labels or []], dtype=bool)
+    if not kept.any():
+        raise FlukeError(f"{FIELD}: all {len(table):,} rows of {table.source} are {data.new_label!r}; see data.new_rows.")
+    if kept.all():
+        return table
+    note = f"{FIELD}: {(~kept).sum():,} rows of {data.new_label!r} are left out (data.new_rows)"
+    return replace(table, notes=(*table.notes, note)).take(kept)
 
 
 def _groups(table: Table, data: Data, folds: Folds) -> np.ndarray:
@@ -114,14 +126,22 @@ def group_copies(
     return replace(train, groups=both.groups[:n]), replace(extra, groups=both.groups[n:])
 
 
-def join_extra(train: Table, extra: Table | None, held_out: Table) -> tuple[Table, str]:
-    """Return the training rows with those of `extra` that share no group with `held_out`, and a sentence for the log."""
+def join_extra(train: Table, extra: Table | None, held_out: Table, identities: bool = False) -> tuple[Table, str]:
+    """Return the training rows with those of `extra` that share no group with `held_out`, and a sentence for the log.
+
+    Of `identities`, rows of individuals that are held out whole are left out too, because these are to be unknown.
+    """
     if extra is None:
         return train, ""
     apart = np.ones(len(extra), dtype=bool)
     if extra.groups is not None and held_out.groups is not None:
         apart = ~np.isin(extra.groups, held_out.groups)
+    unknown = set(held_out.counts()) - set(train.counts()) if identities else set()
+    is_unknown = np.array([not unknown.isdisjoint(row) for row in extra.labels or []], dtype=bool)
+    apart &= ~is_unknown
     said = f"extra: {apart.sum():,} rows of {extra.source} are trained on too and never held out"
     if not apart.all():
-        said += f"; {(~apart).sum():,} are left out because images of their group are held out"
+        of_group = (~apart & ~is_unknown).sum()
+        said += f"; {of_group:,} are left out because images of their group are held out" if of_group else ""
+        said += f"; {is_unknown.sum():,} are left out because their individuals are held out as unknown" if is_unknown.any() else ""
     return train.join(extra.take(apart)), said

@@ -86,9 +86,9 @@ class Task(Protocol):
         """Return all that the outputs for `val` say. Raises FlukeError when `metric` is undefined."""
 
 
-def make_task(recipe: Recipe, target: Target, train: Table, val: Table) -> Task:
+def make_task(recipe: Recipe, target: Target, train: Table, val: Table, own: Table | None = None) -> Task:
     """Return the task of a target. Raises FlukeError when the metric, the objective or the sampler don't fit the labels."""
-    return EmbeddingTask(recipe, train, val) if target is IDENTITY else ClassificationTask(recipe, train, val)
+    return EmbeddingTask(recipe, train, val, own) if target is IDENTITY else ClassificationTask(recipe, train, val)
 
 
 def check_task(recipe: Recipe, target: Target) -> None:
@@ -178,11 +178,13 @@ class ClassificationTask(Task):
 class EmbeddingTask(Task):
     """Train embeddings of individuals.
 
-    A validation searches for each held-out image among the training images of known individuals; some held-out individuals are
-    unknown there. Raises FlukeError as `make_task` does, and for fewer than two individuals to train on.
+    A validation searches for each held-out image among the training images of known individuals, of which `own` are those of the
+    contest's table (None: all); some held-out individuals are unknown there.
+
+    Raises FlukeError as `make_task` does, and for fewer than two individuals to train on.
     """
 
-    def __init__(self, recipe: Recipe, train: Table, val: Table):
+    def __init__(self, recipe: Recipe, train: Table, val: Table, own: Table | None = None):
         d, t = recipe.data, recipe.train
         self.recipe, self.num_queries, self.target = recipe, len(val), IDENTITY
         self.metric = registry.resolve_metric(t.metric, IDENTITY)
@@ -193,8 +195,9 @@ class EmbeddingTask(Task):
             raise FlukeError(f"{train.source}: {len(self.classes)} individuals to train on; an embedding needs at least two.")
         position = {name: i for i, name in enumerate(self.classes)}
         self.targets = np.array([position.get(label, -1) for label in labels])
-        gallery = np.flatnonzero(self.targets >= 0)
-        self.val, self.unmeasured = train.take(gallery).join(val), val.take(slice(0))
+        own = train if own is None else own
+        gallery = np.flatnonzero([label in position for (label,) in own.labels or []])
+        self.val, self.unmeasured = own.take(gallery).join(val), val.take(slice(0))
         self.labels = np.array([label for (label,) in self.val.labels or []])
         self.chance: dict[str, float] = {}
         if d.mirror_identities:

@@ -11,7 +11,7 @@ import pytest
 
 from lib.errors import FlukeError
 from lib.scores.score_file import load_scores
-from scripts import kfold, train_classifier, train_embedding
+from scripts import kfold, train_classifier
 from tests.conftest import paint
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -56,5 +56,3 @@ def test_extra_rows_are_refused_where_they_would_be_held_out(extra: Path, argume
     fields = {"data_root": extra, "data_extra_csv": "more.csv", "data_extra_dir": "more", "train_epochs": 1}
     with pytest.raises(FlukeError, match=f"1 images of .*more.csv are the same files as .*'more/same.png' = '{name}'"):
         train_classifier.main(arguments(tmp_path / "run", **fields))
-    with pytest.raises(FlukeError, match="data.extra_csv, extra_dir: are for train_classifier"):
-        train_embedding.main(arguments(tmp_path / "embedding", **fields))
