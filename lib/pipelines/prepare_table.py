@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from lib.tables.guesses import (
     PART_NAMES,
     channel_patterns,
     find_labels,
+    group_pattern,
     image_pattern,
     image_root,
     is_ambiguous,
@@ -276,9 +278,8 @@ def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
             )
     if chosen is not None:
         return
-    names = (
-        {image_stem(cell) for cell in table.columns.get(data["image_column"][0], [])} if not _has_several_files(draft) else set()
-    )
+    cells = table.columns.get(data["image_column"][0], []) if "image_column" in data and not _has_several_files(draft) else []
+    names = {image_stem(cell) for cell in cells}
     for other in survey.tables:
         if other is table or survey.image_column(other) is None or "test" in other.path.lower():
             continue
@@ -290,3 +291,9 @@ def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
             draft.set("data.join_csv", other.path)
             draft.set("folds.group_column", columns[0], "images of one stay on one side of a split")
             return
+    if data.get("new_label") is None and (found := group_pattern(cells)) is not None:
+        pattern, why, sure = found
+        if sure:
+            draft.set("folds.group_pattern", pattern, f"{why}: they stay on one side of a split")
+        else:
+            draft.hint("folds", f"group_pattern: {json.dumps(pattern)}  # {why}; if they show one thing, keep them together")

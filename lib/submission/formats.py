@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from lib.errors import first_few
-from lib.tables.sample import Sample
+from lib.tables.sample import Sample, is_beginning
 from lib.tables.target import ONE_LABEL, Target
 
 
@@ -124,10 +124,16 @@ class ScoresFormat(Format):
 
 
 class NumbersFormat(Format):
-    """The predicted numbers: one column each, by name; a single one in a column of any name."""
+    """The predicted numbers: one column each, by name, also one that is the beginning of the number's (X4 of X4_mean); a single one
+    in a column of any name."""
 
     name = "numbers"
     holds = "the predicted number"
+
+    def describe(self, sample: Sample) -> str:
+        pairs = zip(sample.prediction_columns, self._columns(sample) or [])
+        renamed = [f"{self.classes[i]} in {column}" for column, i in pairs if len(self.classes) > 1 and self.classes[i] != column]
+        return f"the predicted numbers, {first_few(renamed)}" if renamed else self.holds
 
     def recognizes(self, sample: Sample) -> bool:
         return self.target.numeric
@@ -151,7 +157,10 @@ class NumbersFormat(Format):
         position, columns = {label: i for i, label in enumerate(self.classes)}, sample.prediction_columns
         if all(column in position for column in columns):
             return [position[column] for column in columns]
-        return [0] if len(columns) == len(self.classes) == 1 else None
+        if len(columns) == len(self.classes) == 1:
+            return [0]
+        begun = [[i for i, label in enumerate(self.classes) if is_beginning(column, label)] for column in columns]
+        return [i for (i,) in begun] if all(len(found) == 1 for found in begun) else None
 
 
 class LabelColumn(Format):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from lib.errors import first_few
 from lib.tables.folders import image_stem
+from lib.tables.sample import is_beginning
 from lib.tables.survey import FoundTable, Survey, common_folder, is_number
 
 SPLIT_VALUES = {"train": ("train", "training", "database"), "test": ("test", "query", "testing")}
@@ -20,6 +22,9 @@ GROUP_NAMES = re.compile(
     "patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|observation|camera|driver|^site", re.IGNORECASE
 )
 PART_NAMES = re.compile("^(dataset|data_set|species)$", re.IGNORECASE)
+SIDES = ("left", "right", "l", "r", "os", "od", "cc", "mlo", "front", "back", "top", "side")
+"""Last parts of names that say which view of a subject an image is."""
+LAST_PARTS = "|".join(sorted(SIDES, key=len, reverse=True)) + "|[0-9]+|[a-z]"
 NEW_NAMES = re.compile("^new[_ -]\\w+$", re.IGNORECASE)
 
 
@@ -117,6 +122,8 @@ def find_labels(survey: Survey, table: FoundTable) -> tuple[str | list[str] | No
     if len(wanted) > 1:
         if all(column in columns for column in wanted):
             return wanted, "the sample's columns are columns of the table"
+        if begun := _columns_begun(wanted, others):
+            return begun, f"the sample's columns ({first_few(wanted, 3)}) are their beginnings"
         names = set(wanted)
         for column in others:
             if len(set(columns[column]) & names) > len(names) / 2:
@@ -139,6 +146,14 @@ def find_labels(survey: Survey, table: FoundTable) -> tuple[str | list[str] | No
         if 1 < len(set(columns[column])) < len(columns[column]) / 2 and not is_measure(columns[column]):
             return column, "a guess: its values recur"
     return None, ""
+
+
+def _columns_begun(wanted: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the columns that are the `wanted` ones with one and the same ending, of several that called mean; [] without any."""
+    of_first = [column.removeprefix(wanted[0]) for column in columns if column != wanted[0] and is_beginning(wanted[0], column)]
+    endings = [ending for ending in of_first if all(name + ending in columns for name in wanted)]
+    chosen = next((ending for ending in endings if "mean" in ending.lower()), next(iter(endings), None))
+    return [] if chosen is None else [name + chosen for name in wanted]
 
 
 def is_sure(why: str) -> bool:
@@ -197,3 +212,25 @@ def image_root(cells: Sequence[str], images: Sequence[str]) -> str:
 
 def is_ambiguous(survey: Survey, names: Sequence[str]) -> bool:
     return any(len(survey.stems.get(image_stem(name), [])) > 1 for name in names)
+
+
+def group_pattern(cells: Sequence[str]) -> tuple[str, str, bool] | None:
+    """Return a regular expression of the groups that the names of images carry, why, and whether it is sure; None without any.
+
+    Groups are names that differ in the last part only, after a mark: a side (10_left, 10_right), which is sure, else a number or a
+    letter (scene3_12), where groups are of several images mostly and there are at least five.
+    """
+    stems = [image_stem(cell) for cell in cells]
+    pairs = [match.groups() for stem in stems if (match := re.fullmatch("(.+?)[_-]+(" + LAST_PARTS + ")", stem, re.IGNORECASE))]
+    if len(pairs) < 0.9 * len(stems) or not pairs:
+        return None
+    sizes = Counter(group for group, _ in pairs)
+    if len(sizes) < 5 or sum(n for n in sizes.values() if n > 1) < 0.3 * len(stems):
+        return None
+    example = next(group for group, n in sizes.items() if n > 1)
+    parts = sorted({part.lower() for _, part in pairs})
+    named = first_few([stem for stem in stems if stem.startswith(example)], 2)
+    if set(parts) <= set(SIDES):
+        return f"([^/]+)[_-]({'|'.join(sorted({part for _, part in pairs}))})\\b", f"{named} are of one subject", True
+    shortest = "[0-9]+" if all(part.isdigit() for part in parts) else "[0-9a-zA-Z]+"
+    return f"([^/]+)[_-]{shortest}(\\.|$)", f"{len(sizes):,} beginnings of names recur, such as {named}", False

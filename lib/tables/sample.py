@@ -198,6 +198,11 @@ def find_id_column(columns: Sequence[str], image_column: str | None = None) -> i
     return 1 if _is_index(columns) else 0
 
 
+def is_beginning(column: str, name: str) -> bool:
+    """Return whether a sample's column is a table's column without what follows a mark: X4 of X4_mean."""
+    return name.startswith(column) and not name[len(column) : len(column) + 1].isalnum()
+
+
 def _is_index(columns: Sequence[str]) -> bool:
     """Return whether the first column is an index that pandas wrote."""
     return len(columns) > 2 and columns[0] in ("", "Unnamed: 0")
