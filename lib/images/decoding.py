@@ -7,7 +7,6 @@ Pillow's row-by-row RGB, the memory layout in which torchvision resizes uint8 fa
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from lib.errors import FlukeError, first_few, one_line
 from lib.images.arrays import load_planes
-from lib.images.opening import exif_transpose, open_image, to_rgb
+from lib.images.opening import cut_out, exif_transpose, open_image, to_rgb
 from lib.tables.box import Box
 from lib.tables.image_path import MAX_PIXELS, ImagePath, files_of, parts_of
 from lib.tables.pixels import load_pixels
@@ -62,7 +61,7 @@ def decode(path: Path, short_side: int | None = None, box: Box | None = None) ->
             image = _with_channels(source, channels)
             transpose = exif_transpose(source)
             if box is not None:
-                image, transpose = _cut_out(image if transpose is None else image.transpose(transpose), box), None
+                image, transpose = cut_out(image if transpose is None else image.transpose(transpose), box), None
             if short_side is not None and image.width * image.height > LARGE:
                 image = image.reduce(max(min(image.size) // (2 * short_side), 1))
             if transpose is not None:  # FLIP_LEFT_RIGHT is 0
@@ -99,21 +98,3 @@ def _seek_reduced(source: Image.Image, short_side: int) -> None:
         if abs(source.width / source.height / ratio - 1) < 0.02 and short_side <= min(source.size) < smallest:
             best, smallest = page, min(source.size)
     source.seek(best)
-
-
-def _cut_out(image: Image.Image, box: Box) -> Image.Image:
-    """Return the part of an upright image in a box, to whole pixels; a turned box upright, black where the image ends.
-
-    Raises ValueError for a box that is outside of the image.
-    """
-    left, top, width, height = box.pixels(*image.size)
-    if box.angle == 0:
-        edges = [min(max(round(edge), 0), side) for edge, side in zip((left, top, left + width, top + height), image.size * 2)]
-        if edges[2] <= edges[0] or edges[3] <= edges[1]:
-            raise ValueError(f"the box {left:g}, {top:g}, {width:g}, {height:g} holds no pixel of {image.width} x {image.height}")
-        return image.crop((edges[0], edges[1], edges[2], edges[3]))
-    size = max(round(width), 1), max(round(height), 1)
-    cos, sin = math.cos(box.angle), math.sin(box.angle)
-    x, y = left + width / 2, top + height / 2  # from the middle of the result a step to the right goes (cos, sin) in the image
-    to_image = (cos, -sin, x - cos * size[0] / 2 + sin * size[1] / 2, sin, cos, y - sin * size[0] / 2 - cos * size[1] / 2)
-    return image.transform(size, Image.Transform.AFFINE, to_image, Image.Resampling.BILINEAR)

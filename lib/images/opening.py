@@ -5,7 +5,9 @@ Nothing here imports torch, because pages are written without it.
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lib.errors import FlukeError, one_line
 from lib.images.arrays import ARRAY_SUFFIXES, open_array
+from lib.tables.box import Box
 from lib.tables.folders import IMAGE_FORMATS
 from lib.tables.image_path import MAX_PIXELS, ImagePath
 from lib.tables.pixels import load_pixels
 
+_LIMIT = threading.Lock()
 BITS = (8, 12, 16)
 """Ranges of the values in a file of more than 8 bits per pixel."""
 
@@ -71,13 +75,17 @@ def open_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _without_limit() -> Iterator[None]:
-    """Suspend Pillow's own limit of pixels, which a recipe may exceed; `open_image` compares the size itself."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    """Suspend Pillow's own limit of pixels, which a recipe may exceed; `open_image` compares the size itself.
+
+    One thread at a time: a second one would take None for the limit, and restore that.
+    """
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def exif_transpose(source: Image.Image) -> Image.Transpose | None:
@@ -86,6 +94,24 @@ def exif_transpose(source: Image.Image) -> Image.Transpose | None:
         return ORIENTATIONS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF doesn't affect the pixels
         return None
+
+
+def cut_out(image: Image.Image, box: Box) -> Image.Image:
+    """Return the part of an upright image in a box, to whole pixels; a turned box upright, black where the image ends.
+
+    Raises ValueError for a box that is outside of the image.
+    """
+    left, top, width, height = box.pixels(*image.size)
+    if box.angle == 0:
+        edges = [min(max(round(edge), 0), side) for edge, side in zip((left, top, left + width, top + height), image.size * 2)]
+        if edges[2] <= edges[0] or edges[3] <= edges[1]:
+            raise ValueError(f"the box {left:g}, {top:g}, {width:g}, {height:g} holds no pixel of {image.width} x {image.height}")
+        return image.crop((edges[0], edges[1], edges[2], edges[3]))
+    size = max(round(width), 1), max(round(height), 1)
+    cos, sin = math.cos(box.angle), math.sin(box.angle)
+    x, y = left + width / 2, top + height / 2  # from the middle of the result a step to the right goes (cos, sin) in the image
+    to_image = (cos, -sin, x - cos * size[0] / 2 + sin * size[1] / 2, sin, cos, y - sin * size[0] / 2 - cos * size[1] / 2)
+    return image.transform(size, Image.Transform.AFFINE, to_image, Image.Resampling.BILINEAR)
 
 
 def to_rgb(source: Image.Image) -> Image.Image:

@@ -105,5 +105,7 @@ def _pictures(each: Suspicion, rows: GalleryRows) -> list[tuple[Path, str]]:
     of_other = np.flatnonzero((rows.labels == each.other) & (each.other != ""))
     shown = [("in question", each.images), ("", rest.tolist()), ("", of_other.tolist())]
     return [
-        (Path(str(rows.paths[row])), f"{rows.labels[row]} {note}".strip()) for note, some in shown for row in list(some)[:_PICTURES]
+        (rows.picture(row) or Path(), f"{rows.labels[row]} {note}".strip())
+        for note, some in shown
+        for row in list(some)[:_PICTURES]
     ]

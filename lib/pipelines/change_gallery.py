@@ -19,6 +19,7 @@ from lib.retrieval.gallery import Gallery, open_gallery
 from lib.retrieval.history import save_change, undo_change
 from lib.retrieval.rows import GalleryRows
 from lib.tables import loading
+from lib.tables.box import write_boxes
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL
 from lib.training.distributed import run_on_main
@@ -85,7 +86,8 @@ def _add(session: RetrievalSession, gallery: Gallery, path: Path, rows: Embedded
     paths = [str(file.absolute()) for file in rows.table.paths]
     d = session.recipe.data
     details = table_columns(rows.table, (d.image_column, d.label_column))
-    added = GalleryRows(ids, names, rows.labels, paths, content_hashes(rows.table.paths), details)
+    hashes, boxes = content_hashes(rows.table.paths), write_boxes(rows.table.boxes, len(names))
+    added = GalleryRows(ids, names, rows.labels, paths, hashes, details, boxes)
     gallery.add(rows.embeddings, added, session.model)
     return f"add {len(names):,} images of {path}", len(names)
 

@@ -91,10 +91,12 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ..
 def _pairs_to_show(inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
     """Return the pairs to review, those whose answer changes most first, with the names and files of their images."""
 
+    of_queries, of_labelled = inputs.query_table.pictures, inputs.labelled_table.pictures
+
     def side(i: int, size: int) -> Side:
-        table = inputs.query_table if i >= 0 else inputs.labelled_table
+        table, pictures = (inputs.query_table, of_queries) if i >= 0 else (inputs.labelled_table, of_labelled)
         at = i if i >= 0 else -1 - i
-        return Side(table.names[at], table.paths[at], str(found.names[i]) if i >= 0 else str(inputs.labels[at]), size)
+        return Side(table.names[at], pictures[at], str(found.names[i]) if i >= 0 else str(inputs.labels[at]), size)
 
     ordered = sorted(found.pairs, key=lambda pair: -pair.effect)
     return [
@@ -104,7 +106,7 @@ def _pairs_to_show(inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
 
 def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, pairs: list[Pair], result: dict[str, Any]) -> None:
     """Write the page: merges that nearly happened or nearly didn't, then clusters as rows of photographs, the least sure first."""
-    images = {}
+    images, pictures = {}, table.pictures
     for merged, what in ((True, "Merges that nearly didn't happen"), (False, "Merges that nearly happened")):
         shown = [pair for pair in pairs if pair.merged == merged][:SHOWN_PAIRS]
         if shown:
@@ -120,5 +122,5 @@ def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, pairs: l
         rows = np.flatnonzero(found.names == name)
         rows = rows[np.argsort(found.probability[rows], kind="stable")][:SHOWN_IMAGES]
         title = f"{name}: {sizes[name]} images, right with probability {sure[name]:.2f}"
-        images[title] = [(table.paths[i], table.names[i]) for i in rows.tolist()]
+        images[title] = [(pictures[i], table.names[i]) for i in rows.tolist()]
     html.write_page(folder.page, html.Page("Individuals", images=images, facts=result["parts"]))

@@ -33,6 +33,7 @@ from lib.run_folder import submit_command
 from lib.submission.formats import IMAGE_ANSWERS
 from lib.submission.writing import submit_ranking
 from lib.tables import loading
+from lib.tables.box import write_boxes
 from lib.tables.boxes import add_boxes
 from lib.tables.folders import IMAGE_SUFFIXES
 from lib.tables.sample import load_sample
@@ -154,7 +155,9 @@ def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | Non
     details = table_columns(table, (d.image_column, d.label_column))
     if table.groups is not None:
         details[sighting_column(session.recipe)] = table.groups
-    rows = GalleryRows(table.rows, table.names, train.labels, paths, content_hashes(table.paths), details)
+    rows = GalleryRows(
+        table.rows, table.names, train.labels, paths, content_hashes(table.paths), details, write_boxes(table.boxes, len(table))
+    )
     gallery = build_gallery(train.embeddings, rows, session.model, r.metric, r.factory, session.recipe.data.new_label)
     if gallery.index.nprobe is not None and "nprobe" not in r.search:
         session.log(f"index {r.factory}: {gallery.index.nprobe} cells are searched, for 99% of the nearest images (nprobe)")

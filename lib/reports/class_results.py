@@ -68,7 +68,7 @@ def class_results(scores: HeldOutScores) -> ClassResults:
             tables["Cut points"] = pd.DataFrame(
                 {"class": classes[:-1], "next class": classes[1:], "place of the cut": decisions.cut_points}
             )
-    mistakes = class_tables.confident_mistakes(table.paths, targets, probabilities, classes)
+    mistakes = class_tables.confident_mistakes(table.pictures, targets, probabilities, classes)
     return ClassResults(drawn, tables, mistakes)
 
 

@@ -77,7 +77,7 @@ def _as_table(oof: Scores, recipe: Recipe | None) -> Table:
     if recipe is not None:
         try:
             train = load_train(recipe.data, recipe.folds)
-            known = dict(zip(train.names, train.paths))
+            known = dict(zip(train.names, train.pictures))
         except FlukeError:
             pass  # a page without thumbnails
     paths = [known.get(name, Path(name)) for name in oof.names]

@@ -16,6 +16,7 @@ from pathlib import Path
 from lib.files import atomic_write, write_text
 from lib.reports.html import Answer, Page, Query, render
 from lib.reports.thumbnails import placeholder, thumbnail, thumbnail_bytes
+from lib.tables.image_path import box_of
 
 PER_PAGE = 100
 SIDE = 224
@@ -64,7 +65,7 @@ def _write_pictures(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
 
     def write(image: Path) -> str:
         content = thumbnail_bytes(image, SIDE)
-        digest = hashlib.blake2b(os.fsencode(image), digest_size=12).hexdigest()
+        digest = hashlib.blake2b(os.fsencode(image) + repr(box_of(image)).encode(), digest_size=12).hexdigest()
         name = f"{digest}.jpg" if content is not None else "none.svg"
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content or placeholder())

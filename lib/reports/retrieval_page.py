@@ -21,17 +21,7 @@ from lib.retrieval.similarity import SIMILARITIES
 
 def write_search_page(path: Path, result: RetrievalResult, answers: pd.DataFrame, facts: dict[str, dict[str, Any]]) -> None:
     """Write the page of a result to `path`; answers: the result's `ranking_table`; facts: sections of names and values."""
-    rows = result.gallery.rows
-    image_paths = {name: Path(file) for name, file in zip(rows.names.tolist(), rows.paths.tolist()) if file}
-    listed: dict[str, list[html.Answer]] = {}
-    columns = ["query", "name", "score", "probability", "image"]
-    for query, name, score, probability, image in answers[columns].itertuples(index=False):
-        calibrated = None if pd.isna(probability) else float(probability)
-        listed.setdefault(query, []).append(html.Answer(name, score, calibrated, image_paths.get(image)))
-    queries = [
-        html.Query(name, image, listed.get(name, []), truth)
-        for name, image, truth in zip(result.queries.names, result.queries.paths, result.truth)
-    ]
+    queries = _queries(result, answers)
     if result.metrics:
         metrics, n, note, interval = result.metrics, len(queries), "", None
     else:
@@ -42,6 +32,23 @@ def write_search_page(path: Path, result: RetrievalResult, answers: pd.DataFrame
     others = {name: value for name, value in metrics.items() if name != "map@5"}
     unit, title = SIMILARITIES[result.recipe.retrieval.metric].unit, f"{path.parent.parent.name}: retrieval"
     write_query_pages(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)
+
+
+def _queries(result: RetrievalResult, answers: pd.DataFrame) -> list[html.Query]:
+    """Return the queries with their answers, which stand in the order of the queries."""
+    rows, found, at = result.gallery.rows, [], 0
+    positions = rows.positions(result.search.images)
+    listed = list(answers[["name", "score", "probability"]].itertuples(index=False))
+    for q, (name, image, truth) in enumerate(zip(result.queries.names, result.queries.pictures, result.truth)):
+        nearest = dict(zip(result.search.names[q].tolist(), positions[q].tolist()))
+        given = []
+        for label, score, probability in listed[at : at + len(result.names[q])]:
+            position = nearest.get(label, -1)
+            picture = rows.picture(position) if position >= 0 else None
+            given.append(html.Answer(label, score, None if pd.isna(probability) else float(probability), picture))
+        found.append(html.Query(name, image, given, truth))
+        at += len(given)
+    return found
 
 
 def _figures(result: RetrievalResult, unit: str) -> dict[str, Figure]:

@@ -126,7 +126,7 @@ def _shift_images(shift: tuple[Shift, Table] | None) -> dict[str, list[tuple[Pat
     found, rows = shift
     order = np.argsort(found.probabilities, kind="stable")
     shown = {"Test images unlike the held-out ones": order[::-1], "Held-out images unlike the test": order}
-    return {title: [(rows.paths[i], rows.paths[i].name) for i in some[:12].tolist()] for title, some in shown.items()}
+    return {title: [(rows.pictures[i], rows.paths[i].name) for i in some[:12].tolist()] for title, some in shown.items()}
 
 
 def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:

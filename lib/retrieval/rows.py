@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from lib.errors import FlukeError, first_few
 from lib.retrieval.similarity import Ints
+from lib.tables.box import read_box
+from lib.tables.image_path import cut_path
 
 
 class GalleryRows:
-    """Row ids (n,) int64, image names (n,) str, labels (n,) str, the identities, and the images' paths and content hashes, (n,) str
-    each, "" where unknown; `details` are further columns of the table by name, (n,) str each.
+    """Row ids (n,) int64, image names (n,) str, labels (n,) str, the identities, and the images' paths, content hashes and boxes
+    (`Box.text`), (n,) str each, "" where unknown; `details` are further columns of the table by name, (n,) str each.
 
     Raises FlukeError for lengths that differ, and for ids that are negative or repeated.
     """
@@ -27,12 +30,13 @@ class GalleryRows:
         paths: ArrayLike | None = None,
         hashes: ArrayLike | None = None,
         details: Mapping[str, ArrayLike] | None = None,
+        boxes: ArrayLike | None = None,
     ):
         self.ids: Ints = np.asarray(ids, np.int64)
         self.names: NDArray[np.str_] = np.asarray(names, np.str_)
         self.labels: NDArray[np.str_] = np.asarray(labels, np.str_)
-        self.paths, self.hashes = (
-            np.full(self.ids.shape, "") if part is None else np.asarray(part, np.str_) for part in (paths, hashes)
+        self.paths, self.hashes, self.boxes = (
+            np.full(self.ids.shape, "") if part is None else np.asarray(part, np.str_) for part in (paths, hashes, boxes)
         )
         self.details = {name: np.asarray(column, np.str_) for name, column in (details or {}).items()}
         shapes = [part.shape for part in (*self.columns().values(), *self.details.values())]
@@ -47,7 +51,12 @@ class GalleryRows:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns that every gallery has, by name."""
-        return {name: getattr(self, name) for name in ("ids", "names", "labels", "paths", "hashes")}
+        return {name: getattr(self, name) for name in ("ids", "names", "labels", "paths", "hashes", "boxes")}
+
+    def picture(self, position: int) -> Path | None:
+        """Return the file of an image with its box; None where it is unknown."""
+        path = str(self.paths[position])
+        return cut_path(Path(path), read_box(str(self.boxes[position]))) if path else None
 
     def take(self, index: NDArray[Any]) -> GalleryRows:
         """Return the rows that `index` (integers or booleans) selects."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -21,3 +22,21 @@ class Box(NamedTuple):
         """Return left, top, width and height in pixels of an image of this size."""
         across, down = (width, height) if self.relative else (1, 1)
         return self.x * across, self.y * down, self.width * across, self.height * down
+
+    @property
+    def text(self) -> str:
+        """The box as `read_box` reads it."""
+        return " ".join(map(repr, map(float, self)))
+
+
+def write_boxes(boxes: Sequence[Box | None] | None, count: int) -> list[str]:
+    """Return the text of `count` boxes, "" for whole images; None: all are whole."""
+    return ["" if box is None else box.text for box in boxes or [None] * count]
+
+
+def read_box(text: str) -> Box | None:
+    """Return the box that `Box.text` wrote; None for "", a whole image."""
+    if not text:
+        return None
+    x, y, width, height, angle, relative = map(float, text.split())
+    return Box(x, y, width, height, angle, bool(relative))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config.recipe import Data
 from lib.errors import FlukeError
+from lib.tables.box import Box
 
 MAX_PIXELS = 100_000_000
 """An image of this many pixels or more is refused before it is decoded, unless data.max_megapixels says otherwise."""
@@ -34,9 +35,18 @@ class ImagePath(_Path):
     """Of an image whose pixels stood in a table: the file of all of these (lib/tables/pixels.py). The path itself is no file."""
     row: int = 0
     """Its position in `array`."""
+    box: Box | None = None
+    """The part that pages show and local matching reads; a dataset has its boxes beside the paths."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return make_image_path, (str(self), self.channels, self.max_pixels, tuple(map(str, self.files)), self.array, self.row)
+        about = str(self), self.channels, self.max_pixels, tuple(map(str, self.files)), self.array, self.row
+        return (make_image_path, about) if self.box is None else (cut_path, (make_image_path(*about), self.box))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Path) and bool(super().__eq__(other)) and self.box == box_of(other)
+
+    def __hash__(self) -> int:
+        return super().__hash__() if self.box is None else hash((super().__hash__(), self.box))
 
 
 def make_image_path(
@@ -47,6 +57,21 @@ def make_image_path(
     made.channels, made.max_pixels, made.files = channels, max_pixels, tuple(Path(file) for file in files)
     made.array, made.row = array, row
     return made
+
+
+def cut_path(path: Path, box: Box | None) -> Path:
+    """Return `path` with the part of its image that is read, None for the whole image."""
+    if box is None:
+        return path
+    about = [getattr(path, name, getattr(ImagePath, name)) for name in ("channels", "max_pixels", "files", "array", "row")]
+    made = make_image_path(path, *about)
+    made.box = box
+    return made
+
+
+def box_of(path: Path) -> Box | None:
+    """Return the part of an image that is read; None for the whole image."""
+    return getattr(path, "box", None)
 
 
 def read_as(paths: Sequence[Path], data: Data) -> list[Path]:

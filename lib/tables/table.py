@@ -15,6 +15,7 @@ import numpy as np
 
 from lib.errors import FlukeError
 from lib.tables.box import Box
+from lib.tables.image_path import cut_path
 from lib.tables.readers import reader_of
 from lib.tables.target import Target
 
@@ -54,6 +55,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The images' paths with their boxes, as pages show them and local matching reads them."""
+        return list(self.paths) if self.boxes is None else [cut_path(path, box) for path, box in zip(self.paths, self.boxes)]
 
     def take(self, index: Any) -> Table:
         """Return the rows that `index` (integers, booleans or a slice) selects, in its order, with the same classes."""
