@@ -10,6 +10,7 @@ from lib.config import command_line
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.training.batch_size import largest_that_fits, list_batch_sizes
+from lib.training.run import Run
 from scripts import kfold, train_classifier
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -80,3 +81,25 @@ def test_what_a_gpu_chose_stays_on_resume(
 def test_all_folds_have_the_same_batches(arguments: Callable, tmp_path: Path) -> None:
     kfold.main(arguments(tmp_path / "run", train_batch_size="auto", folds_n=2, train_epochs=1))
     assert {written(tmp_path / "run" / name) for name in (".", "fold0", "fold1")} == {(32, 1)}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "embedding"])
+def test_a_network_of_all_folds_is_made_to_try(
+    kind: str, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def choose(recipe: Recipe, run: Run, make: Callable) -> Recipe:
+        if recipe.train.batch_size == "auto":
+            made.append(make(recipe))
+            recipe = replace(recipe, train=replace(recipe.train, batch_size=8))
+        return recipe
+
+    monkeypatch.setattr("lib.pipelines.train.choose_batch_size", choose)
+    fields = {"train_batch_size": "auto", "folds_n": 2, "train_epochs": 1}
+    if kind == "embedding":
+        fields |= {"objective_name": "arcface", "model_embedding_dim": 8, "data_sample_submission": "null"}
+    kfold.main([*arguments(tmp_path / "run", **fields), "--kind", kind])
+    ((network, targets),) = made
+    assert network.objective is not None
+    assert len(targets) == 48
