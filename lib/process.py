@@ -50,6 +50,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def progress_bar_options() -> dict[str, Any]:
+    """Return tqdm's arguments: shown on the main process only, removed when done, rarely updated where the output is a file."""
+    return {"disable": not is_main_process(), "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
+
+
 def announce(files: Iterable[str | os.PathLike[str]], command: str | None = None) -> None:
     """Print a script's last lines, on the main process: the files and folders that it wrote, and the next command."""
     global _announced

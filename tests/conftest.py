@@ -17,6 +17,11 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest tests first: at the end, one of several processes would work on one of them while the others wait."""
+    items.sort(key=lambda item: item.path.name != "test_documents.py" or item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """../shared, real contests in their contests' formats; tests that need it are skipped where it is absent."""

@@ -29,7 +29,7 @@ from lib.files import atomic_write, require_free, wait_for_lock
 from lib.images.decoding import decode
 from lib.images.loader import ImageLoader
 from lib.images.opening import open_image
-from lib.process import is_main_process
+from lib.process import progress_bar_options
 from lib.tables.box import Box
 from lib.tables.image_path import files_of
 
@@ -156,7 +156,7 @@ def _build(
     loader = ImageLoader(paths, workers, batch_size=BATCH, collate_fn=partial(_decode_batch, short_side=short_side))
     parts, faults, done = [index], [], 0
     title = f"caching images at {short_side} px ({needed / 1e9:.1f} GB)"
-    with path.open("r+b") as file, tqdm(total=len(paths), desc=title, unit="", leave=False, disable=not is_main_process()) as bar:
+    with path.open("r+b") as file, tqdm(total=len(paths), desc=title, unit="", **progress_bar_options()) as bar:
 
         def save() -> np.ndarray:
             """Save and return the index of the images that are on the disk."""

@@ -19,7 +19,7 @@ from lib.images.decoding import decode
 from lib.images.loader import ImageLoader, useful_workers
 from lib.images.near_duplicates import SIDE, make_thumbnail
 from lib.images.opening import open_image
-from lib.process import is_main_process
+from lib.process import progress_bar_options
 from lib.tables.image_path import parts_of
 
 WORTH_REMEMBERING = 1000
@@ -57,7 +57,7 @@ def _check(
     collate = partial(_check_batch, check=CHECKS[check])
     workers = useful_workers(workers, len(paths))
     reasons: list[str | None] = []
-    with tqdm(total=len(paths), desc="checking images", unit="", delay=2, leave=False, disable=not is_main_process()) as bar:
+    with tqdm(total=len(paths), desc="checking images", unit="", delay=2, **progress_bar_options()) as bar:
         for batch, found in ImageLoader(paths, workers, batch_size=32, collate_fn=collate):
             stop()
             if thumbnails is not None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lib.matching.geometry import find_inliers
 from lib.matching.keypoints import KeypointOptions, Keypoints, load_keypoints, load_opencv
+from lib.process import progress_bar_options
 
 PROBED = 20
 """Pairs that are timed before the others."""
@@ -40,7 +41,7 @@ def score_images(
     used = np.unique(pairs).tolist()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         found = pool.map(lambda i: load_keypoints(paths[i], options, folder, contents[i]), used)
-        keypoints = dict(zip(used, tqdm(found, "keypoints", len(used), leave=False)))
+        keypoints = dict(zip(used, tqdm(found, "keypoints", len(used), **progress_bar_options())))
 
         def score(pair: list[int]) -> float:
             return score_pair(keypoints[pair[0]], keypoints[pair[1]])
@@ -52,5 +53,5 @@ def score_images(
         if rest > 0:
             minutes = (time.perf_counter() - begun) / len(first) * rest / 60
             log(f"matching: {len(rows):,} pairs of {len(used):,} images, about {minutes:.1f} minutes")
-        others = tqdm(pool.map(score, rows[PROBED:], chunksize=1), "matching", rest, leave=False)
+        others = tqdm(pool.map(score, rows[PROBED:], chunksize=1), "matching", rest, **progress_bar_options())
         return np.array([*first, *others])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lib.errors import FlukeError
 from lib.files import atomic_write
-from lib.process import announce
+from lib.process import announce, progress_bar_options
 from lib.tables.unpacking import Record, read_packed
 
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -34,7 +34,7 @@ def unpack(patterns: Sequence[str], out: Path) -> int:
     rows: list[dict[str, Any]] = []
     used: set[str] = set()
     for file in files:
-        for record in tqdm(read_packed(Path(file)), desc=Path(file).name, unit="", leave=False):
+        for record in tqdm(read_packed(Path(file)), desc=Path(file).name, unit="", **progress_bar_options()):
             values = {name: _text(value) for name, value in record.items() if _is_value(value)}
             name = _record_name(values, len(rows), used)
             pictures = list(_pictures(record, ranges))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.images.dataset import Images, make_eval_loader
 from lib.images.loader import ImageLoader
+from lib.process import progress_bar_options
 
 FLIPS = {"hflip": (3,), "vflip": (2,), "hvflip": (2, 3)}
 """Axes of a batch (B, 3, H, W) that a flip of predict.tta reverses."""
@@ -51,11 +50,6 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a batch on the device: images (B, 3, H, W) in channels_last, features (B, D) as they are."""
     layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
     return batch.to(device, non_blocking=True).contiguous(memory_format=layout)
-
-
-def progress_bar_options(accelerator: Accelerator) -> dict[str, Any]:
-    """Return tqdm's arguments: shown on the main process only, removed when done, rarely updated where the output is a file."""
-    return {"disable": not accelerator.is_main_process, "leave": False, "mininterval": 0.5 if sys.stderr.isatty() else 30}
 
 
 def predict(
@@ -92,7 +86,7 @@ def predict_batches(
         network.eval()
     outputs: list[np.ndarray] = []
     seen = np.zeros(n, bool)
-    for batch, _, positions in tqdm(loader, desc=title, **progress_bar_options(accelerator)):
+    for batch, _, positions in tqdm(loader, desc=title, **progress_bar_options()):
         check()
         if accelerator.num_processes > 1:
             positions = accelerator.gather(positions.to(device)).cpu()

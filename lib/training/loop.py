@@ -25,10 +25,11 @@ from lib.images.samplers import ShardedBatches, derive_seed
 from lib.metrics.registry import METRICS
 from lib.models.network import Network
 from lib.models.weights import save_network
+from lib.process import progress_bar_options
 from lib.training import checkpoint
 from lib.training.accelerator import describe_numerics, explain_step_errors
 from lib.training.distributed import SIGNALLED, broadcast_from_main, pool_batchnorm, run_on_main
-from lib.training.inference import InferenceOptions, predict_batches, progress_bar_options, to_device
+from lib.training.inference import InferenceOptions, predict_batches, to_device
 from lib.training.optimizer import make_optimizer, make_plateau, plateau_factor, schedule_factor, set_learning_rate
 from lib.training.preparation import checkpoint_gradients, note_no_progress, prepare_batchnorm
 from lib.training.run import Run
@@ -174,9 +175,7 @@ class Trainer:
         title = f"epoch {state.epoch + 1}/{t.epochs}"
         began = ready = time.monotonic()
         waited = 0.0
-        with tqdm(
-            self.loader, title, total=self.batches.count, initial=first, **progress_bar_options(self.accelerator)
-        ) as progress:
+        with tqdm(self.loader, title, total=self.batches.count, initial=first, **progress_bar_options()) as progress:
             for batch, (images, targets, _) in enumerate(progress, start=first):
                 waited += time.monotonic() - ready
                 steps = self.train_step(batch, images, targets)
