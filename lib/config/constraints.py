@@ -108,4 +108,5 @@ def _embeddings(recipe: Recipe) -> Table:
             r.metric != "cosine" and (r.centre_weight or r.expand),
             "retrieval.centre_weight and retrieval.expand need retrieval.metric cosine",
         ),
+        (r.metric != "cosine" and r.local != "none", "retrieval.local needs retrieval.metric cosine"),
     ]

@@ -478,9 +478,9 @@ class Retrieval:
     individual's score is the mean over them, in validation over those of a sighting (folds.group_column). Images of the gallery
     with the same value don't answer; null: each photograph alone."""
     local: Literal["none", "sift"] = "none"
-    """discover: score candidate pairs by points that match, too. sift: SIFT keypoints that one homography explains, with the extra
-    `matching`; for patterns of spots or stripes. Both scores count by a logistic regression on held-out individuals, and local ones
-    not at all where they add nothing."""
+    """Score candidate pairs by points that match, too, in discover, and in retrieve for ranking, threshold and probabilities (not
+    while training). sift: SIFT keypoints that one homography explains, with the extra `matching`; for patterns of spots or
+    stripes. Both scores count by a logistic regression on held-out individuals, local ones not at all where they add nothing."""
     local_candidates: Count = 20
     """local: nearest images by embedding that each image is matched with."""
     local_keypoints: Count = 512

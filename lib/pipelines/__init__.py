@@ -21,6 +21,7 @@ embed                embeddings of a table's images, kept in the run's folder
 retrieval_session    what one call of retrieve.py works with
 gallery_files        networks in a gallery's folder, and files with the same content
 encounters           which queries, and which images of the gallery, are of one encounter
+local_matching       keypoints and local scores of a gallery's images and of queries
 answering            the open-set model of the gallery that is asked, fitted or read
 export_individuals   captures and Camtrap DP's observations from the answers
 image_answers        names of images as answers to queries

@@ -12,13 +12,15 @@ from lib.errors import FlukeError, first_few
 from lib.pipelines.embed import load_held_out, renamed_since_training
 from lib.pipelines.encounters import gallery_encounters, match_encounters
 from lib.pipelines.gallery_files import content_hashes
+from lib.pipelines.local_matching import match_held_out, match_queries, name_files
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.combination import combination_gap
 from lib.retrieval.encounter_search import search_encounters
-from lib.retrieval.evaluation import LENGTH, OpenSetEvaluation, average_metrics, evaluate_search, search_held_out
+from lib.retrieval.evaluation import LENGTH, HeldOutSearch, OpenSetEvaluation, average_metrics, evaluate_search, search_held_out
 from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, hold_out
+from lib.retrieval.local_fusion import Fusion
 from lib.retrieval.open_set import OpenSet, fit_open_set
 from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.search import SearchResult
@@ -52,7 +54,7 @@ def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: Emb
     if about and about["settings"] == settings(recipe):
         open_set = OpenSet.from_json(about["open_set"])
         centres = with_line(centres_of(session, gallery), open_set)
-        found = _search(session, gallery, queries, centres, left_out)
+        found = _search(session, gallery, queries, centres, left_out, open_set.fusion)
         return Answers(found, open_set, [], about["validation"])
     if gallery.held_out is None:
         return None
@@ -73,8 +75,8 @@ def answer_held_out(
     session: RetrievalSession, gallery: Gallery, held_out: HeldOut, queries: EmbeddedTable, left_out: LeftOut | None
 ) -> Answers:
     """Answer queries with an open-set model that is fitted on held-out queries of the combined embeddings."""
-    searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
-    found = _search(session, gallery, queries, searched.centres, left_out)
+    searched = _search_held_out(session, gallery, held_out)
+    found = _search(session, gallery, queries, searched.centres, left_out, searched.fusion)
     evaluation = evaluate_search(searched, gallery, session.recipe, found.best_scores)
     return Answers(found, fit_open_set([evaluation], session.recipe), [evaluation], evaluation.metrics)
 
@@ -94,9 +96,17 @@ def refit(session: RetrievalSession, gallery: Gallery) -> None:
 
 def fit_about(session: RetrievalSession, gallery: Gallery, held_out: HeldOut, share: float | None = None) -> dict[str, Any]:
     """Return what gallery.json says of the open-set model, fitted on held-out queries for a `share` of new individuals."""
-    searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery))
+    searched = _search_held_out(session, gallery, held_out)
     evaluation = evaluate_search(searched, gallery, session.recipe, share)
     return describe(session, fit_open_set([evaluation], session.recipe), evaluation.metrics)
+
+
+def _search_held_out(session: RetrievalSession, gallery: Gallery, held_out: HeldOut) -> HeldOutSearch:
+    local = match_held_out(session, gallery, held_out)
+    searched = search_held_out(held_out, gallery, session.recipe, centres_of(session, gallery), local)
+    if searched.fusion is not None:
+        session.log(f"local scores {searched.fusion.describe()}")
+    return searched
 
 
 def describe(session: RetrievalSession, open_set: OpenSet, validation: dict[str, float]) -> dict[str, Any]:
@@ -112,8 +122,13 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
     if joint is not None:
         gallery.held_out = joint
         return answer_held_out(session, gallery, joint, queries, left_out)
+    if session.recipe.retrieval.local != "none":
+        raise FlukeError(
+            "retrieval.local: these runs held out different rows, so local scores can't be weighed for all; name one run, or set "
+            "it to none."
+        )
     session.log("note: these runs held out different rows, so each is validated on its own and the results are averaged")
-    found = _search(session, gallery, queries, None, left_out)
+    found = _search(session, gallery, queries, None, left_out, None)
     named = train.labels != (session.recipe.data.new_label or "")
     views = {} if train.viewpoints is None else {session.recipe.retrieval.orientation_column or "": train.viewpoints}
     rows = GalleryRows(train.table.rows, train.table.names, train.labels, details=views).take(named)
@@ -122,7 +137,7 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
         one = build_gallery(part[named], rows, gallery.model, r.metric, gallery.index.factory)
         held_out = _hold_out(session, train, part, *load_held_out(run, train.table))
         # every run's best scores in the whole gallery, not those of the combination, belong to its own held-out scores
-        best = _search(session, one, replace(queries, embeddings=of_queries), None, left_out).best_scores
+        best = _search(session, one, replace(queries, embeddings=of_queries), None, left_out, None).best_scores
         evaluations.append(evaluate_search(search_held_out(held_out, one, session.recipe), one, session.recipe, best))
     groups = None if train.table.groups is None else train.table.groups[named]
     gap = combination_gap([part[named] for part in train.units], gallery, train.embeddings[named], rows, groups, r)
@@ -159,14 +174,21 @@ def _hold_out(
 ) -> HeldOut:
     """Return the queries among the training table's rows at `positions` (n,), with their viewpoints."""
     found = hold_out(train.validation_set(embeddings, positions, is_query), session.recipe.data.new_label)
-    return found._replace(viewpoints=None if train.viewpoints is None else train.viewpoints[positions[is_query]])
+    found = found._replace(viewpoints=None if train.viewpoints is None else train.viewpoints[positions[is_query]])
+    return name_files(session.recipe, found, train.table)
 
 
 def _search(
-    session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, centres: ClassCentres | None, left_out: LeftOut | None
+    session: RetrievalSession,
+    gallery: Gallery,
+    queries: EmbeddedTable,
+    centres: ClassCentres | None,
+    left_out: LeftOut | None,
+    fusion: Fusion | None,
 ) -> SearchResult:
     topk, r = max(LENGTH, session.recipe.predict.topk), session.recipe.retrieval
-    return search_encounters(gallery, queries.embeddings, r, topk, centres, left_out, queries.encounters, queries.viewpoints)
+    local = match_queries(session, gallery, queries.table, fusion)
+    return search_encounters(gallery, queries.embeddings, r, topk, centres, left_out, queries.encounters, queries.viewpoints, local)
 
 
 def self_matches(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, quiet: bool = False) -> LeftOut | None:

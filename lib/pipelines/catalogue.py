@@ -18,6 +18,7 @@ from lib.models.weights import load_initial_weights, save_network
 from lib.pipelines.answering import fit_about
 from lib.pipelines.encounters import viewpoints_of
 from lib.pipelines.gallery_files import save_networks
+from lib.pipelines.local_matching import name_files
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.pipelines.retrieve import build_training_gallery
 from lib.process import announce
@@ -80,6 +81,7 @@ def _build(session: RetrievalSession, train: EmbeddedTable) -> None:
     gallery.held_out = hold_out_catalogue(train.embeddings[at], gallery.rows, sightings)
     viewpoints = viewpoints_of(session.recipe, train.table, required=True)
     gallery.held_out = gallery.held_out._replace(viewpoints=None if viewpoints is None else viewpoints[at])
+    gallery.held_out = name_files(session.recipe, gallery.held_out, train.table)
     gallery.about = fit_about(session, gallery, gallery.held_out)
     new, folder = gallery.held_out.is_new, session.gallery_folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -127,8 +127,7 @@ def fit_fusions(session: RetrievalSession, inputs: DiscoveryInputs, scores: Loca
     for part in parts:
         own = all(len(np.unique(fold.labels[fold.held_out])) >= LEAST_INDIVIDUALS for fold in folds[part])
         fusions[part] = fit_fusion(folds[part], scores, count) if own and len(parts) > 1 else pooled
-        said = f"weigh {fusions[part].ratio:.3f} of a cosine" if fusions[part].ratio else "add nothing, and get no weight"
-        session.log(f"{part}: local scores {said}")
+        session.log(f"{part}: local scores {fusions[part].describe()}")
     return fusions
 
 

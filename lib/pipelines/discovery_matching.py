@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 from scipy.sparse import csr_array
 
-from lib.errors import FlukeError
-from lib.matching.keypoints import KeypointOptions, load_opencv
-from lib.matching.scoring import score_images
+from lib.matching.scoring import MatchedPoints, match_points, score_images
 from lib.pipelines.discovery_inputs import DiscoveryInputs
-from lib.pipelines.features import store_folder
-from lib.pipelines.gallery_files import content_hashes
+from lib.pipelines.local_matching import images_of, read_options
 from lib.pipelines.retrieval_session import RetrievalSession
 from lib.retrieval.discovery import Images
 from lib.retrieval.local_fusion import Fusion, LocalScores
@@ -29,7 +23,7 @@ def match_images(session: RetrievalSession, inputs: DiscoveryInputs) -> LocalSco
     r = session.recipe.retrieval
     if r.local == "none":
         return None
-    load_opencv()
+    options, workers = read_options(session.recipe)
     n = len(inputs.labels)
     both, parts = join_images(inputs), np.concatenate([inputs.parts, inputs.query_parts])
     pairs = []
@@ -39,15 +33,19 @@ def match_images(session: RetrievalSession, inputs: DiscoveryInputs) -> LocalSco
             if len(of) and len(among) > 1:
                 pairs.append(find_candidates(both, of, among, r.local_candidates))
     every = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
-    masks = None if r.local_masks is None else Path(session.recipe.data.root) / r.local_masks
-    if masks is not None and not masks.is_dir():
-        raise FlukeError(f"{masks}: no such folder of masks; correct retrieval.local_masks.")
-    options = KeypointOptions(r.local_size, r.local_keypoints, masks)
-    paths = [*inputs.labelled_table.paths, *inputs.query_table.paths]
-    workers = session.recipe.data.workers
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    folder = store_folder(session.recipe) / "keypoints"
-    return LocalScores(every, score_images(paths, content_hashes(paths).tolist(), every, options, folder, workers, session.log))
+    images = [*images_of(session.recipe, inputs.labelled_table), *images_of(session.recipe, inputs.query_table)]
+    return LocalScores(every, score_images(images, every, options, workers, session.log))
+
+
+def match_pairs(session: RetrievalSession, inputs: DiscoveryInputs, pairs: list[tuple[int, int]]) -> list[MatchedPoints]:
+    """Return the points that match of pairs of queries, or of labelled images, which count from -1 downwards; none without
+    retrieval.local."""
+    if session.recipe.retrieval.local == "none" or not pairs:
+        return [np.empty((0, 4))] * len(pairs)
+    options, workers = read_options(session.recipe)
+    images = [*images_of(session.recipe, inputs.query_table), *images_of(session.recipe, inputs.labelled_table)]
+    at = np.array(pairs)
+    return match_points(images, np.where(at >= 0, at, len(inputs.query_parts) - 1 - at), options, workers)
 
 
 def join_images(inputs: DiscoveryInputs) -> Images:

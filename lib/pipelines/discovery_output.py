@@ -14,6 +14,7 @@ import numpy as np
 from lib.errors import first_few
 from lib.files import atomic_write, write_json
 from lib.pipelines.discovery_inputs import DiscoveryInputs
+from lib.pipelines.discovery_matching import match_pairs
 from lib.pipelines.retrieval_session import RetrievalSession
 from lib.reports import html
 from lib.reports.review_page import Pair, Side, write_review_page
@@ -69,7 +70,7 @@ def write_clusters(
     if found.contradictions:
         _write_csv(folder.contradictions, ("what", "first", "second"), found.contradictions)
     write_json(folder.metrics, result)
-    pairs = _pairs_to_show(inputs, found)
+    pairs = _pairs_to_show(session, inputs, found)
     _write_page(folder, table, found, pairs, result)
     write_review_page(folder.review, pairs)
     session.log(f"clusters: {folder.clusters}")
@@ -88,7 +89,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ..
         csv.writer(handle, lineterminator="\n").writerows([header, *rows])
 
 
-def _pairs_to_show(inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
+def _pairs_to_show(session: RetrievalSession, inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
     """Return the pairs to review, those whose answer changes most first, with the names and files of their images."""
 
     of_queries, of_labelled = inputs.query_table.pictures, inputs.labelled_table.pictures
@@ -99,8 +100,10 @@ def _pairs_to_show(inputs: DiscoveryInputs, found: Clusters) -> list[Pair]:
         return Side(table.names[at], pictures[at], str(found.names[i]) if i >= 0 else str(inputs.labels[at]), size)
 
     ordered = sorted(found.pairs, key=lambda pair: -pair.effect)
+    points = match_pairs(session, inputs, [(pair.first, pair.second) for pair in ordered])
     return [
-        Pair(side(pair.first, pair.sizes[0]), side(pair.second, pair.sizes[1]), pair.merged, pair.probability) for pair in ordered
+        Pair(side(pair.first, pair.sizes[0]), side(pair.second, pair.sizes[1]), pair.merged, pair.probability, matched.tolist())
+        for pair, matched in zip(ordered, points)
     ]
 
 

@@ -17,6 +17,7 @@ from lib.pipelines.encounters import count_encounters, query_encounters, viewpoi
 from lib.pipelines.export_individuals import export_individuals, write_csv
 from lib.pipelines.gallery_files import content_hashes, save_networks, sighting_column, table_columns
 from lib.pipelines.image_answers import load_index, write_image_answers
+from lib.pipelines.local_matching import find_points
 from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
@@ -221,6 +222,9 @@ def write_result(session: RetrievalSession, result: RetrievalResult, is_test: bo
         "Search": {**search, "queries": len(result.names)},
         "Recipe": {session.runs[0].recipe.name: dump(recipe)},
     }
+    fusion = result.open_set.fusion
+    if fusion is not None and fusion.ratio:
+        result.points = find_points(session, result.gallery.rows, result.queries, result.shown_pairs())
     write_search_page(folder.page, result, answers, facts)
     export_individuals(session, result)
     if untried := _untried_options(session):

@@ -66,6 +66,8 @@ class Answer:
     score: float
     probability: float | None = None
     image: Path | None = None
+    points: Sequence[Sequence[float]] = ()
+    """Points that match: x and y in the query, x and y in this image, each centred in a square of side 1."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ def write_search_page(path: Path, result: RetrievalResult, answers: pd.DataFrame
         interval = result.evaluations[0].interval("map@5") if len(result.evaluations) == 1 else None
     headline = html.Headline("map@5", metrics["map@5"], n, interval, note)
     others = {name: value for name, value in metrics.items() if name != "map@5"}
+    local = " with points that match" if result.points else ""
     unit, title = SIMILARITIES[result.recipe.retrieval.metric].unit, f"{path.parent.parent.name}: retrieval"
-    write_query_pages(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit)
+    write_query_pages(path, html.Page(title, headline, others, _figures(result, unit), facts=facts), queries, unit + local)
 
 
 def _queries(result: RetrievalResult, answers: pd.DataFrame) -> list[html.Query]:
@@ -40,12 +41,13 @@ def _queries(result: RetrievalResult, answers: pd.DataFrame) -> list[html.Query]
     positions = rows.positions(result.search.images)
     listed = list(answers[["name", "score", "probability"]].itertuples(index=False))
     for q, (name, image, truth) in enumerate(zip(result.queries.names, result.queries.pictures, result.truth)):
-        nearest = dict(zip(result.search.names[q].tolist(), positions[q].tolist()))
+        nearest = {name: j for j, name in enumerate(result.search.names[q].tolist())}
         given = []
         for label, score, probability in listed[at : at + len(result.names[q])]:
-            position = nearest.get(label, -1)
-            picture = rows.picture(position) if position >= 0 else None
-            given.append(html.Answer(label, score, None if pd.isna(probability) else float(probability), picture))
+            j = nearest.get(label)
+            picture = rows.picture(positions[q, j]) if j is not None and positions[q, j] >= 0 else None
+            points = () if j is None else result.points.get((q, int(result.search.images[q, j])), np.empty((0, 4))).tolist()
+            given.append(html.Answer(label, score, None if pd.isna(probability) else float(probability), picture, points))
         found.append(html.Query(name, image, given, truth))
         at += len(given)
     return found

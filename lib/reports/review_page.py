@@ -41,6 +41,8 @@ class Pair:
     """Whether they are in one cluster so far."""
     probability: float
     """That they show one individual."""
+    points: Sequence[Sequence[float]] = ()
+    """Points that match: x and y in the first, x and y in the second photograph, each centred in a square of side 1."""
 
 
 def write_review_page(path: Path, pairs: Sequence[Pair]) -> None:
@@ -53,7 +55,8 @@ def write_review_page(path: Path, pairs: Sequence[Pair]) -> None:
             "a": images[pair.first.path],
             "b": images[pair.second.path],
             "about": f"{pair.first.images} of {pair.first.name} | {pair.second.images} of {pair.second.name}",
-            "state": f"{'in one cluster' if pair.merged else 'in two clusters'}; one individual: {pair.probability:.0%}",
+            "state": _describe(pair),
+            "points": [[round(value, 4) for value in point] for point in pair.points],
         }
         for pair in pairs
     ]
@@ -68,3 +71,8 @@ def write_review_page(path: Path, pairs: Sequence[Pair]) -> None:
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _describe(pair: Pair) -> str:
+    said = [f"in {'one cluster' if pair.merged else 'two clusters'}", f"one individual: {pair.probability:.0%}"]
+    return "; ".join([*said, *([f"{len(pair.points)} points match"] if pair.points else [])])

@@ -9,6 +9,9 @@ catalogue_errors   wrong names in a gallery, by how probable they are
 history            changes of a gallery, and the last ones undone
 ranking            ranked identities from the nearest gallery images
 class_centres      ArcFace's weight vectors as a second source of scores
+pair_model         log-odds that two images show one individual
+local_fusion       cosines and local scores of pairs together
+local_search       candidates of queries scored by points that match, too
 search             the best identities of queries, as the recipe's retrieval section says
 encounter_search   photographs of one encounter asked together; left flanks compared with left ones
 thresholds         the threshold for the new label: its curve, the rules, cross-fitting
@@ -26,8 +29,6 @@ individual_folds   what a model has learnt, and what it is asked as if it were a
 counting           the number of individuals behind a number of clusters
 pseudo_tests       held-out images grouped as the test is: threshold, metrics, probabilities
 merge_probability  that two merged clusters are one individual
-pair_model         log-odds that two images show one individual
-local_fusion       cosines and local scores of pairs together
 encounters         photographs whose looks speak against their encounter
 review_pairs       merges whose answer by a person would change most
 cluster_names      names of new individuals, kept when photographs are added

@@ -13,8 +13,10 @@ from lib.errors import FlukeError, did_you_mean
 from lib.retrieval.candidates import take_rows
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import Gallery
+from lib.retrieval.local_search import LocalSearch
 from lib.retrieval.rows import LeftOut
 from lib.retrieval.search import SearchResult, search_identities
+from lib.retrieval.similarity import Ints
 
 _DEPTH = 25  # names per photograph that are pooled
 
@@ -28,17 +30,19 @@ def search_encounters(
     left_out: LeftOut | None = None,
     encounters: NDArray[np.str_] | None = None,
     viewpoints: NDArray[np.str_] | None = None,
+    local: LocalSearch | None = None,
 ) -> SearchResult:
     """Return the `topk` best identities of each query (q, d), as `search_identities` does, by all photographs of its encounter.
 
     encounters (q,): "" for a photograph that is alone; None: all are. viewpoints (q,): as in `search_viewpoints`, or None. The
-    queries are of the gallery's model.
+    queries are of the gallery's model. local: local scores of these queries.
     """
     depth = topk if encounters is None else max(topk, _DEPTH)
+    matched = None if local is None else (local, np.arange(len(queries)))
     if viewpoints is None:
-        found = search_identities(gallery, queries, r, gallery.model, depth, centres, left_out)
+        found = search_identities(gallery, queries, r, gallery.model, depth, centres, left_out, matched)
     else:
-        found = search_viewpoints(gallery, queries, r, depth, centres, left_out, viewpoints)
+        found = search_viewpoints(gallery, queries, r, depth, centres, left_out, viewpoints, matched)
     return found if encounters is None else pool_encounters(found, encounters, topk)
 
 
@@ -55,6 +59,7 @@ def search_viewpoints(
     centres: ClassCentres | None,
     left_out: LeftOut | None,
     viewpoints: NDArray[np.str_],
+    local: tuple[LocalSearch, Ints] | None = None,
 ) -> SearchResult:
     """Search, for queries of each viewpoint (q,), the images whose retrieval.orientation_column is the same or blank, exactly.
 
@@ -81,7 +86,8 @@ def search_viewpoints(
         part = take_rows(gallery, seen) if alone else gallery
         hidden = None if left_out is None else LeftOut(left_out.of_query[asked], left_out.of_row[seen])
         by = replace(r, search={}) if alone else r  # search parameters are those of the gallery's own index
-        found = search_identities(part, queries[asked], by, gallery.model, topk, centres, hidden)
+        matched = None if local is None else (local[0], local[1][asked])
+        found = search_identities(part, queries[asked], by, gallery.model, topk, centres, hidden, matched)
         for values, new_values in zip(result, found):
             values[asked] = new_values
     return result

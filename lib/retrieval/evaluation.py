@@ -19,6 +19,8 @@ from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.encounter_search import search_encounters
 from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out
+from lib.retrieval.local_fusion import Fusion
+from lib.retrieval.local_search import LocalSearch
 from lib.retrieval.ranking import rank_with_new, replace_missing
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import LeftOut, SearchResult, blocks, fit_centre_line, nearest_images
@@ -38,6 +40,8 @@ class HeldOutSearch(NamedTuple):
     """The result's scores, with what is right."""
     centres: ClassCentres | None
     """With the line that was fitted on these queries."""
+    fusion: Fusion | None = None
+    """What local scores add, fitted on these queries."""
 
 
 class OpenSetEvaluation(NamedTuple):
@@ -57,6 +61,7 @@ class OpenSetEvaluation(NamedTuple):
     clusters: np.ndarray
     """(q,) individuals, which are independent of each other."""
     centres: ClassCentres | None = None
+    fusion: Fusion | None = None
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Return the 95% interval of a metric that is a mean over queries, individuals drawn whole; None for another one."""
@@ -82,11 +87,13 @@ def metric_interval(values: np.ndarray, in_gallery: np.ndarray, share: float | N
     return mixture_interval([(weight, values[kind], clusters[kind]) for kind, weight in kinds])
 
 
-def search_held_out(held_out: HeldOut, gallery: Gallery, recipe: Recipe, centres: ClassCentres | None = None) -> HeldOutSearch:
+def search_held_out(
+    held_out: HeldOut, gallery: Gallery, recipe: Recipe, centres: ClassCentres | None = None, local: LocalSearch | None = None
+) -> HeldOutSearch:
     """Ask held-out queries of the gallery that further ones will ask, without the images that `HeldOut.left_out` names.
 
     Hence threshold and calibration hold for a gallery of this size. With retrieval.encounter_column the photographs of a sighting
-    are asked together, as further ones will be.
+    are asked together, as further ones will be. With local scores of the held-out queries, what these add is fitted first.
     """
     r, left_out = recipe.retrieval, held_out.left_out(gallery.rows)
     if centres is not None and r.centre_weight > 0:
@@ -94,10 +101,17 @@ def search_held_out(held_out: HeldOut, gallery: Gallery, recipe: Recipe, centres
     topk = max(LENGTH, recipe.predict.topk)
     together = held_out.sightings if r.encounter_column is not None else None
     viewpoints = held_out.viewpoints if r.orientation_column is not None else None
-    result = search_encounters(gallery, held_out.embeddings, r, topk, centres, left_out, together, viewpoints)
+
+    def search(local: LocalSearch | None) -> SearchResult:
+        return search_encounters(gallery, held_out.embeddings, r, topk, centres, left_out, together, viewpoints, local)
+
+    result = search(local)
+    if local is not None:  # the same pairs again, weighted
+        local = local.fit(held_out.labels, held_out.clusters, lambda ids: gallery.rows.labels[gallery.rows.positions(ids)])
+        result = search(local)
     known = _relevant(gallery.rows, held_out.labels, left_out) > 0
     queries = LabelledScores(result.scores, (result.names == held_out.labels[:, None]) & known[:, None], known)
-    return HeldOutSearch(held_out, left_out, result, queries, centres)
+    return HeldOutSearch(held_out, left_out, result, queries, centres, None if local is None else local.fusion)
 
 
 def evaluate_search(
@@ -125,7 +139,9 @@ def evaluate_search(
     metrics, per_query = evaluate_queries(
         gallery, held.embeddings, held.labels, found.result, threshold, new_label, length, found.left_out, new_share
     )
-    return OpenSetEvaluation(metrics, per_query, found.result, queries, curve, new_share, held.clusters, found.centres)
+    return OpenSetEvaluation(
+        metrics, per_query, found.result, queries, curve, new_share, held.clusters, found.centres, found.fusion
+    )
 
 
 def evaluate_open_set(rows: ValidationSet, recipe: Recipe, centres: ClassCentres | None = None) -> OpenSetEvaluation:

@@ -51,6 +51,8 @@ class HeldOut(NamedTuple):
     """(q,) photographs that were taken together, "" for one alone; None where none are known."""
     viewpoints: NDArray[np.str_] | None = None
     """(q,) "" where unknown; None: all are."""
+    files: NDArray[np.str_] | None = None
+    """(q, 3) path, content hash and box of each image, as in GalleryRows; None without retrieval.local."""
 
     def left_out(self, rows: GalleryRows) -> LeftOut:
         """Return which images of the gallery answer none of the queries: held-out ones of the query's key, or all of an individual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -45,6 +46,20 @@ class Fusion:
     """Local score to expect at cosine 0, and how it grows with the cosine: a pair without a local score has this one."""
     metrics: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that `from_json` reads."""
+        return {"ratio": self.ratio, "expected": list(self.expected)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Fusion:
+        """Return what `to_json` wrote. Raises KeyError or TypeError for something else."""
+        start, growth = values["expected"]
+        return cls(values["ratio"], (start, growth), {})
+
+    def describe(self) -> str:
+        """Return how much local scores count, in words."""
+        return f"weigh {self.ratio:.3f} of a cosine" if self.ratio else "add nothing, and get no weight"
+
     def score_pairs(self, cosines: np.ndarray, local: np.ndarray) -> np.ndarray:
         """Return the similarities (p,) of pairs, as cosines: the only place where the two are put together."""
         start, growth = self.expected
@@ -80,7 +95,11 @@ def fit_fusion(folds: Sequence[IndividualFold], scores: LocalScores, count: int)
     def both(fold: IndividualFold, pairs: np.ndarray) -> np.ndarray:
         return np.column_stack([score_cosine(fold, pairs), scores.find(pairs)])
 
-    found = label_pairs(folds, both, with_known=False, count=count)
+    return fuse_pairs(label_pairs(folds, both, with_known=False, count=count))
+
+
+def fuse_pairs(found: Sequence[LabelledPairs]) -> Fusion:
+    """Fit the fusion on labelled pairs with two features, cosine and local score; NaN local scores are left out."""
     every = [_keep(pairs, ~np.isnan(pairs.features[:, 1])) for pairs in found]
     every = [pairs for pairs in every if len(pairs.same)]
     alone = [replace(pairs, features=pairs.features[:, :1]) for pairs in every]

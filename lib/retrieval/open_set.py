@@ -11,6 +11,7 @@ import numpy as np
 from lib.config.recipe import Recipe
 from lib.retrieval.answer_model import AnswerModel, fit_answer_model
 from lib.retrieval.evaluation import OpenSetEvaluation
+from lib.retrieval.local_fusion import Fusion
 from lib.retrieval.ranking import replace_missing
 from lib.retrieval.thresholds import LabelledScores, fit_threshold
 
@@ -27,6 +28,8 @@ class OpenSet:
     """Probabilities of a query's names and of "new"; None where no known individual was held out."""
     centre_line: tuple[float, float] | None = None
     """Of class centres: see `class_centres.fit_line`."""
+    fusion: Fusion | None = None
+    """What local scores add; None without retrieval.local."""
 
     @property
     def lowest_score(self) -> float:
@@ -36,14 +39,16 @@ class OpenSet:
     def to_json(self) -> dict[str, Any]:
         """Return the values under their names in threshold.json."""
         values = {"threshold": self.threshold, "share": self.new_share, "answers": self.answers and self.answers._asdict()}
-        return values | {"centre_line": self.centre_line}
+        return values | {"centre_line": self.centre_line, "fusion": self.fusion and self.fusion.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> OpenSet:
         """Return what `to_json` wrote. Raises KeyError or TypeError for something else."""
         line, answers = values["centre_line"], values["answers"]
         model = None if answers is None else AnswerModel(**answers)
-        return cls(values["threshold"], values["share"], model, line and (line[0], line[1]))
+        fusion = values.get("fusion")  # galleries of earlier versions have none
+        fused = None if fusion is None else Fusion.from_json(fusion)
+        return cls(values["threshold"], values["share"], model, line and (line[0], line[1]), fused)
 
 
 def fit_open_set(evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, gap: float = 0.0) -> OpenSet:
@@ -61,7 +66,7 @@ def fit_open_set(evaluations: Sequence[OpenSetEvaluation], recipe: Recipe, gap: 
     share = float(np.mean(shares)) if shares else None
     queries = pooled_queries(evaluations, gap)
     answers = fit_answer_model(queries, share) if queries.in_gallery.any() else None
-    return OpenSet(threshold, share, answers, _line(evaluations))
+    return OpenSet(threshold, share, answers, _line(evaluations), evaluations[0].fusion)
 
 
 def pooled_queries(evaluations: Sequence[OpenSetEvaluation], gap: float = 0.0) -> LabelledScores:

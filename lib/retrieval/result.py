@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ class RetrievalResult:
     """(q,) str: photographs that were asked together, "" for one alone; None: all were alone."""
     without_viewpoint: int = 0
     """Queries whose viewpoint is unknown where viewpoints are compared."""
+    points: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    """Of a query's position and a row id: points that match, (m, 4) x and y in both images, each centred in a square of side 1."""
+
+    def shown_pairs(self) -> list[tuple[int, int]]:
+        """Return the position of each query with the row id of the image of each of its answers."""
+        pairs = []
+        for q, names in enumerate(self.names):
+            nearest = dict(zip(self.search.names[q].tolist(), self.search.images[q].tolist()))
+            pairs += [(q, nearest[name]) for name in names if nearest.get(name, -1) >= 0]
+        return pairs
 
 
 def ranking_table(result: RetrievalResult) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from lib.errors import FlukeError
 from lib.retrieval.class_centres import ClassCentres, add_centres, estimate_missing_scores, fit_line
 from lib.retrieval.faiss_index import Ints
 from lib.retrieval.gallery import Gallery
+from lib.retrieval.local_search import LocalSearch
 from lib.retrieval.ranking import Ranking, append_ranking, expand_queries, rank_identities
 from lib.retrieval.rows import LeftOut
 from lib.retrieval.similarity import Floats, normalize
@@ -63,8 +64,10 @@ def search_identities(
     topk: int,
     centres: ClassCentres | None = None,
     left_out: LeftOut | None = None,
+    local: tuple[LocalSearch, Ints] | None = None,
 ) -> SearchResult:
-    """Return the `topk` best identities of each query (q, d). `model` is the fingerprint of the queries' network.
+    """Return the `topk` best identities of each query (q, d). `model` is the fingerprint of the queries' network; `local`: local
+    scores, and the position (q,) of each query there.
 
     Queries are searched in blocks, so that the memory doesn't grow with their number. Raises FlukeError for class centres where
     there are none, and as `Gallery.search` and `FaissIndex.set_parameters` do.
@@ -85,7 +88,8 @@ def search_identities(
     )
     for rows in blocks(np.maximum(r.neighbours + extra, width)):
         part = None if left_out is None else left_out.take(rows)
-        found = _Block(gallery, class_list, class_of_row, r, model, topk, part).search(queries[rows], centres)
+        matched = None if local is None else (local[0], local[1][rows])
+        found = _Block(gallery, class_list, class_of_row, r, model, topk, part, matched).search(queries[rows], centres)
         for values, new_values in zip(result, found):
             values[rows] = new_values
     return result
@@ -123,6 +127,7 @@ class _Block(NamedTuple):
     model: str
     topk: int
     left_out: LeftOut | None
+    local: tuple[LocalSearch, Ints] | None
 
     def search(self, queries: np.ndarray, centres: ClassCentres | None) -> SearchResult:
         """Return the best identities of queries (b, d)."""
@@ -131,6 +136,8 @@ class _Block(NamedTuple):
             scores, ids, _ = nearest_images(self.gallery, queries, r.expand, self.model, self.left_out)
             queries = _expand(self.gallery, queries, scores, ids)
         scores, ids, classes = self._neighbours(queries, r.neighbours, self.left_out)
+        if self.local is not None:
+            scores = self.local[0].rescore(self.local[1], scores, ids)
         if centres is None or r.centre_weight == 0:
             ranking = rank_identities(scores, classes, self.topk, r)
         else:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 from scipy.sparse import csr_array  # noqa: E402
 
 from lib.matching.geometry import find_inliers, match_keypoints  # noqa: E402
-from lib.matching.keypoints import KeypointOptions, Keypoints, find_keypoints, load_keypoints  # noqa: E402
+from lib.matching.keypoints import KeptImage, KeypointOptions, Keypoints, find_keypoints, load_keypoints  # noqa: E402
 from lib.matching.scoring import score_images, score_pair  # noqa: E402
 from lib.retrieval import clustering  # noqa: E402
 from lib.retrieval.discovery import Images, Known, group_images  # noqa: E402
@@ -52,7 +52,7 @@ def test_matches_of_one_animal_lie_where_the_perspective_says(tmp_path: Path) ->
     )
     assert np.median(np.abs(points[:, :2] / points[:, 2:] - b.points[found[:, 1]])) < 1
     assert score_pair(a, b) == score_pair(a, b)
-    nothing = Keypoints(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
+    nothing = Keypoints(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8), (SIDE, SIDE))
     assert match_keypoints(a, nothing).shape == (0, 2)
     assert score_pair(a, nothing) == 0
     assert np.isfinite(a.root).all()
@@ -75,13 +75,13 @@ def test_keypoints_outside_a_mask_are_left_out_and_the_picture_is_untouched(
 
 
 def test_keypoints_are_found_once_per_image(animals: tuple[list[Path], np.ndarray], tmp_path: Path) -> None:
-    first = load_keypoints(animals[0][0], OPTIONS, tmp_path, "hash")
-    again = load_keypoints(Path("gone.png"), OPTIONS, tmp_path, "hash")
+    first = load_keypoints(KeptImage(animals[0][0], "hash", tmp_path), OPTIONS)
+    again = load_keypoints(KeptImage(Path("gone.png"), "hash", tmp_path), OPTIONS)
     assert (again.descriptors == first.descriptors).all()
     assert len(list(tmp_path.iterdir())) == 1
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"damaged")
-    assert (load_keypoints(animals[0][0], OPTIONS, tmp_path, "hash").points == first.points).all()
+    assert (load_keypoints(KeptImage(animals[0][0], "hash", tmp_path), OPTIONS).points == first.points).all()
 
 
 def all_pairs(n: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def fused_against_alone(
     vectors = np.concatenate([fold.images.embeddings for fold in folds], axis=1) / np.sqrt(3)
     every = np.arange(len(paths))
     pairs = find_candidates(Images.of(vectors), every, every, 30)
-    local = score_images(paths, [""] * len(paths), pairs, OPTIONS, folder / "keypoints", 2)
+    local = score_images([KeptImage(path, "", folder / "keypoints") for path in paths], pairs, OPTIONS, 2)
     fusion = fit_fusion(folds, LocalScores(np.sort(pairs, axis=1), local), len(paths))
     assert fusion.ratio > 0
     cosines = np.einsum("pd,pd->p", vectors[pairs[:, 0]], vectors[pairs[:, 1]])
@@ -135,7 +135,8 @@ def test_sixty_animals_are_told_apart_by_their_spots(shared: Path, tmp_path: Pat
     every, queries = np.arange(360), np.arange(0, 360, 12)
     found = [find_candidates(images, every, every, 8), find_candidates(images, queries, every, 359)]
     pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    local = score_images(paths, [""] * 360, pairs, KeypointOptions(640, 256), tmp_path / "keypoints", 2)
+    kept = [KeptImage(path, "", tmp_path / "keypoints") for path in paths]
+    local = score_images(kept, pairs, KeypointOptions(640, 256), 2)
     fusion = fit_fusion(folds, LocalScores(pairs, local), 360)
     cosines = np.einsum("pd,pd->p", images.embeddings[pairs[:, 0]], images.embeddings[pairs[:, 1]])
     assert top_1(pairs, cosines, labels, queries) < 0.6

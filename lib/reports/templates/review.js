@@ -11,9 +11,27 @@ try { answers = JSON.parse(localStorage.getItem(`review-${key}`) ?? "[]"); } cat
 const last = () => new Map(answers);
 const firstOpen = () => { const given = last(); const at = pairs.findIndex((_, i) => !given.has(i)); return at < 0 ? pairs.length - 1 : at; };
 let at = firstOpen();
+let drawn = true;
 
 function keep() {
   try { localStorage.setItem(`review-${key}`, JSON.stringify(answers)); } catch { kept = false; }
+}
+
+// Lines between the points that match, over the two photographs as they stand.
+function draw() {
+  const svg = $("#lines"), frame = svg.getBoundingClientRect();
+  svg.replaceChildren();
+  if (!pairs.length || !drawn) return;
+  const place = (image, x, y) => {
+    const box = image.getBoundingClientRect(), longer = Math.max(box.width, box.height);
+    return [box.left - frame.left + box.width / 2 + (x - 0.5) * longer, box.top - frame.top + box.height / 2 + (y - 0.5) * longer];
+  };
+  for (const [i, [x, y, u, v]] of pairs[at].points.entries()) {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    const [x1, y1] = place($("#a"), x, y), [x2, y2] = place($("#b"), u, v);
+    for (const [name, value] of Object.entries({ x1, y1, x2, y2, stroke: `hsl(${(47 * i) % 360} 90% 55%)` })) line.setAttribute(name, value);
+    svg.append(line);
+  }
 }
 
 function show() {
@@ -27,6 +45,8 @@ function show() {
   $("#name-b").textContent = pair.second;
   $("#about").textContent = pair.about;
   $("#state").textContent = pair.state;
+  $("#points").hidden = !pair.points.length;
+  draw();
 }
 
 function answer(value) {
@@ -42,6 +62,12 @@ function undo() {
   at = answers.pop()[0];
   keep();
   show();
+}
+
+function toggle() {
+  drawn = !drawn;
+  $("#points").setAttribute("aria-pressed", drawn);
+  draw();
 }
 
 function move(step) {
@@ -65,7 +91,7 @@ function save() {
   saved = answers.length;
 }
 
-const KEYS = { s: () => answer("same"), d: () => answer("different"), t: () => answer("unsure"), u: undo, ArrowLeft: () => move(-1), ArrowRight: () => move(1), w: save };
+const KEYS = { s: () => answer("same"), d: () => answer("different"), t: () => answer("unsure"), u: undo, ArrowLeft: () => move(-1), ArrowRight: () => move(1), w: save, p: toggle };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
@@ -76,5 +102,8 @@ $("#undo").addEventListener("click", undo);
 $("#back").addEventListener("click", () => move(-1));
 $("#next").addEventListener("click", () => move(1));
 $("#save").addEventListener("click", save);
+$("#points").addEventListener("click", toggle);
+for (const side of ["#a", "#b"]) $(side).addEventListener("load", draw);
+addEventListener("resize", draw);
 addEventListener("beforeunload", (event) => { if (!kept && answers.length > saved) event.preventDefault(); });
 show();
