@@ -39,6 +39,7 @@ compare              runs side by side
 prepare              a first recipe from a contest's folder
 prepare_long         its fields where the sample has a row per image and label
 prepare_table        its fields where a table lists the training images
+prepare_labels       its fields of the labels
 unpack               images of packed files as files
 kaggle               Kaggle's own client: downloads, submissions
 submit               a submission handed in by Kaggle's client

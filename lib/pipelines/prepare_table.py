@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from lib.config.draft import Draft
-from lib.errors import first_few
+from lib.pipelines.prepare_labels import describe_labels
 from lib.tables.folders import image_stem
 from lib.tables.guesses import (
     GROUP_NAMES,
-    NEW_NAMES,
-    PART_NAMES,
     channel_patterns,
-    find_labels,
     group_pattern,
     image_pattern,
     image_root,
     is_ambiguous,
-    is_measure,
     join_labels,
     split_column,
     test_table,
 )
-from lib.tables.survey import FoundTable, Survey, common_folder, folder_of, is_number, splits_into_labels
+from lib.tables.survey import FoundTable, Survey, common_folder, folder_of
 
 
 def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> None:
@@ -62,7 +57,7 @@ def describe_table_fields(survey: Survey, table: FoundTable, draft: Draft) -> No
     if split is not None:
         draft.set("data.train_where", {split[0]: split[1]}, "the table holds training and test rows")
         draft.set("data.test_where", {split[0]: split[2]})
-    _describe_labels(survey, table, draft)
+    describe_labels(survey, table, draft)
     _describe_test(survey, table, draft, split is not None)
     _suggest_groups(survey, table, draft)
 
@@ -84,118 +79,7 @@ def _describe_pixels(survey: Survey, table: FoundTable, draft: Draft) -> None:
     others = [other for other in survey.tables if other.pixels == table.pixels and re.search("test", other.path, re.IGNORECASE)]
     if split is None and others:
         draft.set("data.test_csv", others[0].path, "has the same columns of pixels")
-    _describe_labels(survey, table, draft)
-
-
-def _describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
-    """Set the fields of the labels, the task, and the metric that the sample suggests."""
-    labels, why = find_labels(survey, table)
-    assert labels is not None
-    split = split_column(table)
-    rows = range(len(table)) if split is None else [i for i, cell in enumerate(table.columns[split[0]]) if cell in split[1]]
-    if isinstance(labels, list) and any(
-        is_number(cell) and float(cell) not in (0, 1) for name in labels for cell in table.columns[name]
-    ):
-        draft.set("data.task", "number", f"{why}, and hold numbers other than 0 and 1")
-        draft.set("data.number_columns", labels)
-        draft.set("objective.name", "mse")
-        draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
-        return
-    if isinstance(labels, list):
-        draft.set("data.label_columns", labels, why)
-        sums = Counter(sum(float(table.columns[column][i] or 0) > 0 for column in labels) for i in rows)
-        if set(sums) != {1}:
-            draft.set("data.label_separator", " ", f"{sum(n for k, n in sums.items() if k != 1):,} rows have no label or several")
-            draft.set("objective.name", "bce")
-        draft.set("train.metric", "roc_auc", "a guess; the sample's columns are probabilities, which log_loss wants as well")
-        return
-    cells = [table.columns[labels][i] for i in rows]
-    filled = [cell for cell in cells if cell.strip()]
-    draft.set(
-        "data.label_column", labels, f"{why}; {len(set(filled)):,} values, such as {first_few(map(repr, sorted(set(filled))), 3)}"
-    )
-    strangers = [label for label, _ in Counter(filled).most_common() if NEW_NAMES.match(label)]
-    if strangers:
-        draft.set("data.new_label", strangers[0], "an individual that isn't known; null makes it a class like the others")
-        draft.set("objective.name", "arcface")
-        return
-    if survey.sample is not None and [column.lower() for column in survey.sample.prediction_columns] == ["cluster"]:
-        _describe_clusters(table, draft)
-        return
-    if survey.sample is not None and _describe_image_answers(survey, draft):
-        return
-    answers = [] if survey.sample is None else survey.sample.cells
-    parts = {cell: cell.split() for cell in dict.fromkeys(answers)}
-    new = next((part for cell in parts.values() for part in cell if NEW_NAMES.match(part)), None)
-    if new is not None:
-        longest = max(map(len, parts.values()))
-        draft.set("data.new_label", new, "the sample's answer for an individual that isn't known")
-        draft.set("objective.name", "arcface")
-        draft.set("predict.submission", "label" if longest == 1 else "topk", f"{longest} names in the sample's cells")
-        draft.set("predict.topk", longest)
-        return
-    separator = splits_into_labels(filled)
-    if separator is not None:
-        draft.set("data.label_separator", separator, "cells hold several labels")
-        draft.set("objective.name", "bce")
-        draft.set("train.metric", "micro_f1", "a guess; samples_f1, macro_f1 and f2_samples are for lists of labels too")
-        return
-    _describe_one_label(filled, answers, survey, draft)
-
-
-def _describe_image_answers(survey: Survey, draft: Draft) -> bool:
-    """Set the fields of a contest whose answers are names of images; return whether it is one."""
-    assert survey.sample is not None
-    ids, columns = survey.sample.ids, [column.lower() for column in survey.sample.prediction_columns]
-    matches = bool(survey.sample.cells) and all(name in cell.split() for name, cell in zip(ids, survey.sample.cells))
-    if not matches and columns != ["images"]:
-        return False
-    draft.set("data.new_label", "new", "the test shows individuals of its own: some of the training are held out whole as such")
-    draft.set("objective.name", "arcface")
-    if matches:
-        draft.set("predict.submission", "matches", "the sample's cells are its own ids: names of images that show the same")
-        return True
-    draft.set("predict.submission", "images", "the sample's column is called images: names of the most similar ones")
-    draft.set("predict.topk", 100, "a guess")
-    folders = sorted({image.partition("/")[0] for image in survey.images if re.match("index|gallery|database", image)})
-    if folders:
-        draft.set("predict.index", folders[0], "a folder of images that is neither training nor test")
-    return True
-
-
-def _describe_clusters(table: FoundTable, draft: Draft) -> None:
-    """Set the fields of a contest that asks for a cluster per image."""
-    draft.set("data.new_label", "new", "the sample asks for clusters: individuals are held out whole, to fit when two are one")
-    draft.set("objective.name", "arcface")
-    parts = [name for name, cells in table.columns.items() if PART_NAMES.match(name) and 1 < len(set(cells)) < 50]
-    if parts:
-        draft.set("retrieval.part_column", parts[0], "no cluster spans two of its values")
-
-
-def _describe_one_label(cells: Sequence[str], answers: Sequence[str], survey: Survey, draft: Draft) -> None:
-    """Set task and metric for one label or number per image."""
-    values = set(cells)
-    fractions = [cell for cell in answers if is_number(cell) and not float(cell).is_integer()]
-    numeric = all(is_number(cell) for cell in values)
-    known_answers = sum(all(part in values for part in cell.split()) for cell in answers)
-    longest = max((len(cell.split()) for cell in answers), default=0)
-    if survey.sample is not None and len(survey.sample.prediction_columns) > 1:
-        draft.set("train.metric", "log_loss", "a guess; the sample's columns are probabilities, which roc_auc wants as well")
-    elif len(values) == 2 and (fractions or (numeric and values <= {"0", "1", "0.0", "1.0"})):
-        draft.set("train.metric", "roc_auc", "a guess for two classes; log_loss also wants probabilities, accuracy and f1 labels")
-    elif numeric and len(values) > 2 and (fractions or is_measure(cells)):
-        draft.set("data.task", "number", "the labels are numbers, and the sample's cells are fractions")
-        draft.set("objective.name", "mse")
-        draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
-    elif answers and known_answers > len(answers) / 2 and longest > 1 and not values & set(answers):
-        draft.set("train.metric", f"map@{longest}", f"a guess: the sample's cells are {longest} labels")
-        draft.set("predict.topk", longest)
-    elif answers and all(len(cell.split()) == 2 and cell.split()[0] in values and is_number(cell.split()[1]) for cell in answers):
-        draft.set("train.metric", "gap", "the sample's cells are a label and its confidence")
-    else:
-        draft.set("train.metric", "accuracy", "a guess; macro_f1 and balanced_accuracy are for one label too")
-        if numeric and 2 < len(values) <= 12:
-            draft.hint("data", "task: ordinal  # if the classes are ordered (grades), with train.metric: quadratic_kappa")
+    describe_labels(survey, table, draft)
 
 
 def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bool) -> None:

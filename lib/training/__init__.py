@@ -2,7 +2,7 @@
 
 tasks        what differs between a classifier and an embedding: loss, order of the rows, evaluation
 run          what the functions of one run pass around
-time_budget  how long the rest of a run takes
+time_budget  how long batches and the rest of a run take
 preparation  what is done to a network before its training, and notes on it
 batch_size   images per batch that fit a GPU's memory
 state        where training stands, what it leaves

@@ -35,7 +35,7 @@ from lib.training.preparation import checkpoint_gradients, note_no_progress, pre
 from lib.training.run import Run
 from lib.training.state import Outcome, TrainState, describe_epoch, is_better
 from lib.training.tasks import Task
-from lib.training.time_budget import TimeBudget, describe_duration
+from lib.training.time_budget import BatchTimes, TimeBudget, describe_duration
 
 SAVE, OUT_OF_TIME, NOT_FINITE = 1, 2, 3
 """What a process may ask for after a step: save; save and end; give up. The largest of all processes holds."""
@@ -172,30 +172,25 @@ class Trainer:
         """
         state, t, first = self.state, self.recipe.train, self.state.batch
         self.start_epoch()
-        title = f"epoch {state.epoch + 1}/{t.epochs}"
-        began = ready = time.monotonic()
-        waited = 0.0
+        title, times = f"epoch {state.epoch + 1}/{t.epochs}", BatchTimes()
         with tqdm(self.loader, title, total=self.batches.count, initial=first, **progress_bar_options()) as progress:
             for batch, (images, targets, _) in enumerate(progress, start=first):
-                waited += time.monotonic() - ready
+                times.start_batch()
                 steps = self.train_step(batch, images, targets)
-                if batch == first:
-                    warm = time.monotonic()
-                elif batch >= first + 5:
-                    self._measure_steps(time.monotonic() - warm, batch - first)
+                times.end_batch()
+                if times.batches > 5:
+                    self._measure_steps(times)
                     progress.set_postfix_str(self._describe_time_left(batch + 1), refresh=False)
                 if steps and self._after_step(batch + 1) == OUT_OF_TIME:
                     return False
-                ready = time.monotonic()
-        now, batches_done = time.monotonic(), self.batches.count - first
-        seconds, images_done = now - began, batches_done * self.recipe.train.images_per_batch
-        if batches_done > 1:
-            self._measure_steps(now - warm, batches_done - 1)
-        self.speed = {"images_per_second": round(images_done / seconds, 1), "waiting": round(waited / seconds, 3)}
-        state.batch = self.batches.count
+                times.wait()
+        if times.batches > 1:
+            self._measure_steps(times)
+        self.speed, state.batch = times.speed(t.images_per_batch), self.batches.count
         return True
 
-    def _measure_steps(self, seconds: float, batches: int) -> None:
+    def _measure_steps(self, times: BatchTimes) -> None:
+        seconds, batches = times.after_first()
         images = batches * self.batches.share * self.accelerator.num_processes
         self.budget.measure_steps(seconds, batches, images if self.reads_images else None)
 

@@ -1,4 +1,4 @@
-"""How long the rest of a run takes, from what its steps and validations have taken so far."""
+"""How long batches take, and the rest of a run, from what its steps and validations have taken so far."""
 
 from __future__ import annotations
 
@@ -11,6 +11,37 @@ def describe_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class BatchTimes:
+    """How long the batches of an epoch take, from when it is made on, and how long training waits for their images."""
+
+    def __init__(self) -> None:
+        self.began = self.waiting_since = self.first_ended = time.monotonic()
+        self.waited, self.batches = 0.0, 0
+
+    def start_batch(self) -> None:
+        """Note that the images of the next batch have come."""
+        self.waited += time.monotonic() - self.waiting_since
+
+    def end_batch(self) -> None:
+        """Note that a batch has been trained on."""
+        self.batches += 1
+        if self.batches == 1:
+            self.first_ended = time.monotonic()
+
+    def wait(self) -> None:
+        """Note that the next batch's images are needed."""
+        self.waiting_since = time.monotonic()
+
+    def after_first(self) -> tuple[float, int]:
+        """Return the seconds since the end of the first batch, which is slower than others, and the batches since."""
+        return time.monotonic() - self.first_ended, self.batches - 1
+
+    def speed(self, batch_size: int) -> dict[str, float]:
+        """Return images per second, and the share of the time in which training waited for images."""
+        seconds = time.monotonic() - self.began
+        return {"images_per_second": round(self.batches * batch_size / seconds, 1), "waiting": round(self.waited / seconds, 3)}
 
 
 class TimeBudget:
