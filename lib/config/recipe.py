@@ -460,6 +460,10 @@ class Retrieval:
     length matters)."""
     factory: str = "Flat"
     """FAISS index, as a faiss.index_factory string: Flat is exact; IVF1024,SQ8 or HNSW32 for a million images."""
+    store: str | None = None
+    """Where the gallery's vectors lie: null, in its folder with FAISS; the address of a Milvus server or cluster
+    (http://HOST:19530; the variable MILVUS_TOKEN may hold user:password); or a file of Milvus Lite (vectors.db). Needs the extra
+    `milvus`. `factory` is then Flat or an index type of Milvus (AUTOINDEX, HNSW)."""
     search: dict[str, Count] = field(default_factory=dict)
     """Search parameters of an index that is not exact: {nprobe: 16}, {efSearch: 64}, {k_factor_rf: 4}."""
     part_column: str | None = None

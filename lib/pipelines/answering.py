@@ -51,7 +51,7 @@ def answer_from_folder(session: RetrievalSession, gallery: Gallery, queries: Emb
     None where the folder holds neither.
     """
     about, recipe, left_out = gallery.about, session.recipe, self_matches(session, gallery, queries)
-    if about and about["settings"] == settings(recipe):
+    if about and settings(Recipe()) | about["settings"] == settings(recipe):  # fields added since had their default
         open_set = OpenSet.from_json(about["open_set"])
         centres = with_line(centres_of(session, gallery), open_set)
         found = _search(session, gallery, queries, centres, left_out, open_set.fusion)
@@ -134,7 +134,7 @@ def answer_from_training(session: RetrievalSession, train: EmbeddedTable, galler
     rows = GalleryRows(train.table.rows, train.table.names, train.labels, details=views).take(named)
     evaluations, r = [], session.recipe.retrieval
     for run, part, of_queries in zip(session.runs, train.units, queries.units):
-        one = build_gallery(part[named], rows, gallery.model, r.metric, gallery.index.factory)
+        one = build_gallery(part[named], rows, gallery.model, r.metric, "Flat" if r.store else gallery.index.factory)
         held_out = _hold_out(session, train, part, *load_held_out(run, train.table))
         # every run's best scores in the whole gallery, not those of the combination, belong to its own held-out scores
         best = _search(session, one, replace(queries, embeddings=of_queries), None, left_out, None).best_scores

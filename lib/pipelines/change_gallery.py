@@ -82,6 +82,7 @@ def _add(session: RetrievalSession, gallery: Gallery, path: Path, rows: Embedded
         )
     # some held-out queries are no rows of the gallery
     used = gallery.rows.ids if gallery.held_out is None else np.concatenate([gallery.rows.ids, gallery.held_out.ids])
+    used = np.concatenate([used, np.array(gallery.index.reserved, np.int64)])
     ids = used.max() + 1 + np.arange(len(names))
     paths = [str(file.absolute()) for file in rows.table.paths]
     d = session.recipe.data

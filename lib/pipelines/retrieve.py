@@ -159,7 +159,7 @@ def build_training_gallery(session: RetrievalSession, train: EmbeddedTable | Non
     rows = GalleryRows(
         table.rows, table.names, train.labels, paths, content_hashes(table.paths), details, write_boxes(table.boxes, len(table))
     )
-    gallery = build_gallery(train.embeddings, rows, session.model, r.metric, r.factory, session.recipe.data.new_label)
+    gallery = build_gallery(train.embeddings, rows, session.model, r.metric, r.factory, session.recipe.data.new_label, r.store)
     if gallery.index.nprobe is not None and "nprobe" not in r.search:
         session.log(f"index {r.factory}: {gallery.index.nprobe} cells are searched, for 99% of the nearest images (nprobe)")
     return gallery

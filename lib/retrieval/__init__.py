@@ -2,6 +2,8 @@
 
 similarity         cosine and l2: traits, normalization, the check of embeddings
 faiss_index        the FAISS index: built, searched, changed, saved, opened memory-mapped
+milvus_index       the same in Milvus: a cluster, or Milvus Lite in a file
+vector_index       what an index of vectors can do, and the two there are
 rows               rows of a gallery, and which of them answer which query
 held_out           labelled queries that the network hasn't learnt
 gallery            rows of known individuals with their index

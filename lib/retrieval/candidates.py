@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lib.errors import FlukeError, did_you_mean
 from lib.retrieval.gallery import Gallery, build_gallery
+from lib.retrieval.milvus_index import MilvusIndex
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -93,6 +94,8 @@ def narrow_gallery(gallery: Gallery, condition: str) -> Gallery:
 
 
 def take_rows(gallery: Gallery, kept: NDArray[Any]) -> Gallery:
-    """Return a gallery of the rows that `kept` (integers or booleans) selects, with an exact index."""
+    """Return a gallery of the rows that `kept` (integers or booleans) selects: with an exact index, or in Milvus by a filter."""
     rows = gallery.rows.take(kept)
+    if isinstance(gallery.index, MilvusIndex):
+        return Gallery(gallery.index.subset(rows.ids), rows, gallery.model, gallery.metric)
     return build_gallery(gallery.embeddings(rows.ids), rows, gallery.model, gallery.metric)

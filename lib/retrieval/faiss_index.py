@@ -22,8 +22,11 @@ class FaissIndex:
     a mean, which changes them.
     """
 
+    suffix = ".faiss"
+
     def __init__(self, index: faiss.Index, factory: str, memory_mapped: bool = False, nprobe: int | None = None):
         self.index, self.factory, self.memory_mapped, self.nprobe = index, factory, memory_mapped, nprobe
+        self.reserved: list[int] = []
         self.path: Path | None = None  # of the file that holds the index as it is
         if nprobe is not None:
             self._probe(nprobe)

@@ -17,10 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from lib.errors import FlukeError, first_few
 from lib.files import atomic_write, read_json, write_json
-from lib.retrieval.faiss_index import FaissIndex, faiss_reason
+from lib.retrieval.faiss_index import faiss_reason
 from lib.retrieval.held_out import HeldOut
+from lib.retrieval.milvus_index import MilvusIndex, drop_collections
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.similarity import SIMILARITIES, Floats, Ints, Metric, check_embeddings
+from lib.retrieval.vector_index import VectorIndex, build_index, open_index
 
 _DAMAGED = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, FlukeError)
 
@@ -35,7 +37,7 @@ class Gallery:
     `model` is the fingerprint of the network that made the embeddings: equal strings mean comparable embeddings.
     """
 
-    index: FaissIndex
+    index: VectorIndex
     rows: GalleryRows
     model: str
     metric: Metric
@@ -106,7 +108,7 @@ class Gallery:
         self.rows = self.rows.relabel(np.isin(self.rows.ids, ids), label)
 
     def save(self, folder: Path) -> None:
-        """Write gallery.json, index-N.faiss, rows-N.npz and held_out-N.npz, replacing a gallery saved there before in one step.
+        """Write gallery.json, index-N.faiss or .milvus, rows-N.npz and held_out-N.npz, replacing the gallery there in one step.
 
         gallery.json is replaced last and names the others by their generation N, so that a crash leaves the old gallery intact.
         """
@@ -117,7 +119,7 @@ class Gallery:
 
     def write(self, folder: Path, number: int) -> dict[str, Any]:
         """Write the files of generation `number`; return the gallery.json that will make them the gallery."""
-        with atomic_write(folder / f"index-{number}.faiss") as temporary:
+        with atomic_write(folder / f"index-{number}{self.index.suffix}") as temporary:
             self.index.save(temporary)
             size = temporary.stat().st_size
         with atomic_write(folder / f"rows-{number}.npz") as temporary, open(temporary, "wb") as file:
@@ -152,10 +154,18 @@ def next_generation(folder: Path) -> int:
 
 def remove_generations(folder: Path, kept: Container[int]) -> None:
     """Delete the files of a gallery's generations but those `kept`."""
-    for path in folder.iterdir():
-        found = re.fullmatch(r"(?:index|rows|held_out|gallery)-(\d+)\.(?:faiss|npz|json)", path.name)
-        if found and int(found[1]) not in kept:
-            path.unlink()
+    numbers = {path: _generation(path) for path in folder.iterdir()}
+    stale = [path for path, number in numbers.items() if number is not None and number not in kept]
+    in_milvus = [path for path in stale if path.suffix == MilvusIndex.suffix]
+    if in_milvus:
+        drop_collections(in_milvus, [path for path in numbers if path.suffix == MilvusIndex.suffix and path not in stale])
+    for path in stale:
+        path.unlink()
+
+
+def _generation(path: Path) -> int | None:
+    found = re.fullmatch(r"(?:index|rows|held_out|gallery)-(\d+)\.(?:faiss|milvus|npz|json)", path.name)
+    return int(found[1]) if found else None
 
 
 def build_gallery(
@@ -165,10 +175,11 @@ def build_gallery(
     metric: Metric = "cosine",
     factory: str = "Flat",
     new_label: str | None = None,
+    store: str | None = None,
 ) -> Gallery:
     """Build a gallery of embeddings (n, d) and their rows, without those labelled `new_label`, which aren't one individual.
 
-    factory: as in `FaissIndex.build`, and so are its errors. Raises FlukeError too for an empty gallery, only new labels, another
+    factory, store: as in `build_index`, and so are its errors. Raises FlukeError too for an empty gallery, only new labels, another
     number of embeddings than of rows, and NaN.
     """
     vectors = check_embeddings(embeddings, "gallery", metric, None, len(rows))
@@ -178,7 +189,7 @@ def build_gallery(
         raise FlukeError(f"Every image of the gallery is labelled {new_label}; it needs at least one known individual.")
     if not known.all():
         vectors, rows = vectors[known], rows.take(known)
-    return Gallery(FaissIndex.build(vectors, rows.ids, factory), rows, model, metric)
+    return Gallery(build_index(vectors, rows.ids, factory, store), rows, model, metric)
 
 
 def open_gallery(folder: Path) -> Gallery:
@@ -200,8 +211,8 @@ def open_gallery(folder: Path) -> Gallery:
 def _open_generation(folder: Path, about: dict[str, Any]) -> Gallery:
     """Open the gallery that `about`, gallery.json, describes."""
     try:
-        generation, model, metric, factory = int(about["generation"]), about["model"], about["metric"], about["factory"]
-        count, dimension, size = int(about["rows"]), int(about["dimension"]), int(about["bytes"])
+        generation, model, metric = int(about["generation"]), about["model"], about["metric"]
+        count, dimension = int(about["rows"]), int(about["dimension"])
     except (KeyError, TypeError, ValueError) as error:
         raise FlukeError(f"{folder / 'gallery.json'}: not a gallery's description ({error!r}); build the gallery again.") from None
     path = folder / f"rows-{generation}.npz"
@@ -211,7 +222,7 @@ def _open_generation(folder: Path, about: dict[str, Any]) -> Gallery:
             details = {name.removeprefix(_DETAIL): file[name] for name in of_table}
             rows = GalleryRows(**{name: file[name] for name in file.files if name not in of_table}, details=details)
         path = folder / f"index-{generation}.faiss"
-        index = FaissIndex.open(path, factory, size, about.get("nprobe"))
+        index = open_index(path, about)
         path = folder / f"held_out-{generation}.npz"
         held_out = HeldOut.load(path) if path.exists() else None
     except _DAMAGED as error:
