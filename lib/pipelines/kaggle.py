@@ -23,12 +23,16 @@ def call_client(arguments: list[str], show: bool = False) -> str:
     because Kaggle refuses.
     """
     command = ["kaggle", *arguments]
-    if shutil.which(command[0]) is None:
+    # Beside Python too: a virtual environment needn't be activated.
+    program = shutil.which("kaggle") or shutil.which("kaggle", path=Path(sys.executable).parent)
+    if program is None:
         raise FlukeError(
             f"Kaggle's client isn't installed (pip install -e \".[kaggle]\"); it would be called with: {shlex.join(command)}"
         )
     printed, said = b"", b""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT if show else subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT if show else subprocess.PIPE
+    ) as process:
         if show:
             assert process.stdout is not None
             while chunk := os.read(process.stdout.fileno(), 4096):  # a progress bar has no lines
