@@ -40,6 +40,7 @@ def _tables(recipe: Recipe) -> Table:
             "data.pixel_columns needs data.train_csv, and no data.image_pattern or channels as files",
         ),
         (d.row_pattern and (folder or d.pixel_columns), "data.row_pattern needs data.train_csv, and no data.pixel_columns"),
+        (d.test_image_column is not None and d.test_csv is None, "data.test_image_column needs data.test_csv"),
         (d.pixel_shape and not d.pixel_columns, "data.pixel_shape needs data.pixel_columns"),
         (f.group_pattern and (by_column or by_table), "set one of folds.group_pattern, group_column and group_csv"),
         (d.box_columns and d.detections is not None, "set one of data.box_columns and data.detections"),

@@ -84,6 +84,8 @@ class Data:
     """The contest's sample submission, whose columns, rows and order the submission has; null: no submission is written."""
     image_column: str = "image"
     """Column of image names, with or without extension or folder."""
+    test_image_column: str | None = None
+    """Column of image names of `test_csv` where it isn't called as that of `train_csv`; null: `image_column`."""
     label_column: str = "label"
     """Column of labels; they stay strings ("01", "NA" and "1e5" survive)."""
     label_columns: list[str] = field(default_factory=list)

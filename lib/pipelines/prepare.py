@@ -62,7 +62,9 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     if survey.sample_path is not None:
         draft.set("data.sample_submission", survey.sample_path)
     else:
-        form = "scores" if "label_columns" in draft.fields["data"] else "label"
+        data = draft.fields["data"]
+        one = "numbers" if data.get("task", [None])[0] == "number" else "labels" if "label_separator" in data else "label"
+        form = "scores" if "label_columns" in data else one
         draft.set("predict.submission", form, "no sample submission was found: this form is written")
     if survey.images:
         _describe_size(survey, draft)
@@ -110,7 +112,8 @@ def _describe_folders(survey: Survey, draft: Draft) -> None:
     by_folder = Counter(image.rpartition("/")[0] for image in survey.images)
     tests = [image for image in survey.images if image_stem(image) in asked]
     test_dir = common_folder([image for image in tests if re.search("test", image, re.IGNORECASE)] or tests) if tests else None
-    if test_dir is None and (named := [image for image in survey.images if re.search("test", image.partition("/")[0], re.I)]):
+    named = [image for image in survey.images if re.search("(^|[/_-])test", image.rpartition("/")[0], re.IGNORECASE)]
+    if test_dir is None and named:
         test_dir = common_folder(named)
     parents: dict[str, set[str]] = {}
     for folder in by_folder:
@@ -121,8 +124,13 @@ def _describe_folders(survey: Survey, draft: Draft) -> None:
     if classes is not None and len(parents[classes]) > 1:
         draft.set("data.train_dir", classes, f"{len(parents[classes])} class folders: {first_few(sorted(parents[classes]), 4)}")
         if not _describe_negative_folder(sorted(parents[classes]), survey, draft):
-            metric = "log_loss" if survey.sample is not None and len(survey.sample.prediction_columns) > 1 else "accuracy"
-            draft.set("train.metric", metric, "a guess; macro_f1 and balanced_accuracy are for one label too")
+            cells = [] if survey.sample is None else survey.sample.cells
+            longest = max((len(cell.split()) for cell in cells if set(cell.split()) <= parents[classes]), default=0)
+            if longest > 1:
+                draft.set("train.metric", f"map@{longest}", f"a guess: the sample's cells are {longest} labels")
+            else:
+                metric = "log_loss" if survey.sample is not None and len(survey.sample.prediction_columns) > 1 else "accuracy"
+                draft.set("train.metric", metric, "a guess; macro_f1 and balanced_accuracy are for one label too")
         _group_by_table(survey, draft)
     else:
         training = [image for image in survey.images if test_dir is None or not image.startswith(test_dir + "/")]

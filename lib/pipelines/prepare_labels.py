@@ -37,7 +37,7 @@ def describe_labels(survey: Survey, table: FoundTable, draft: Draft) -> None:
 
 def _describe_columns(labels: dict[str, list[str]], table: FoundTable, why: str, draft: Draft) -> None:
     """Set the fields of labels in a column each, or of numbers; `labels` holds the training rows' cells."""
-    if any(is_number(cell) and float(cell) not in (0, 1) for name in labels for cell in table.columns[name]):
+    if any(is_number(cell) and float(cell) not in (-1, 0, 1) for name in labels for cell in table.columns[name]):
         draft.set("data.task", "number", f"{why}, and hold numbers other than 0 and 1")
         draft.set("data.number_columns", list(labels))
         draft.set("objective.name", "mse")

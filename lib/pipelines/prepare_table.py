@@ -104,7 +104,11 @@ def _describe_test(survey: Survey, train: FoundTable, draft: Draft, in_train: bo
             cells = table.columns[draft.fields["data"]["image_column"][0]]
             folder = _folder_of(survey, cells, "test")
             draft.set("data.test_dir", folder or image_root(cells, same))
-        elif column is None and _has_several_files(draft):
+        elif column is not None:
+            draft.set("data.test_image_column", column[0], f"names the images of {table.path}")
+            found = survey.images_of(cells)
+            draft.set("data.test_dir", _folder_of(survey, cells, "test") or image_root(cells, found))
+        elif _has_several_files(draft):
             name = draft.fields["data"]["image_column"][0]
             starts = tuple(table.columns.get(name, [])[:50])
             found = [image for image in survey.images if starts and image_stem(image).startswith(starts)]
@@ -147,7 +151,7 @@ def _set_id_column(ids: Sequence[str], table: FoundTable, draft: Draft) -> None:
 def _suggest_groups(survey: Survey, table: FoundTable, draft: Draft) -> None:
     """Set a group column that is called like one, and suggest others in which values recur."""
     data = draft.fields["data"]
-    taken = {data[key][0] for key in ("image_column", "label_column", "id_column") if key in data}
+    taken = {data[key][0] for key in ("image_column", "label_column") if key in data}
     chosen = draft.fields.get("folds", {}).get("group_column", [None])[0]
     for column, cells in table.columns.items():
         values = len(set(cells))

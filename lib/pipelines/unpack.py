@@ -20,7 +20,7 @@ from lib.tables.unpacking import Record, read_packed
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
-def unpack(patterns: Sequence[str], out: Path) -> int:
+def unpack(patterns: Sequence[str], out: Path, shape: Sequence[int] | None = None) -> int:
     """Write OUT/images/ and OUT/table.csv from the records of all files; returns the number of images. Raises FlukeError.
 
     The table has one row per image: its name, its file, and the record's numbers and texts. Planes of pixels (at most three)
@@ -29,12 +29,12 @@ def unpack(patterns: Sequence[str], out: Path) -> int:
     files = sorted({path for pattern in patterns for path in (glob.glob(pattern) or [pattern])})
     if out.exists() and any(out.iterdir()):
         raise FlukeError(f"{out}: is not empty; name another folder with --out.")
-    ranges = _plane_ranges(files)
+    ranges = _plane_ranges(files, shape)
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     used: set[str] = set()
     for file in files:
-        for record in tqdm(read_packed(Path(file)), desc=Path(file).name, unit="", **progress_bar_options()):
+        for record in tqdm(read_packed(Path(file), shape), desc=Path(file).name, unit="", **progress_bar_options()):
             values = {name: _text(value) for name, value in record.items() if _is_value(value)}
             name = _record_name(values, len(rows), used)
             pictures = list(_pictures(record, ranges))
@@ -90,12 +90,12 @@ def _planes(record: Record) -> list[tuple[str, np.ndarray]]:
     return [(name, value) for name, value in record.items() if isinstance(value, np.ndarray)]
 
 
-def _plane_ranges(files: Sequence[str]) -> dict[str, tuple[float, float]]:
+def _plane_ranges(files: Sequence[str], shape: Sequence[int] | None) -> dict[str, tuple[float, float]]:
     """Return the lowest and highest value of each plane over all files; only files that may hold planes are read."""
     found: dict[str, tuple[float, float]] = {}
     for file in files:
-        if Path(file).suffix.lower() in (".json", ".csv"):
-            for record in read_packed(Path(file)):
+        if Path(file).suffix.lower() in (".json", ".csv", ".parquet"):
+            for record in read_packed(Path(file), shape):
                 for name, plane in _planes(record):
                     low, high = found.get(name, (np.inf, -np.inf))
                     found[name] = min(low, float(plane.min())), max(high, float(plane.max()))

@@ -17,7 +17,11 @@ from lib.tables.survey import FoundTable, Survey, common_folder, is_number
 
 SPLIT_VALUES = {"train": ("train", "training", "database"), "test": ("test", "query", "testing")}
 """Cells of a column that parts one table into training and test rows."""
-LABEL_NAMES = re.compile("^(label|labels|target|class|category|category_id|species|identity|individual.*|breed|diagnosis|y)$", re.I)
+LABEL_NAMES = re.compile(
+    "^(.*[_ -])?(label|labels|target|class|category|category_id|class_id|species|identity|breed|diagnosis|dx|emotion|mos)$"
+    "|^individual.*$|^y$",
+    re.IGNORECASE,
+)
 GROUP_NAMES = re.compile(
     "patient|subject|lesion|location|sequence|seq_id|session|burst|encounter|observation|camera|driver|^site", re.IGNORECASE
 )
@@ -50,7 +54,7 @@ def choose_train_table(survey: Survey) -> FoundTable | None:
             - ("test" in name)
             - answered
         )
-        score += 0.1 * (split_column(table) is not None)
+        score += 0.1 * (split_column(table) is not None) + min(len(table) / max(len(survey.images), 1), 1)
         if has_label and (best is None or score > best[0]):
             best = score, table
     return None if best is None else best[1]
@@ -128,24 +132,33 @@ def find_labels(survey: Survey, table: FoundTable) -> tuple[str | list[str] | No
         for column in others:
             if len(set(columns[column]) & names) > len(names) / 2:
                 return column, "its values are the sample's columns"
-    if len(wanted) == 1 and wanted[0] in others:
-        return wanted[0], "the sample's column has its name"
+    if len(wanted) == 1 and (same := [column for column in others if _folded(column) == _folded(wanted[0])]):
+        return wanted[0] if wanted[0] in same else same[0], "the sample's column has its name"
     if sample is not None and sample.cells:
         cells = {part for cell in sample.cells for part in (cell, *cell.split())}
-        for column in others:
+        for column in sorted(others, key=lambda column: LABEL_NAMES.match(column) is None):
             values = Counter(columns[column])
             if len(values) > 1 and cells & set(values) and max(values.values()) > 1 and not is_measure(columns[column]):
                 return column, "the sample's cells are among its values"
     named = [column for column in others if LABEL_NAMES.match(column)]
     if named:
         return named[0], "by its name"
-    one_hot = [column for column in others if set(columns[column]) <= {"0", "1", "0.0", "1.0"}]
+    one_hot = [column for column in others if _is_one_hot(set(columns[column]))]
     if len(one_hot) > 1:
-        return one_hot, "columns of 0 and 1"
+        return one_hot, "columns of 0 and 1 (or blank and -1, which count as 0)"
     for column in others:
         if 1 < len(set(columns[column])) < len(columns[column]) / 2 and not is_measure(columns[column]):
             return column, "a guess: its values recur"
     return None, ""
+
+
+def _folded(column: str) -> str:
+    """Return a column's name without case and marks: ClassId is class_id."""
+    return re.sub("[^a-z0-9]", "", column.lower())
+
+
+def _is_one_hot(values: set[str]) -> bool:
+    return values <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""} and bool(values & {"1", "1.0"}) and len(values) > 1
 
 
 def _columns_begun(wanted: Sequence[str], columns: Sequence[str]) -> list[str]:

@@ -108,6 +108,7 @@ def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | N
     source = data.test_csv or (data.train_csv if data.test_where else None)
     names_sample = source is not None and _same_file(root / source, root / (data.sample_submission or ""))
     if source is not None and not names_sample:
+        data = replace(data, image_column=data.test_image_column or data.image_column)
         table = _without_placeholders(load_images(root / source, folder, data, classes, target, where=data.test_where, more=more))
         return table if data.sample_submission is None else _with_ids(table, root / data.sample_submission, data)
     if (sample := data.sample_submission) is not None:
@@ -207,11 +208,13 @@ def load_images(
     """
     if path.is_dir():
         names, folders, others = list_images(path)
-        if not names:
+        deeper = walk_images(path) if not names else []
+        if not names and not deeper:
             found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
             raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
-        table, missing = find_rows(path, path, names, data)
-        table = replace(table, notes=(*table.notes, *_ignored_entries(path, folders, others)))
+        table, missing = find_rows(path, path, names or deeper, data)
+        notes = (f"{path}: {len(deeper):,} images in its sub-folders ({first_few(folders, 3)})",) if deeper else ()
+        table = replace(table, notes=(*table.notes, *notes, *_ignored_entries(path, [] if deeper else folders, others)))
     else:
         header, wanted = wide_header(path, data), {"data.image_column": data.image_column}
         labels = label_fields(path, header, data) if with_labels and has_labels(header, data) else {}

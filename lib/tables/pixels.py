@@ -31,6 +31,8 @@ from lib.tables.readers import JsonReader, ParquetReader, delimiter_of, read_hea
 from lib.tables.regression_target import is_number
 
 FIELD = "data.pixel_columns"
+MOST_OTHER_COLUMNS = 4096
+"""Columns of one name and a number, more of which are pixels, of whatever shape."""
 LEAST_PIXELS = 64
 """Numbers in a row, or in a cell, that look like a picture."""
 
@@ -124,8 +126,12 @@ def find_pixel_columns(source: Path) -> tuple[list[str], int]:
     header = read_header(source)
     prefixes = Counter(column.rstrip("0123456789") for column in header if column[-1:].isdigit())
     prefix, count = prefixes.most_common(1)[0] if prefixes else ("", 0)
+    if list(prefixes.values()).count(count) > 1:
+        count = 0  # margin1, ..., shape1, ...: kinds of features
     if count >= LEAST_PIXELS and math.isqrt(count) ** 2 == count and prefix:
         return [f"{prefix}*"], count
+    if count >= MOST_OTHER_COLUMNS:
+        return [f"{prefix}[0-9]*"], count
     if reader is ParquetReader:
         return [], 0
     first = pd.read_csv(source, sep=delimiter_of(source), nrows=1, dtype=str, keep_default_na=False)

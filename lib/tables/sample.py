@@ -19,7 +19,7 @@ from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, first_few
 from lib.tables.folders import IMAGE_SUFFIXES
 from lib.tables.long_form import split_names
-from lib.tables.readers import read_columns
+from lib.tables.readers import read_columns, read_header
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,10 @@ def _is_index(columns: Sequence[str]) -> bool:
 def _names_lack_extensions(recipe: Recipe) -> bool:
     """Return whether the training table writes image names without extension, as the contest's answers will be."""
     d = recipe.data
-    columns, _ = read_columns(Path(d.root) / (d.train_csv or ""), {"data.image_column": d.image_column})
+    source = Path(d.root) / (d.train_csv or "")
+    if d.image_column not in read_header(source):
+        return False  # rows of pixels are named by their numbers
+    columns, _ = read_columns(source, {"data.image_column": d.image_column})
     return all(without_extension(name) == name for name in columns["data.image_column"])
 
 

@@ -7,19 +7,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from lib.errors import FlukeError
+from lib.errors import FlukeError, first_few
 from lib.tables.folders import image_stem, walk_images
 from lib.tables.pixels import find_pixel_columns
 from lib.tables.readers import READERS, read_columns, read_header
 from lib.tables.sample import Sample, read_sample
 
 TABLE_SUFFIXES = (".csv", ".tsv", *READERS)
-SAMPLE_NAME = re.compile("sample.*sub|submission|sample", re.IGNORECASE)
+SAMPLE_NAME = re.compile("sample|submission|benchmark", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,11 @@ def survey_folder(folder: Path) -> Survey:
         try:
             header = read_header(folder / path)
             pixels, count = find_pixel_columns(folder / path)
-            kept = [name for name in header if header.count(name) == 1 and not any(fnmatchcase(name, each) for each in pixels)]
+            if math.isqrt(count) ** 2 != count:
+                notes.append(f"{path}: {count:,} columns of pixels, no square pictures: write them as files by unpack.py --shape")
+                continue
+            once = Counter(header)
+            kept = [name for name in header if once[name] == 1 and not any(fnmatchcase(name, each) for each in pixels)]
             columns = read_columns(folder / path, {name: name for name in kept})[0] if kept else {}
         except FlukeError as error:
             notes.append(f"{path}: not read ({str(error).removeprefix(f'{folder / path}: ')})")
@@ -102,16 +106,24 @@ def survey_folder(folder: Path) -> Survey:
             tables.append(FoundTable(path, columns, tuple(pixels), math.isqrt(count)))
     chosen = min(samples, key=lambda path: (not re.search("sub", path, re.IGNORECASE), path.count("/"), len(path)), default=None)
     images = walk_images(folder)
+    seen = "".join(f" ({note})" for note in notes)
     if not images and not tables:
-        raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there.")
+        raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there{seen}.")
     if not images and not any(table.pixels for table in tables):
         named = ", ".join(table.path for table in tables[:5])
         raise FlukeError(
-            f"{folder}: holds tables ({named}) but no images; put them there as well, or packed files through unpack.py."
+            f"{folder}: holds tables ({named}) but no images; put them there as well, or packed files through unpack.py{seen}."
         )
     if len(samples) > 1:
         notes.append(f"other samples: {', '.join(path for path in samples if path != chosen)}")
-    return Survey(folder, images, tables, None if chosen is None else read_sample(folder / chosen), chosen, notes)
+    survey = Survey(folder, images, tables, None if chosen is None else read_sample(folder / chosen), chosen, notes)
+    for i, table in enumerate(tables):
+        if table.pixels and (column := survey.image_column(table)) is not None and column[1] > 0.9:
+            notes.append(
+                f"{table.path}: its columns {first_few(table.pixels)} count as features, because its rows have image files"
+            )
+            tables[i] = replace(table, pixels=())
+    return survey
 
 
 def _is_deep(parent: str, folder: Path) -> bool:
@@ -121,7 +133,8 @@ def _is_deep(parent: str, folder: Path) -> bool:
 def folder_of(images: Sequence[str], names: Sequence[str], word: str) -> str | None:
     """Return the first folder, below the one of all images, that holds an image of each of `names`; None without any.
 
-    Of several it is the one whose name holds `word`; None where none or several do.
+    Of several it is the one whose name holds `word`; None where none or several do. Where its images have names in common too, in
+    folders of several sizes, it is the first of these.
     """
     stems: dict[str, set[str]] = {}
     above = "" if (common := common_folder(images)) == "." else f"{common}/"
@@ -131,7 +144,16 @@ def folder_of(images: Sequence[str], names: Sequence[str], word: str) -> str | N
     wanted = {image_stem(name) for name in names}
     holding = [folder for folder, found in stems.items() if wanted <= found]
     called = [folder for folder in holding if re.search(word, folder, re.IGNORECASE)]
-    return next((some[0] for some in (holding, called) if len(some) == 1), None)
+    chosen = next((some[0] for some in (holding, called) if len(some) == 1), None)
+    if chosen is None:
+        return None
+    inside = [image for image in images if image.startswith(f"{chosen}/")]
+    named = [image_stem(image) for image in inside if image_stem(image) in wanted]
+    if len(named) == len(set(named)):
+        return chosen
+    sizes = sorted({image.removeprefix(f"{chosen}/").partition("/")[0] for image in inside})
+    whole = [f"{chosen}/{size}" for size in sizes if wanted <= {image_stem(i) for i in inside if i.startswith(f"{chosen}/{size}/")}]
+    return whole[0] if whole else folder_of(inside, names, word) if len(inside) < len(images) else chosen
 
 
 def common_folder(images: Sequence[str]) -> str:

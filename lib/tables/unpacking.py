@@ -8,28 +8,32 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lib.errors import FlukeError
-from lib.tables.readers import read_columns, read_header
+from lib.tables.readers import delimiter_of, read_header
 
+ROWS_AT_ONCE = 512
 Record = dict[str, Any]
 """Values by name: bytes, str, int, float, arrays (a plane of pixels), lists of those."""
 
 
-def read_packed(path: Path) -> Iterator[Record]:
-    """Yield the records of a packed file, by its suffix. Raises FlukeError for another kind of file and for a damaged one."""
+def read_packed(path: Path, shape: Sequence[int] | None = None) -> Iterator[Record]:
+    """Yield the records of a packed file, by its suffix; `shape` is the height and width of pixels in columns (None: square).
+
+    Raises FlukeError for another kind of file and for a damaged one."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise FlukeError(f"{path}: unknown kind of file; there are {', '.join(READERS)}.")
     if not path.is_file():
         raise FlukeError(f"{path}: no such file.")
     try:
-        yield from reader(path)
+        yield from reader(path) if shape is None else _read_pixel_table(path, shape)
     except (struct.error, IndexError, UnicodeDecodeError, ValueError, KeyError) as error:
         raise FlukeError(f"{path}: damaged, or not of the kind that its name says ({error}).") from None
 
@@ -173,20 +177,39 @@ def _read_json(path: Path) -> Iterator[Record]:
         yield {name: _plane(value) if isinstance(value, list) else value for name, value in record.items()}
 
 
-def _read_pixel_table(path: Path) -> Iterator[Record]:
-    """Yield the rows of a CSV whose columns pixel0, pixel1, ... (any prefix) are a square picture."""
+def _read_pixel_table(path: Path, shape: Sequence[int] | None = None) -> Iterator[Record]:
+    """Yield the rows of a CSV or Parquet file whose columns pixel0, pixel1, ... (any prefix, or none) are a picture of `shape`."""
     header = read_header(path)
     prefixes: dict[str, list[str]] = {}
     for column in header:
         prefixes.setdefault(column.rstrip("0123456789"), []).append(column)
     prefix, pixels = max(prefixes.items(), key=lambda item: len(item[1]))
-    if math.isqrt(len(pixels)) ** 2 != len(pixels) or len(pixels) < 16:
+    if len(pixels) < 16:
         raise FlukeError(f"{path}: has no columns of pixels (found {len(pixels)} columns {prefix!r}...).")
-    columns, _ = read_columns(path, {column: column for column in header})
-    planes = np.array([columns[column] for column in pixels], dtype=np.float64).T
-    others = [column for column in header if column not in set(pixels)]
-    for i, plane in enumerate(planes):
-        yield {column: columns[column][i] for column in others} | {prefix or "pixels": _plane(plane)}
+    height, width = shape or (math.isqrt(len(pixels)),) * 2
+    if height * width != len(pixels):
+        raise FlukeError(
+            f"{path}: {len(pixels):,} columns {prefix!r}... are no pictures of {height} x {width}; set --shape HEIGHT WIDTH."
+        )
+    of_pixels = set(pixels)
+    others = [column for column in header if column not in of_pixels]
+    for part in _parts(path):
+        planes = part[pixels].to_numpy(np.float64).reshape(-1, height, width)
+        for i, plane in enumerate(planes):
+            yield {column: str(part[column].iloc[i]) for column in others} | {prefix or "pixels": plane}
+
+
+def _parts(path: Path) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a table, a few at a time, whose cells are numbers, or text as it is."""
+    if path.suffix.lower() == ".csv":
+        header = pd.read_csv(path, nrows=0, sep=delimiter_of(path)).columns
+        text = {column: str for column in header if not str(column)[-1:].isdigit()}
+        yield from pd.read_csv(path, sep=delimiter_of(path), dtype=text, keep_default_na=False, chunksize=ROWS_AT_ONCE)
+        return
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(ROWS_AT_ONCE):
+        yield batch.to_pandas()
 
 
 def _plane(values: Any) -> Any:
@@ -203,4 +226,5 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".bson": _read_bson,
     ".json": _read_json,
     ".csv": _read_pixel_table,
+    ".parquet": _read_pixel_table,
 }
