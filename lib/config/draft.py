@@ -22,9 +22,9 @@ class Draft:
     def hint(self, section: str, line: str) -> None:
         self.hints.setdefault(section, []).append(line)
 
-    def text(self) -> str:
-        """Return the recipe as YAML."""
-        lines = ["# yaml-language-server: $schema=schema.json", *(f"# {note}" for note in self.notes)]
+    def text(self, schema: str) -> str:
+        """Return the recipe as YAML; `schema` is the path of the JSON schema by which editors check it, relative to the recipe."""
+        lines = [f"# yaml-language-server: $schema={schema}", *(f"# {note}" for note in self.notes)]
         for section in ("data", "model", "objective", "train", "folds", "predict", "retrieval"):
             entries = self.fields.get(section, {})
             if not entries and section not in self.hints:

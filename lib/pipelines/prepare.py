@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lib.config import command_line
 from lib.config.draft import Draft
+from lib.config.schema import PATH as SCHEMA
 from lib.errors import FlukeError, first_few
 from lib.files import write_text
 from lib.images.checking import describe_sizes
@@ -40,7 +42,7 @@ def prepare_recipe(folder: Path, out: Path) -> str:
         raise FlukeError(f"{out}: exists; name another file with --out, or delete it.")
     survey = survey_folder(folder)
     draft = Draft(
-        notes=[f"Written by scripts/prepare.py from {folder}: {len(survey.images):,} images, {len(survey.tables)} tables"]
+        notes=[f"Written by scripts/prepare.py from {folder}: {len(survey.images):,} images, tables: {len(survey.tables)}"]
     )
     draft.notes += survey.notes
     draft.set("data.root", str(folder))
@@ -69,7 +71,7 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     if survey.images:
         _describe_size(survey, draft)
     draft.hint("model", "name: tf_efficientnet_lite0  # any model of timm; the default is resnet18")
-    text = draft.text()
+    text = draft.text(Path(os.path.relpath(SCHEMA, out.resolve().parent)).as_posix())
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     print(text)
