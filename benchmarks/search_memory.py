@@ -7,8 +7,8 @@ Each gallery is opened memory-mapped and asked (`search_identities`) in a proces
 of the resident memory less what the imports took, their ratio, and queries per second. The exit code is 1 where the ratio is 2 or
 more.
 
-100,000 rows: 205 MB of vectors, 395 MB of memory (1.93); 200,000: 410 and 628 MB (1.53); a million: 2,048 and 2,473 MB (1.21), exactly
-searched at 9 queries/s by one thread, of a machine that sixteen other processes wanted.
+100,000 rows: 205 MB of vectors, 395 MB of memory (1.93); 200,000: 410 and 628 MB (1.53); a million: 2,048 and 2,473 MB (1.21),
+searched exactly at 9 queries/s by one thread, on a machine that sixteen other processes wanted.
 """
 
 from __future__ import annotations
