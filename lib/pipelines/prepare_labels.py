@@ -44,6 +44,8 @@ def _describe_columns(labels: dict[str, list[str]], table: FoundTable, why: str,
         draft.set("train.metric", "rmse", "a guess; mae and r2 are for numbers too")
         return
     draft.set("data.label_columns", list(labels), why)
+    if never := [name for name, cells in labels.items() if not any(float(cell or 0) > 0 for cell in cells)]:
+        draft.set("predict.fill", dict.fromkeys(never, 0.0), "no row has these labels: their columns hold this number")
     sums = Counter(sum(float(cell or 0) > 0 for cell in row) for row in zip(*labels.values()))
     if set(sums) != {1}:
         draft.set("data.label_separator", " ", f"{sum(n for k, n in sums.items() if k != 1):,} rows have no label or several")

@@ -158,7 +158,8 @@ def _folded(column: str) -> str:
 
 
 def _is_one_hot(values: set[str]) -> bool:
-    return values <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""} and bool(values & {"1", "1.0"}) and len(values) > 1
+    plain = {"0", "1", "0.0", "1.0"}
+    return values <= plain or (values <= plain | {"-1", "-1.0", ""} and bool(values & {"1", "1.0"}) and len(values) > 1)
 
 
 def _columns_begun(wanted: Sequence[str], columns: Sequence[str]) -> list[str]:

@@ -90,7 +90,7 @@ def load_sample(recipe: Recipe, answers: Sequence[str] = (), classes: Sequence[s
     """Return the recipe's sample submission; None without one and in a dry run (train.limit_rows). Raises FlukeError.
 
     Without a file, but with a form in `predict.submission`, it is made: the rows are `answers`, the names of the test images, in
-    their order; the columns are `data.image_column` and the `classes` (scores), or `data.label_column`.
+    their order; the columns are `data.image_column` and the `classes` (scores; with those of predict.fill), or `data.label_column`.
     """
     d, form = recipe.data, recipe.predict.submission
     if recipe.train.limit_rows is not None:
@@ -99,7 +99,8 @@ def load_sample(recipe: Recipe, answers: Sequence[str] = (), classes: Sequence[s
         if form == "auto" or not answers:
             return None
         several = form == "scores" or (form == "numbers" and d.number_columns)
-        columns = [d.image_column, *(classes if several else [d.label_column])]
+        filled = recipe.predict.fill if form == "scores" else ()
+        columns = [d.image_column, *((*classes, *filled) if several else [d.label_column])]
         ids = list(answers)
         if len({without_extension(name) for name in ids}) == len(ids) and d.train_csv is not None and d.test_csv is None:
             ids = [without_extension(name) for name in ids] if _names_lack_extensions(recipe) else ids

@@ -150,3 +150,13 @@ def test_pictures_that_are_not_square_in_columns_of_parquet(root: Path) -> None:
         assert (np.load(out / f"images/{name}.npy") == row.reshape(64, 65)).all()
     with pytest.raises(FlukeError, match=r"4,160 columns ''... are no pictures of 64 x 64; set --shape HEIGHT WIDTH"):
         unpack.main([str(root / "*.parquet"), "--out", str(root.parent / "other")])
+
+
+def test_a_label_without_images_is_filled(root: Path) -> None:
+    images(root, *[f"train/{i}.jpg" for i in range(12)], *[f"test_images/{i}.jpg" for i in range(50, 54)])
+    table(root / "truth.csv", "image MEL NV UNK", [(i, i % 2 * 1.0, 1.0 - i % 2, 0.0) for i in range(12)])
+    recipe, _ = written(root)
+    assert recipe.predict.fill == {"UNK": 0.0}
+    sample = load_sample(recipe, ["50"], ("MEL", "NV"))
+    assert sample is not None
+    assert sample.columns == ["image", "MEL", "NV", "UNK"]
