@@ -52,15 +52,17 @@ def find_errors(embeddings: Floats, labels: NDArray[np.str_], sightings: NDArray
     """Return all possible errors of a catalogue of n images, the most probable first.
 
     embeddings (n, d), labels (n,), sightings (n,): photographs that were taken together, "" for none. A sighting under two names is
-    an error of one of its photographs, unless a fifth of the sightings are, which then show several animals. An individual with one
-    image is looked at for a double only.
+    an error of one of its photographs, unless a fifth of the sightings are, which then show several animals. Those of one sighting
+    and name are judged together, by the other sightings of their individual: they are alike whatever their name is. An individual
+    with one image is looked at for a double only.
     """
     names, code = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         return []
     vectors = _directions(embeddings - embeddings.mean(axis=0))
-    scores = _photograph_scores(vectors, code, len(names))
-    found = _photographs(scores, names, code, sightings)
+    unit = _group(code, sightings)
+    scores, own = _photograph_scores(vectors, code, unit)
+    found = _photographs(scores, own, names, code, sightings, unit)
     found += _two_names(scores, names, code)
     found += _two_animals(vectors, names, code)
     return sorted(found, key=lambda each: -each.probability)
@@ -78,21 +80,35 @@ def _directions(vectors: NDArray[Any]) -> Floats:
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
-def _photograph_scores(vectors: Floats, code: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Return the mean similarity (n, C) of each image to those of each individual, itself left out; NaN where none is left.
+def _group(code: NDArray[np.int64], sightings: NDArray[np.str_] | None) -> NDArray[np.int64]:
+    """Return a number (n,) for the photographs of one sighting and name; each is alone where sightings are unknown."""
+    alone = np.arange(len(code))
+    if sightings is None:
+        return alone
+    _, sighting = np.unique(np.where(sightings == "", np.char.add("\0", alone.astype(str)), sightings), return_inverse=True)
+    return np.unique(np.stack([code, sighting]), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _photograph_scores(
+    vectors: Floats, code: NDArray[np.int64], unit: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean similarity (n, C) of each image to those of each individual, itself left out, and that to its own individual
+    without its `unit` (n,), (n,); NaN where none is left.
 
     A similarity is in standard deviations above the mean of either image's similarities, in a space that hasn't seen the image's
     individual: else the images of one individual would be near because the space was fitted to them.
     """
+    count = code.max() + 1
     part = np.random.default_rng(0).permutation(count) % min(_PARTS, count)
     sizes = np.bincount(code, minlength=count)
-    scores = np.empty((len(code), count))
+    scores, own = np.empty((len(code), count)), np.empty(len(code))
     for number in range(part.max() + 1):
         rows = np.flatnonzero(part[code] == number)
         space = _fit_space(vectors, code, part[code] != number)
         for block in np.array_split(rows, -(-len(rows) * count // _BLOCK)):
             scores[block] = _block_scores(space, code, sizes, block)
-    return scores
+            own[block] = _own_scores(space, code, unit, block)
+    return scores, own
 
 
 def _fit_space(vectors: Floats, code: NDArray[np.int64], fitted: NDArray[np.bool_]) -> _Space:
@@ -135,20 +151,64 @@ def _block_scores(space: _Space, code: NDArray[np.int64], sizes: NDArray[np.int6
         return (mine + theirs) / n / np.sqrt(2)
 
 
+def _own_scores(space: _Space, code: NDArray[np.int64], unit: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean similarity (b,) of images `rows` (b,) to those of their individual that are of another `unit` (n,)."""
+    weight, x = 1 / space.deviation, space.vectors[rows]
+
+    def summed(groups: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the sums of `values` (n, ...) over the group of each of the rows."""
+        sums = np.zeros((groups.max() + 1, *values.shape[1:]))
+        np.add.at(sums, groups, values)
+        return sums[groups[rows]]
+
+    def others(values: NDArray[Any]) -> NDArray[np.float64]:
+        return summed(code, values) - summed(unit, values)
+
+    n = others(np.ones(len(code))).round()
+    mine = (np.einsum("bd,bd->b", x, others(space.vectors)) - n * space.mean[rows]) * weight[rows]
+    theirs = np.einsum("bd,bd->b", x, others(space.vectors * weight[:, None])) - others(space.mean * weight)
+    return np.where(n > 0, (mine + theirs) / np.maximum(n, 1) / np.sqrt(2), np.nan)
+
+
+def _pool(values: NDArray[np.float64], unit: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean of values (n, ...) over the unit (n,) of each."""
+    sums = np.zeros((unit.max() + 1, *values.shape[1:]))
+    np.add.at(sums, unit, values)
+    return (sums / np.bincount(unit).reshape(-1, *[1] * (values.ndim - 1)))[unit]
+
+
+def _judge(own: NDArray[np.float64], scores: NDArray[np.float64], code: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the probability (n,) that images are of another individual, by their score with their own, `own` (n,); 0 for NaN.
+
+    scores (n, C): with all individuals, one of which is drawn as an error.
+    """
+    rows, probability = np.flatnonzero(np.isfinite(own)), np.zeros(len(own))
+    if len(rows):
+        count = scores.shape[1]
+        drawn = (code[rows] + np.random.default_rng(1).integers(1, count, len(rows))) % count
+        probability[rows] = error_probabilities(own[rows], scores[rows, drawn])
+    return probability
+
+
 def _photographs(
-    scores: NDArray[np.float64], names: NDArray[np.str_], code: NDArray[np.int64], sightings: NDArray[np.str_] | None
+    scores: NDArray[np.float64],
+    own: NDArray[np.float64],
+    names: NDArray[np.str_],
+    code: NDArray[np.int64],
+    sightings: NDArray[np.str_] | None,
+    unit: NDArray[np.int64],
 ) -> list[Suspicion]:
-    """Return each photograph that has others of its individual, with the individual that it is most like."""
-    rows = np.flatnonzero(np.isfinite(scores[np.arange(len(code)), code]))
-    if not len(rows) or len(names) < 2:
+    """Return each photograph that has others of its individual, with the individual that it is most like.
+
+    own (n,): its score with its individual's images of other units (n,). Where there are none, those of its unit judge it.
+    """
+    mine = scores[np.arange(len(code)), code]
+    if not np.isfinite(mine).any() or len(names) < 2:
         return []
-    own = scores[rows, code[rows]]
-    drawn = (code[rows] + np.random.default_rng(1).integers(1, len(names), len(rows))) % len(names)
-    probability = np.zeros(len(code))
-    probability[rows] = error_probabilities(own, scores[rows, drawn])
-    others = scores.copy()
-    others[np.arange(len(code)), code] = -np.inf
-    best = np.nanargmax(others, axis=1)
+    together = _pool(np.nan_to_num(scores), unit)  # NaN are of images' own individuals, which aren't drawn
+    probability = np.where(np.isfinite(own), _judge(_pool(own, unit), together, code), _judge(mine, scores, code))
+    together[np.arange(len(code)), code] = -np.inf
+    best = together.argmax(axis=1)
     partner = _conflicts(code, sightings)
     found = []
     for row in range(len(code)):
