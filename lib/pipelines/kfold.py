@@ -23,14 +23,12 @@ from lib.files import read_json, write_text
 from lib.models.weights import read_spec
 from lib.pipelines.final import train_final
 from lib.pipelines.folds_result import combine_folds
-from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, load_tables
+from lib.pipelines.run_tables import Fold, FoldTables, evenly_spaced, find_sample, load_tables
 from lib.pipelines.runs import RunArguments, lock_run, open_run, write_run_start
 from lib.pipelines.train import announce_run, resolve_batch_size, train_run
 from lib.run_folder import RunFolder
-from lib.submission.choice import check_sample
 from lib.tables import splits
 from lib.tables.readers import read_columns
-from lib.tables.sample import load_sample
 from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
 from lib.training.accelerator import make_accelerator
@@ -56,7 +54,7 @@ def cross_validate(
     check_task(recipe, target)
     with open_run(arguments, recipe, kfold=True) as (run, recipe):
         result = run_folds(recipe, run, target, only, final_seeds)
-        announce_run(run, embedding)
+        announce_run(run, recipe, embedding, arguments.recipe_file)
         return result
 
 
@@ -91,6 +89,7 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
     """Return the training table with its folds and the test table with its sample submission, if any. Raises FlukeError."""
     loaded = load_tables(recipe, run, target)
     train, test, extra = loaded.train, loaded.test, loaded.extra
+    answers = [] if test is None else test.answers
     if rows := recipe.train.limit_rows:  # a dry run: this many rows in each fold, and each of them out of fold once
         train = train.take(evenly_spaced(np.arange(len(train)), recipe.folds.n * rows))
         test = None if test is None else test.take(evenly_spaced(np.arange(len(test)), rows))
@@ -103,9 +102,8 @@ def load_fold_tables(recipe: Recipe, run: Run, target: Target) -> FoldTables:
         run.log(f"embeddings of different folds are not comparable: only their metrics are combined, in {run.folder.cv.name}")
     elif recipe.data.only_classes:
         run.log("a model of some classes writes no submission: ensemble.py combines it with one of all classes")
-    elif test is not None and (sample := load_sample(recipe, test.answers, train.classes)) is not None:
-        # Its faults are found now, not after the training.
-        run.log(check_sample(sample, recipe.predict, test.answers, train.classes, train.target, recipe.train.metric))
+    elif test is not None:
+        sample = find_sample(recipe, run, train, answers)
     _check_folds(train, of_row)
     return FoldTables(train, of_row, test, sample, extra)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,10 @@ from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
 from lib.images.duplicates import find_identical
 from lib.images.near_duplicates import SIDE, find_copies
+from lib.submission.choice import check_sample
 from lib.tables import filters, loading, splits
 from lib.tables.extra import group_copies, join_extra, load_extra
-from lib.tables.sample import Sample
+from lib.tables.sample import Sample, load_sample
 from lib.tables.table import Table, describe_table
 from lib.tables.target import Target
 from lib.training.distributed import broadcast_from_main, run_on_main
@@ -67,6 +68,8 @@ class Splits:
     """`train` without rows for training only."""
     images_to_predict: int = 0
     """Test images to predict after the training and before the run's deadline, by the run or by the k-fold run it is a fold of."""
+    answers: Sequence[str] = ()
+    """What a submission has to answer for: names or ids of all test images, in a dry run too."""
 
 
 def load_tables(recipe: Recipe, run: Run, target: Target) -> ContestTables:
@@ -143,6 +146,7 @@ def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> 
     """Return the rows to train on, to validate on and to predict. Raises FlukeError."""
     loaded = ContestTables(fold.train, None, fold.extra) if fold else load_tables(recipe, run, target)
     table, test, extra = loaded.train, loaded.test, loaded.extra
+    answers = [] if test is None else test.answers
     train_rows, val_rows = _split_rows(recipe, run, target, table, fold)
     if target.outputs == "logits":
         train_rows = train_rows[table.in_classes()[train_rows]]
@@ -159,7 +163,7 @@ def load_splits(recipe: Recipe, run: Run, target: Target, fold: Fold | None) -> 
         run.log(said)
         cached = cached.join(extra)
     to_predict = fold.images_to_predict if fold else 0 if test is None else len(test)
-    return Splits(train, held_out, test, None if limit else cached, own, to_predict)
+    return Splits(train, held_out, test, None if limit else cached, own, to_predict, answers)
 
 
 def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fold | None) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +178,20 @@ def _split_rows(recipe: Recipe, run: Run, target: Target, table: Table, fold: Fo
     if fold is None:
         return splits.split_holdout(table, recipe.folds)
     return np.flatnonzero(fold.of_row != fold.number), np.flatnonzero(fold.of_row == fold.number)
+
+
+def find_sample(recipe: Recipe, run: Run, train: Table, answers: Sequence[str]) -> Sample | None:
+    """Return the sample submission to fill, None without one and in a dry run (train.limit_rows), which fills none.
+
+    `answers` are the names or ids of all test images, if there are any. Raises FlukeError for a sample that predictions won't fit.
+    """
+    whole = replace(recipe, train=replace(recipe.train, limit_rows=None))
+    sample = load_sample(whole, answers, train.classes)
+    if sample is not None and answers:
+        run.log(check_sample(sample, recipe.predict, answers, train.classes, train.target, recipe.train.metric))
+        if recipe.train.limit_rows is not None:
+            run.log("dry run (train.limit_rows): the sample submission fits; none is written, because not all images are predicted")
+    return None if recipe.train.limit_rows is not None else sample
 
 
 def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:

@@ -16,14 +16,12 @@ from lib.models.network import Network
 from lib.pipelines.build import build_network, make_trainer
 from lib.pipelines.frozen import fit_head
 from lib.pipelines.run_result import predict_splits, write_results
-from lib.pipelines.run_tables import Fold, Splits, load_splits
+from lib.pipelines.run_tables import Fold, Splits, find_sample, load_splits
 from lib.pipelines.runs import Plan, RunArguments, open_run, plan_run, write_run_start
 from lib.process import announce
 from lib.run_folder import submit_command
-from lib.submission.choice import check_sample
-from lib.tables.sample import Sample, load_sample
+from lib.tables.sample import Sample
 from lib.tables.splits import keep_split
-from lib.tables.table import Table
 from lib.tables.target import Target, recipe_target
 from lib.training.batch_size import choose_batch_size
 from lib.training.distributed import run_on_main
@@ -41,16 +39,21 @@ def train(recipe: Recipe, arguments: RunArguments, embedding: bool = False) -> d
     check_task(recipe, target)
     with open_run(arguments, recipe) as (run, resolved):
         result = train_run(resolved, run, target)
-        announce_run(run, embedding)
+        announce_run(run, resolved, embedding, arguments.recipe_file)
         return result
 
 
-def announce_run(run: Run, embedding: bool) -> None:
-    """Say what is in a run's folder, and what comes next: going on with an unfinished run, answers, or handing in."""
+def announce_run(run: Run, recipe: Recipe, embedding: bool, recipe_file: str | None) -> None:
+    """Say what is in a run's folder, and what comes next: going on with an unfinished run, answers, or handing in.
+
+    After a dry run it is a run of `recipe_file` on all rows.
+    """
     folder = run.folder
-    if not folder.is_finished:
+    if not folder.is_finished or recipe.train.limit_rows is not None:
         script = "kfold" if folder.is_kfold else "train_embedding" if embedding else "train_classifier"
         command = f"accelerate launch scripts/{script}.py --cfg {folder.recipe} --out {folder} --resume"
+        if folder.is_finished:
+            command = f"accelerate launch scripts/{script}.py --cfg {recipe_file or 'RECIPE'} --out runs/first"
         command += " --kind embedding" * (embedding and folder.is_kfold)
     elif embedding:
         command = f"python scripts/retrieve.py --run {folder.fold(0) if folder.is_kfold else folder}"
@@ -86,7 +89,7 @@ def prepare_training(
     run_on_main(run.accelerator, lambda: keep_split(run.folder.split, tables.train, tables.val, begun=plan.checkpoint is not None))
     recipe = resolve_batch_size(recipe, run, lambda tried: make_task(tried, target, tables.train, tables.val, tables.own))
     task = make_task(recipe, target, tables.train, tables.val, tables.own)
-    sample = check_inputs(recipe, run, task, tables.test, fold)
+    sample = check_inputs(recipe, run, task, tables, fold)
     network = build_network(recipe, run, task, new=plan.checkpoint is None)
     if starts_fitted := plan.checkpoint is None and recipe.model.head_from is not None:
         fit_head(recipe, run, task, network, tables)
@@ -113,7 +116,7 @@ def resolve_batch_size(recipe: Recipe, run: Run, make: Callable[[Recipe], Task])
     return choose_batch_size(recipe, run, make_network)
 
 
-def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold: Fold | None) -> Sample | None:
+def check_inputs(recipe: Recipe, run: Run, task: Task, tables: Splits, fold: Fold | None) -> Sample | None:
     """Return the sample submission to fill, None without one; what is wrong with the inputs is found before any training.
 
     Raises FlukeError for a batch size that the processes can't share, for a loss over pairs without any, for labels that only the
@@ -125,12 +128,9 @@ def check_inputs(recipe: Recipe, run: Run, task: Task, test: Table | None, fold:
             run.log(note)
     if task.target.outputs == "embeddings" or recipe.data.only_classes:
         return None
-    if test is not None and test.labels is not None:
-        test.targets()
-    sample = load_sample(recipe, [] if test is None else test.answers, task.classes) if fold is None else None
-    if sample is not None and test is not None:
-        run.log(check_sample(sample, recipe.predict, test.answers, task.classes, task.target, recipe.train.metric))
-    return sample
+    if tables.test is not None and tables.test.labels is not None:
+        tables.test.targets()
+    return find_sample(recipe, run, task.train, tables.answers) if fold is None else None
 
 
 def write_start(recipe: Recipe, run: Run, task: Task, network: Network, plan: Plan) -> None:

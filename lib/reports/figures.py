@@ -46,7 +46,7 @@ def training_curves(
         _draw_curves(ax, title, data, panels[title])
         if stopped is not None:
             ax.axvline(stopped, color=INK, linestyle=":", linewidth=1.2, label=f"stopped after epoch {stopped}")
-    description = f"{', '.join(panels)} over {len(history)} epochs"
+    description = f"{', '.join(panels)} over {len(history)} epoch{'s' * (len(history) != 1)}"
     values = data["val_loss" if metric == "loss" else metric]
     if np.isfinite(values).any():
         best = int(np.nanargmax(values) if higher_is_better and metric != "loss" else np.nanargmin(values))

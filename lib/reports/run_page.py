@@ -139,7 +139,9 @@ def describe_recipe(recipe: Recipe) -> str:
     d, t = recipe.data, recipe.train
     start = "pretrained" if recipe.model.pretrained else "not pretrained"
     start = f"weights of {recipe.model.weights}" if recipe.model.weights else start
-    return f"{recipe.model.name} ({start}), {d.size} px, {recipe.objective.name}, {t.epochs} epochs on {d.root}"
+    return (
+        f"{recipe.model.name} ({start}), {d.size} px, {recipe.objective.name}, {t.epochs} epoch{'s' * (t.epochs != 1)} on {d.root}"
+    )
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:

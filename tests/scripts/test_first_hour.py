@@ -1,13 +1,16 @@
 """What a newcomer meets in the first hour, from a zip of photographs on."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lib.config.schema import PATH
-from scripts import prepare
+from lib.errors import FlukeError
+from scripts import kfold, prepare, train_classifier
 
 
 def test_editors_find_the_schema_of_a_recipe_that_lies_elsewhere(tmp_path: Path) -> None:
@@ -20,3 +23,24 @@ def test_editors_find_the_schema_of_a_recipe_that_lies_elsewhere(tmp_path: Path)
     named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", out.read_text())
     assert named is not None
     assert (out.parent / named[1]).resolve() == PATH.resolve()
+
+
+@pytest.mark.parametrize("script", [train_classifier, kfold])
+def test_a_dry_run_checks_the_sample_submission(script: object, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Of all test images, though it predicts few."""
+    (tmp_path / "sample.csv").write_text("image,label\nnone.png,ant\n")
+    argv = arguments(tmp_path / "run", data_sample_submission=tmp_path / "sample.csv", data_test_dir="images", train_limit_rows=8)
+    with pytest.raises(FlukeError, match=r"sample.csv.*none.png"):
+        script.main(argv)  # type: ignore[attr-defined]
+
+
+def test_after_a_dry_run_comes_the_whole_run(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], no_report: None
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {epochs: 9}\n")
+    train_classifier.main(["--cfg", str(recipe), *arguments(tmp_path / "dry", train_epochs=1, train_limit_rows=8)])
+    said = capsys.readouterr().out
+    assert "dry run (train.limit_rows): the sample submission fits; none is written" in said
+    assert f"next: accelerate launch scripts/train_classifier.py --cfg {recipe} --out runs/first" in said
+    assert not (tmp_path / "dry" / "submission.csv").exists()
