@@ -41,8 +41,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync(path.parent)
     except Exception as error:
-        if disk_full(error):
-            raise FlukeError(f"{path}: the disk is full; free some space (what was saved before is intact).") from None
+        if (why := explain_no_room(error)) is not None:
+            raise FlukeError(f"{path}: {why} (what was saved before is intact).") from None
         if isinstance(error, OSError):
             raise FlukeError(f"{path}: can't be written ({error.strerror or error}).") from None
         raise
@@ -51,14 +51,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def disk_full(error: Exception) -> bool:
-    """Return whether an exception means that the disk, or the user's quota, is full.
+def explain_no_room(error: Exception) -> str | None:
+    """Return what to say where an exception means that the disk or the user's quota is full, or files can't be so large; else None.
 
     safetensors and torch raise errors of their own for that, recognized by their messages.
     """
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in ("os error 28", "os error 122", "inline_container.cc", "iostream error"))
+    number, text = (error.errno, "") if isinstance(error, OSError) else (None, str(error))
+    if number == errno.EFBIG or "os error 27" in text:
+        return "files can't be so large here (ulimit -f, or the disk's own limit); write to another disk"
+    words = ("os error 28", "os error 122", "inline_container.cc", "iostream error")
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(each in text for each in words):
+        return "the disk is full; free some space"
+    return None
 
 
 def fsync(path: Path) -> None:

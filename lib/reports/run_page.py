@@ -86,7 +86,7 @@ def write_folds_page(
     others = {key: value for key, value in result["pooled_metrics"].items() if key != metric}
     others |= result.get("calibration", {})
     tables = {"Folds": folds_table(result), **shown.tables, **_duplicates(folder)}
-    what, images = describe_recipe(recipe), _shift_images(shift)
+    what, images = describe_recipe(recipe, result.get("probe", {}).get("head")), _shift_images(shift)
     page = html.Page(folder.name, headline, others, shown.figures, tables, images, _facts(recipe, folder), what)
     html.write_page(folder.report, page, shown.mistakes)
 
@@ -116,7 +116,7 @@ def folds_table(result: dict[str, Any]) -> pd.DataFrame:
         first = {"fold": fold["fold"], result["metric"]: fold[result["metric"]], "from": float(low), "to": float(high)}
         numbers = {key: value for key, value in fold.items() if isinstance(value, int | float) and key not in first}
         rows.append(first | numbers)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis=1, how="all")  # folds of a probe have no intervals
 
 
 def _shift_images(shift: tuple[Shift, Table] | None) -> dict[str, list[tuple[Path, str]]]:
@@ -134,14 +134,14 @@ def _duplicates(folder: RunFolder) -> dict[str, pd.DataFrame]:
     return {"Copies of one image": pd.read_csv(folder.duplicates, dtype=str)} if folder.duplicates.exists() else {}
 
 
-def describe_recipe(recipe: Recipe) -> str:
-    """Return what was run, in a line: network, image size, loss, epochs, data."""
+def describe_recipe(recipe: Recipe, head: str | None = None) -> str:
+    """Return what was run, in a line: network, image size, loss, epochs, data; or the kind of `head` on frozen features."""
     d, t = recipe.data, recipe.train
     start = "pretrained" if recipe.model.pretrained else "not pretrained"
     start = f"weights of {recipe.model.weights}" if recipe.model.weights else start
-    return (
-        f"{recipe.model.name} ({start}), {d.size} px, {recipe.objective.name}, {t.epochs} epoch{'s' * (t.epochs != 1)} on {d.root}"
-    )
+    epochs = f"{t.epochs} epoch{'s' * (t.epochs != 1)}"
+    how = f"{recipe.objective.name}, {epochs}" if head is None else f"{head} head on frozen features,"
+    return f"{recipe.model.name} ({start}), {d.size} px, {how} on {d.root}"
 
 
 def _facts(recipe: Recipe, folder: RunFolder, **more: Any) -> dict[str, dict[str, Any]]:

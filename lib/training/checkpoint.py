@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lib.errors import FlukeError
-from lib.files import disk_full, fsync, read_json, write_json
+from lib.files import explain_no_room, fsync, read_json, write_json
 
 FORMAT = 1
 KEEP = 2  # states that are kept: the newest one may turn out to be torn
@@ -57,10 +57,8 @@ def save_checkpoint(
         fsync(last)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if disk_full(error):
-            raise FlukeError(
-                f"{target}: the disk is full; free some and go on with --resume, what was saved before is intact."
-            ) from None
+        if (why := explain_no_room(error)) is not None:
+            raise FlukeError(f"{target}: {why} and go on with --resume (what was saved before is intact).") from None
         if isinstance(error, OSError):
             raise FlukeError(f"{target}: can't be written ({error.strerror or error}).") from None
         raise

@@ -772,7 +772,7 @@ def test_full_disk_keeps_the_states(arguments: Callable, tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     argv = arguments(tmp_path / "run", **LAST)
-    with monkeypatch.context() as patch, pytest.raises(FlukeError, match="the disk is full; free some and go on with --resume"):
+    with monkeypatch.context() as patch, pytest.raises(FlukeError, match="the disk is full; free some space and go on with"):
         patch.setattr(torch, "save", full)
         train_classifier.main(argv)
     assert os.listdir(tmp_path / "run" / "last") == []

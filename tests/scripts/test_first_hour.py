@@ -1,16 +1,21 @@
 """What a newcomer meets in the first hour, from a zip of photographs on."""
 
 import re
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from lib.config.schema import PATH
 from lib.errors import FlukeError
-from scripts import kfold, prepare, train_classifier
+from lib.files import atomic_write
+from scripts import kfold, prepare, probe, train_classifier
 
 
 def test_editors_find_the_schema_of_a_recipe_that_lies_elsewhere(tmp_path: Path) -> None:
@@ -44,3 +49,29 @@ def test_after_a_dry_run_comes_the_whole_run(
     assert "dry run (train.limit_rows): the sample submission fits; none is written" in said
     assert f"next: accelerate launch scripts/train_classifier.py --cfg {recipe} --out runs/first" in said
     assert not (tmp_path / "dry" / "submission.csv").exists()
+
+
+def test_a_probes_page_says_what_was_fitted(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    probe.main(["--models", "test_resnet", *arguments(tmp_path / "probe", folds_n=2)])
+    page = next((tmp_path / "probe").rglob("report.html")).read_text(encoding="utf-8")
+    assert re.search(r"32 px, [^<]+ head on frozen features, on ", page), re.findall("32 px[^<]*", page)
+    assert "epochs on" not in page
+    assert ">from<" not in page
+
+
+def test_a_limit_of_file_sizes_is_one_sentence(tmp_path: Path) -> None:
+    """As `ulimit -f` and FAT32 have one; safetensors raises an error of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for write in (lambda path: path.write_bytes(b"x" * 5000), lambda path: save_file({"x": torch.zeros(2000)}, path)):
+            with (
+                pytest.raises(FlukeError, match=r"w: files can't be so large here .* \(what was saved before is intact\)"),
+                atomic_write(tmp_path / "w") as temporary,
+            ):
+                write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
