@@ -19,6 +19,8 @@ DENSE = 4000
 """Nodes up to which all pairs are candidates, in three matrices (130 MB each)."""
 NEIGHBOURS = 60
 """Nearest neighbours of each node that are candidates, of more nodes."""
+KEPT = 3
+"""The candidates that a cluster keeps, as a multiple of NEIGHBOURS."""
 LOWEST = -0.5
 """Similarity down to which clusters are merged."""
 
@@ -147,63 +149,86 @@ def _merge_all_pairs(nodes: Nodes) -> Merges:
 
 
 def _merge_neighbours(nodes: Nodes) -> Merges:
-    """Merge by a heap of the pairs of nearest neighbours; two clusters whose members are no neighbours are never compared."""
-    n, nodes = len(nodes), nodes.copy()
-    neighbours: list[set[int]] = [set() for _ in range(n)]
-    for view in range(nodes.sums.shape[1]):
-        of_view = np.flatnonzero((nodes.sizes[:, [0, view]] > 0).any(axis=1))
-        vectors = nodes.sums[of_view][:, sorted({0, view})].sum(axis=1) if view else nodes.sums[of_view].sum(axis=1)
-        means = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-        for i, near in zip(of_view.tolist(), nearest_neighbours(means, min(NEIGHBOURS + 1, len(of_view)))):
-            for j in of_view[near].tolist():
-                if i != j:
-                    neighbours[i].add(j)
-                    neighbours[j].add(i)
-    added: list[dict[int, float]] = [{} for _ in range(n)]
-    if nodes.added is not None:
-        for i in range(n):
-            row = slice(nodes.added.indptr[i], nodes.added.indptr[i + 1])
-            added[i] = dict(zip(nodes.added.indices[row].tolist(), nodes.added.data[row].tolist()))
-            for j in set(added[i]) - {i}:
-                neighbours[i].add(j)
-                neighbours[j].add(i)
-    heap: list[tuple[float, int, int, int, int]] = []
-    version = np.zeros(n, np.int64)
+    """Merge by a heap of the nearest candidate of each cluster; two clusters whose members are no neighbours are never compared.
 
-    def push(i: int, others: list[int]) -> None:
-        """Put the pairs of cluster i with others on the heap."""
-        totals, counts = (
-            _compare(nodes.sums[i], nodes.sums[others]),
-            _compare(nodes.sizes[i, :, None], nodes.sizes[others][..., None]),
-        )
+    An entry of the heap is at least what its cluster's nearest candidate is now: one whose candidate was merged is looked up again
+    when it comes to the top, so that the pair that is merged is always the most similar one.
+    """
+    n, nodes = len(nodes), nodes.copy()
+    candidates, added = _find_neighbours(nodes), _rows_of(nodes.added, n)
+    owner, version = np.arange(n), np.zeros(n, np.int64)
+    heap: list[tuple[float, int, int, int, int]] = []
+
+    def push(i: int) -> None:
+        """Put the pair of cluster i and its nearest candidate on the heap."""
+        others = owner[candidates[i]]
+        while (owner[others] != others).any():
+            others = owner[others]
+        others = np.unique(others)
+        others = others[others != i]
+        if nodes.apart[i]:
+            others = others[[not nodes.apart[i] & nodes.apart[j] for j in others.tolist()]]
+        totals = _compare(nodes.sums[i], nodes.sums[others])
+        counts = _compare(nodes.sizes[i, :, None], nodes.sizes[others][..., None])
         if added[i]:
-            totals = totals + [added[i].get(j, 0.0) for j in others]
-        allowed = ~np.array([bool(nodes.apart[i] & nodes.apart[j]) for j in others], bool)
+            totals = totals + [added[i].get(j, 0.0) for j in others.tolist()]
         sizes = np.minimum(nodes.sizes[i].sum(), nodes.sizes[others].sum(axis=1))
         values = _mean(totals, counts) - nodes.size_penalty * np.log(sizes)
-        for at in np.flatnonzero(allowed & (values >= LOWEST)).tolist():
-            j = others[at]
-            low, high = (i, j) if i < j else (j, i)
-            heapq.heappush(heap, (-float(values[at]), low, high, int(version[low]), int(version[high])))
+        if len(others) > KEPT * NEIGHBOURS:
+            nearest = np.argpartition(-values, KEPT * NEIGHBOURS)[: KEPT * NEIGHBOURS]
+            others, values = others[nearest], values[nearest]
+        candidates[i] = others
+        if len(others) and (best := values.max()) >= LOWEST:
+            j = int(others[values == best].min())
+            heapq.heappush(heap, (-float(best), i, j, int(version[i]), int(version[j])))
 
     for i in range(n):
-        push(i, [j for j in neighbours[i] if j > i])
+        push(i)
     pairs, similarities = [], []
-    alive = np.ones(n, bool)
     while heap:
-        value, i, j, version_i, version_j = heapq.heappop(heap)
-        if not (alive[i] and alive[j] and version[i] == version_i and version[j] == version_j):
+        value, a, b, version_a, version_b = heapq.heappop(heap)
+        if owner[a] != a or version[a] != version_a:
             continue
+        if owner[b] != b or version[b] != version_b:
+            push(a)
+            continue
+        i, j = sorted((a, b))
         pairs.append((i, j))
         similarities.append(-value)
         nodes.absorb(i, j)
         for other, value in added[j].items():
             added[i][other] = added[other][i] = added[i].get(other, 0.0) + value
-        alive[j], version[i] = False, version[i] + 1
-        joined = {other for other in neighbours[i] | neighbours[j] if alive[other] and other != i}
-        for other in joined:
-            neighbours[other].discard(j)
-            neighbours[other].add(i)
-        neighbours[i], neighbours[j] = joined, set()
-        push(i, list(joined))
+        owner[j], version[i] = i, version[i] + 1
+        candidates[i], candidates[j] = np.concatenate([candidates[i], candidates[j]]), candidates[j][:0]
+        push(i)
     return Merges(n, np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(similarities))
+
+
+def _find_neighbours(nodes: Nodes) -> list[np.ndarray]:
+    """Return the candidates of each of n nodes, int32 arrays: its neighbours and those whose neighbour it is, by each view."""
+    n, keys = len(nodes), []
+    for view in range(nodes.sums.shape[1]):
+        of_view = np.flatnonzero((nodes.sizes[:, [0, view]] > 0).any(axis=1))
+        vectors = nodes.sums[of_view, 0].astype(np.float32)
+        if view:
+            vectors += nodes.sums[of_view, view].astype(np.float32)
+        elif nodes.sums.shape[1] > 1:
+            vectors = nodes.sums[of_view].sum(axis=1).astype(np.float32)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        near = of_view[nearest_neighbours(vectors, min(NEIGHBOURS + 1, len(of_view)))]
+        keys.append((of_view[:, None] * n + near).ravel())
+    if nodes.added is not None:
+        rows, columns = nodes.added.nonzero()
+        keys.append(rows.astype(np.int64) * n + columns)
+    both = np.concatenate(keys)
+    both = np.unique(np.concatenate([both, both % n * n + both // n]))
+    first, second = both // n, (both % n).astype(np.int32)
+    return np.split(second, np.searchsorted(first, np.arange(1, n)))
+
+
+def _rows_of(matrix: csr_array | None, n: int) -> list[dict[int, float]]:
+    """Return the values of each row by column; n empty rows without a matrix."""
+    if matrix is None:
+        return [{} for _ in range(n)]
+    parts = zip(matrix.indptr[:-1], matrix.indptr[1:])
+    return [dict(zip(matrix.indices[a:b].tolist(), matrix.data[a:b].tolist())) for a, b in parts]
