@@ -35,9 +35,8 @@ def read_decisions(path: Path, inputs: DiscoveryInputs) -> list[Decided]:
     unit = reader_of(path).unit
     if wrong := [(line, answer) for line, answer in zip(lines.tolist(), columns["answer"]) if answer not in ANSWERS]:
         line, answer = wrong[0]
-        raise FlukeError(
-            f"{path}, {unit} {line}: no answer {answer!r}{did_you_mean(answer, ANSWERS, otherwise='; it is one of these.')}"
-        )
+        nearest = did_you_mean(answer, ANSWERS, otherwise="; same, different and unsure are answers.")
+        raise FlukeError(f"{path}, {unit} {line}: no answer {answer!r}{nearest}")
     position = {name: -1 - i for i, name in enumerate(inputs.labelled_table.names)}
     position |= {name: i for i, name in enumerate(inputs.query_table.names)}
     named = [*columns["first"], *columns["second"]]

@@ -49,6 +49,11 @@ def read_inputs(session: RetrievalSession, train: EmbeddedTable, queries: Embedd
     """
     named = np.flatnonzero(train.labels != (session.recipe.data.new_label or ""))
     labels, sides = train.labels[named], [train.table.take(named), queries.table]
+    if (names_found := len(np.unique(labels))) < 2:
+        raise FlukeError(
+            f"{train.table.source}: names {names_found} individual{'s' * (names_found != 1)}; grouping others needs at least 2, "
+            "some of which are held out. Add rows of others, or correct data.label_column, data.train_where or data.new_label."
+        )
     orientations = blank_unknown(np.concatenate([_column(session, side, "orientation_column") for side in sides]))
     names, codes = np.unique(orientations, return_inverse=True)
     seen = [str(name) for name in names if name]

@@ -851,9 +851,10 @@ ELSEWHERE = [
 
 def make_readme() -> str:
     """The text of tests/README.md."""
+    from tests.faults import test_discovery
     from tests.faults.test_after_training import AFTER
 
-    cases = [*CASES, *(case for case, _ in AFTER)]
+    cases = [*CASES, *(case for case, _ in [*AFTER, *test_discovery.CASES])]
     lines = [
         "# Bad input and faults, and what happens",
         "",
