@@ -140,7 +140,7 @@ def runs(contest: Path, arguments: Callable[..., list[str]], tmp_path_factory: p
     tiny = {"train_epochs": 1, "data_root": "own"}
     embedding = {"train_metric": "recall@1", "objective_name": "arcface", "folds_unknown": 0.25, "data_new_label": "01"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.pipelines.train.write_run_page", lambda *_: None)
+        patch.setattr("lib.pipelines.run_result.write_run_page", lambda *_: None)
         patch.chdir(root)
         train_classifier.main(arguments(Path("single"), **tiny))
         train_embedding.main(arguments(Path("emb"), **tiny, **embedding, model_embedding_dim=8))
