@@ -24,8 +24,8 @@ def test_interval_of_a_mean_is_the_normal_one_and_repeats() -> None:
 def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels of about six positives, whose average precision rises with repeated rows."""
     rng = np.random.default_rng(seed)
-    targets = (rng.random((150, 30)) < 0.04).astype(int)
-    return (rng.normal(size=(150, 30)) + targets).astype(np.float32), targets
+    targets = (rng.random((150, 12)) < 0.04).astype(int)
+    return (rng.normal(size=(150, 12)) + targets).astype(np.float32), targets
 
 
 def ordinary(seed: int) -> tuple[np.ndarray, np.ndarray]:
