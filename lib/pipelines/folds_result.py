@@ -91,7 +91,10 @@ def report_out_of_fold(
     result |= broadcast_from_main(run.accelerator, lambda: pooled_metrics(held_out, logits, decided, metric, num_test))
     run_on_main(run.accelerator, lambda: save_scores(folder.oof, oof))
     run.log(describe_folds_result(result))
-    fitted, shift = broadcast_from_main(run.accelerator, lambda: fit_decisions(held_out, logits, metric, folder)), None
+    fitted, shift = (
+        broadcast_from_main(run.accelerator, lambda: fit_decisions(held_out, held_out.target, logits, metric, folder)),
+        None,
+    )
     if fitted.calibration is not None:
         result["calibration"] = fitted.calibration.numbers()
     if tables.test is not None:

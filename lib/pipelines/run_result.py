@@ -92,7 +92,7 @@ def write_results(
     def write() -> dict[str, Any]:
         evaluation = task.evaluate(prediction.val, prediction.objective)
         run.log(_describe_validation(recipe, outcome, evaluation))
-        fitted = fit_decisions(task.val, prediction.val, task.metric, run.folder)
+        fitted = fit_decisions(task.val, task.target, prediction.val, task.metric, run.folder)
         if sample is not None and prediction.test is not None:
             submit(recipe.predict, run.folder.submission, sample, prediction.test, fitted.decisions, run.log, recipe.train.metric)
         result: dict[str, Any] = {

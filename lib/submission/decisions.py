@@ -44,13 +44,13 @@ class FittedDecisions:
     """(n, C) held-out logits, each row's at a temperature that was fitted without its fold; None as above."""
 
 
-def fit_decisions(table: Table, outputs: np.ndarray, metric: str, folder: RunFolder) -> FittedDecisions:
-    """Fit what the target has on the outputs (n, C) of held-out rows, and write it to the run's folder.
+def fit_decisions(table: Table, target: Target, outputs: np.ndarray, metric: str, folder: RunFolder) -> FittedDecisions:
+    """Fit what `target` has on the outputs (n, C) of held-out rows, and write it to the run's folder.
 
     Several labels get thresholds, for the best `metric`; ordered classes get cut points, where `metric` is of what is handed in;
     both and one label per image get a temperature.
     """
-    target, thresholds, cut_points = table.target, None, None
+    thresholds = cut_points = None
     if target.several:
         thresholds = label_thresholds(outputs, table.targets(), table.classes, metric)
         write_json(folder.thresholds, thresholds)

@@ -321,3 +321,10 @@ def test_every_row_is_shown_once(whole: Path) -> None:
     assert 0 < queries < len(labels)
     assert "bee" not in labels[:-queries]
     np.testing.assert_allclose(np.linalg.norm(val.logits, axis=1), 1, atol=1e-5)
+
+
+def test_embeddings_get_no_temperature(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    fields = {"objective_name": "arcface", "model_embedding_dim": 2, "data_sample_submission": "null", "train_epochs": 1}
+    result = train_embedding.main(arguments(tmp_path / "run", **fields))  # with fewer dimensions than classes
+    assert not (tmp_path / "run" / "calibration.json").exists()
+    assert "ece" not in result
