@@ -35,7 +35,7 @@ gpu: $(VENV)/installed
 	else echo "make gpu: skipped, because PyTorch finds no CUDA GPU on this machine."; fi
 
 kills: $(VENV)/installed
-	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/faults/test_kills.py tests/scripts/test_launch.py
+	KILLS=8 OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m slow tests/faults/test_kills.py tests/scripts/test_launch.py tests/scripts/test_tune.py
 
 mutants: $(VENV)/installed
 	$(RUN)/pip install -q -e '.[mutants]'

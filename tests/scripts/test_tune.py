@@ -1,5 +1,6 @@
 """scripts/tune.py on the tiny contest and on digits."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,6 +133,7 @@ def test_without_optuna_a_sentence_says_what_to_install(argv: Callable, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("KILLS" not in os.environ, reason="`make kills` runs it: six trials on digits, half a minute")
 def test_a_learning_rate_that_is_ten_times_too_high_is_found(tmp_path: Path) -> None:
     digits.main(["--out", str(tmp_path / "data")])
     (tmp_path / "space.yaml").write_text("optim.lr: {low: 1.0e-4, high: 1.0e-1, log: true}")
