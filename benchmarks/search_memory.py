@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lib.config.recipe import Retrieval
 from lib.retrieval.gallery import build_gallery, open_gallery
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 
@@ -43,7 +44,7 @@ def ask(folder: Path, count: int) -> None:
     gallery = open_gallery(folder)
     queries = np.random.default_rng(1).normal(size=(count, gallery.index.dimension)).astype(np.float32)
     start = time.perf_counter()
-    search_identities(gallery, queries, Retrieval(), "m", 5)
+    search_identities(gallery, Queries(queries), Retrieval(), 5)
     print(json.dumps({"seconds": time.perf_counter() - start, "megabytes": peak_megabytes() - before}))
 
 

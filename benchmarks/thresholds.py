@@ -25,6 +25,7 @@ from lib.errors import FlukeError
 from lib.process import run_script
 from lib.retrieval.calibration import estimate_new_share
 from lib.retrieval.gallery import build_gallery
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 from lib.retrieval.thresholds import LabelledScores, fit_threshold, threshold_curve
@@ -70,7 +71,7 @@ def search_held_out(run: Path, recipe: Recipe) -> tuple[LabelledScores, np.ndarr
     is_query = np.arange(len(labels)) >= len(labels) - val.source["queries"]
     rows = GalleryRows(val.rows[~is_query], np.array(val.names)[~is_query], labels[~is_query])
     gallery = build_gallery(val.logits[~is_query], rows, "", r.metric, r.factory)
-    found = search_identities(gallery, val.logits[is_query], r, "", recipe.predict.topk, load_class_centres(run, recipe))
+    found = search_identities(gallery, Queries(val.logits[is_query]), r, recipe.predict.topk, load_class_centres(run, recipe))
     truth = labels[is_query]
     # images of `new_label` aren't of one individual: each counts as its own
     individuals = np.where(truth == new_label, [f"{new_label} {i}" for i in range(len(truth))], truth)

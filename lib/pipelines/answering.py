@@ -22,6 +22,7 @@ from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, hold_out
 from lib.retrieval.local_fusion import Fusion
 from lib.retrieval.open_set import OpenSet, fit_open_set
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.search import SearchResult
 
@@ -188,7 +189,8 @@ def _search(
 ) -> SearchResult:
     topk, r = max(LENGTH, session.recipe.predict.topk), session.recipe.retrieval
     local = match_queries(session, gallery, queries.table, fusion)
-    return search_encounters(gallery, queries.embeddings, r, topk, centres, left_out, queries.encounters, queries.viewpoints, local)
+    asked = Queries(queries.embeddings, left_out, queries.encounters, queries.viewpoints, local)
+    return search_encounters(gallery, asked, r, topk, centres)
 
 
 def self_matches(session: RetrievalSession, gallery: Gallery, queries: EmbeddedTable, quiet: bool = False) -> LeftOut | None:

@@ -22,10 +22,11 @@ from lib.pipelines.retrieval_session import EmbeddedTable, RetrievalSession
 from lib.process import announce
 from lib.reports.retrieval_page import write_search_page
 from lib.retrieval.candidates import narrow_gallery
-from lib.retrieval.evaluation import LENGTH, evaluate_queries
+from lib.retrieval.evaluation import LENGTH, AnswerRule, evaluate_queries
 from lib.retrieval.gallery import Gallery, build_gallery, open_gallery
 from lib.retrieval.history import require_unchanged
 from lib.retrieval.open_set import OpenSet
+from lib.retrieval.queries import Queries
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.result import RetrievalResult, ranking_table, write_threshold
 from lib.retrieval.rows import GalleryRows
@@ -138,11 +139,9 @@ def search_queries(
     result.encounters = queries.encounters
     result.without_viewpoint = 0 if queries.viewpoints is None else int((queries.viewpoints == "").sum())
     if queries.table.labels is not None:
-        labels, left_out = queries.labels, self_matches(session, gallery, queries, quiet=True)
-        length = min(LENGTH, k)
-        result.metrics, _ = evaluate_queries(
-            gallery, queries.embeddings, labels, found, open_set.threshold, new_label, length, left_out
-        )
+        labels, rule = queries.labels, AnswerRule(open_set.threshold, new_label, min(LENGTH, k))
+        asked = Queries(queries.embeddings, self_matches(session, gallery, queries, quiet=True))
+        result.metrics, _ = evaluate_queries(gallery, asked, labels, found, rule)
         result.truth = np.where(np.isin(labels, gallery.rows.labels), labels, new_label or labels).tolist()
     return result
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lib.config.recipe import Retrieval
 from lib.retrieval.gallery import Gallery, build_gallery
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.search import nearest_images
 
@@ -33,7 +34,7 @@ def combination_gap(
         def best(gallery: Gallery, embeddings: np.ndarray, code: np.ndarray = code) -> np.ndarray:
             of_row = np.full(len(gallery.rows), -2)
             of_row[gallery.rows.positions(rows.ids)] = code
-            return nearest_images(gallery, embeddings[sample], 1, gallery.model, LeftOut(code[sample], of_row))[0][:, 0]
+            return nearest_images(gallery, Queries(embeddings[sample], LeftOut(code[sample], of_row)), 1)[0][:, 0]
 
         gap = np.mean([best(gallery, part) for gallery, part in galleries], axis=0) - best(combined, vectors)
         gaps.append(gap[np.isfinite(gap)].mean() if np.isfinite(gap).any() else 0.0)

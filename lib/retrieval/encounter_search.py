@@ -13,37 +13,20 @@ from lib.errors import FlukeError, did_you_mean
 from lib.retrieval.candidates import take_rows
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import Gallery
-from lib.retrieval.local_search import LocalSearch
-from lib.retrieval.rows import LeftOut
+from lib.retrieval.queries import Queries
 from lib.retrieval.search import SearchResult, search_identities
-from lib.retrieval.similarity import Ints
 
 _DEPTH = 25  # names per photograph that are pooled
 
 
 def search_encounters(
-    gallery: Gallery,
-    queries: np.ndarray,
-    r: Retrieval,
-    topk: int,
-    centres: ClassCentres | None = None,
-    left_out: LeftOut | None = None,
-    encounters: NDArray[np.str_] | None = None,
-    viewpoints: NDArray[np.str_] | None = None,
-    local: LocalSearch | None = None,
+    gallery: Gallery, queries: Queries, r: Retrieval, topk: int, centres: ClassCentres | None = None
 ) -> SearchResult:
-    """Return the `topk` best identities of each query (q, d), as `search_identities` does, by all photographs of its encounter.
-
-    encounters (q,): "" for a photograph that is alone; None: all are. viewpoints (q,): as in `search_viewpoints`, or None. The
-    queries are of the gallery's model. local: local scores of these queries.
-    """
-    depth = topk if encounters is None else max(topk, _DEPTH)
-    matched = None if local is None else (local, np.arange(len(queries)))
-    if viewpoints is None:
-        found = search_identities(gallery, queries, r, gallery.model, depth, centres, left_out, matched)
-    else:
-        found = search_viewpoints(gallery, queries, r, depth, centres, left_out, viewpoints, matched)
-    return found if encounters is None else pool_encounters(found, encounters, topk)
+    """Return the `topk` best identities of each query by all photographs of its encounter, among images of its viewpoint."""
+    depth = topk if queries.encounters is None else max(topk, _DEPTH)
+    search = search_identities if queries.viewpoints is None else search_viewpoints
+    found = search(gallery, queries, r, depth, centres)
+    return found if queries.encounters is None else pool_encounters(found, queries.encounters, topk)
 
 
 def blank_unknown(orientations: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -52,16 +35,9 @@ def blank_unknown(orientations: NDArray[np.str_]) -> NDArray[np.str_]:
 
 
 def search_viewpoints(
-    gallery: Gallery,
-    queries: np.ndarray,
-    r: Retrieval,
-    topk: int,
-    centres: ClassCentres | None,
-    left_out: LeftOut | None,
-    viewpoints: NDArray[np.str_],
-    local: tuple[LocalSearch, Ints] | None = None,
+    gallery: Gallery, queries: Queries, r: Retrieval, topk: int, centres: ClassCentres | None = None
 ) -> SearchResult:
-    """Search, for queries of each viewpoint (q,), the images whose retrieval.orientation_column is the same or blank, exactly.
+    """Search, for queries of each viewpoint, the images whose retrieval.orientation_column is the same or blank, exactly.
 
     Queries of viewpoint "" are compared with all images. Raises FlukeError for a gallery without the column.
     """
@@ -71,12 +47,9 @@ def search_viewpoints(
             r.orientation_column or "", gallery.rows.details, otherwise="; build it again from a table that has it."
         )
         raise FlukeError(f"retrieval.orientation_column: the gallery has no column {r.orientation_column!r}{hint}")
-    of_row, viewpoints, queries = blank_unknown(of_row), blank_unknown(viewpoints), np.asarray(queries)
-    result = SearchResult(
-        np.full((len(queries), topk), "", gallery.rows.labels.dtype),
-        np.full((len(queries), topk), -np.inf, np.float32),
-        np.full((len(queries), topk), -1, np.int64),
-    )
+    assert queries.viewpoints is not None
+    of_row, viewpoints = blank_unknown(of_row), blank_unknown(queries.viewpoints)
+    result = SearchResult.blank(len(queries), topk, gallery.rows.labels.dtype)
     for viewpoint in np.unique(viewpoints):
         asked = np.flatnonzero(viewpoints == viewpoint)
         seen = np.flatnonzero((of_row == viewpoint) | (of_row == "") | (viewpoint == ""))
@@ -84,12 +57,8 @@ def search_viewpoints(
             continue
         alone = viewpoint != "" and len(seen) < len(of_row)
         part = take_rows(gallery, seen) if alone else gallery
-        hidden = None if left_out is None else LeftOut(left_out.of_query[asked], left_out.of_row[seen])
         by = replace(r, search={}) if alone else r  # search parameters are those of the gallery's own index
-        matched = None if local is None else (local[0], local[1][asked])
-        found = search_identities(part, queries[asked], by, gallery.model, topk, centres, hidden, matched)
-        for values, new_values in zip(result, found):
-            values[asked] = new_values
+        result.fill(asked, search_identities(part, queries.take(asked).within(seen), by, topk, centres))
     return result
 
 
@@ -122,10 +91,6 @@ def pool_encounters(found: SearchResult, encounters: NDArray[np.str_], topk: int
     place = pooled.groupby("encounter").cumcount().to_numpy()
     kept = pooled[place < topk]
     at = kept["encounter"].to_numpy(), place[place < topk]
-    result = SearchResult(
-        np.full((len(totals), topk), "", found.names.dtype),
-        np.full((len(totals), topk), -np.inf, np.float32),
-        np.full((len(totals), topk), -1, np.int64),
-    )
+    result = SearchResult.blank(len(totals), topk, found.names.dtype)
     result.names[at], result.scores[at], result.images[at] = (kept[name].to_numpy() for name in ("name", "score", "image"))
     return SearchResult(*(part[code] for part in result))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from lib.config.recipe import Recipe, Retrieval
@@ -21,9 +22,10 @@ from lib.retrieval.gallery import Gallery, build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out
 from lib.retrieval.local_fusion import Fusion
 from lib.retrieval.local_search import LocalSearch
+from lib.retrieval.queries import Queries
 from lib.retrieval.ranking import rank_with_new, replace_missing
-from lib.retrieval.rows import GalleryRows
-from lib.retrieval.search import LeftOut, SearchResult, blocks, fit_centre_line, nearest_images
+from lib.retrieval.rows import GalleryRows, LeftOut
+from lib.retrieval.search import SearchResult, blocks, fit_centre_line, nearest_images
 from lib.retrieval.thresholds import LabelledScores, ThresholdCurve, crossfit_thresholds, fit_threshold, threshold_curve
 
 LENGTH = 5
@@ -34,7 +36,8 @@ class HeldOutSearch(NamedTuple):
     """The answers of a gallery to held-out queries."""
 
     held_out: HeldOut
-    left_out: LeftOut
+    asked: Queries
+    """The held-out queries, as they were asked."""
     result: SearchResult
     queries: LabelledScores
     """The result's scores, with what is right."""
@@ -42,6 +45,24 @@ class HeldOutSearch(NamedTuple):
     """With the line that was fitted on these queries."""
     fusion: Fusion | None = None
     """What local scores add, fitted on these queries."""
+
+
+class AnswerRule(NamedTuple):
+    """How answers become lists of names, and how these are scored."""
+
+    threshold: float | NDArray[np.floating] | None
+    """Score below which the new label comes first, one or (q,); None: it comes last."""
+    new_label: str | None
+    """None: no query is new."""
+    length: int = LENGTH
+    """Names per list that map@5 counts."""
+    share: float | None = None
+    """Share of new individuals that the metrics are for; None: that of the queries."""
+
+    @property
+    def lowest_score(self) -> float | NDArray[np.floating]:
+        """The threshold, -inf without one."""
+        return -np.inf if self.threshold is None else self.threshold
 
 
 class OpenSetEvaluation(NamedTuple):
@@ -95,23 +116,20 @@ def search_held_out(
     Hence threshold and calibration hold for a gallery of this size. With retrieval.encounter_column the photographs of a sighting
     are asked together, as further ones will be. With local scores of the held-out queries, what these add is fitted first.
     """
-    r, left_out = recipe.retrieval, held_out.left_out(gallery.rows)
-    if centres is not None and r.centre_weight > 0:
-        centres = fit_centre_line(gallery, held_out.embeddings, r, gallery.model, centres, left_out)
-    topk = max(LENGTH, recipe.predict.topk)
+    r, topk = recipe.retrieval, max(LENGTH, recipe.predict.topk)
     together = held_out.sightings if r.encounter_column is not None else None
     viewpoints = held_out.viewpoints if r.orientation_column is not None else None
-
-    def search(local: LocalSearch | None) -> SearchResult:
-        return search_encounters(gallery, held_out.embeddings, r, topk, centres, left_out, together, viewpoints, local)
-
-    result = search(local)
+    asked = Queries(held_out.embeddings, held_out.left_out(gallery.rows), together, viewpoints, local)
+    if centres is not None and r.centre_weight > 0:
+        centres = fit_centre_line(gallery, asked, r, centres)
+    result = search_encounters(gallery, asked, r, topk, centres)
     if local is not None:  # the same pairs again, weighted
         local = local.fit(held_out.labels, held_out.clusters, lambda ids: gallery.rows.labels[gallery.rows.positions(ids)])
-        result = search(local)
-    known = _relevant(gallery.rows, held_out.labels, left_out) > 0
+        asked = replace(asked, local=local)
+        result = search_encounters(gallery, asked, r, topk, centres)
+    known = _relevant(gallery.rows, held_out.labels, asked.left_out) > 0
     queries = LabelledScores(result.scores, (result.names == held_out.labels[:, None]) & known[:, None], known)
-    return HeldOutSearch(held_out, left_out, result, queries, centres, None if local is None else local.fusion)
+    return HeldOutSearch(held_out, asked, result, queries, centres, None if local is None else local.fusion)
 
 
 def evaluate_search(
@@ -135,10 +153,8 @@ def evaluate_search(
         if threshold is None:
             fit = partial(fit_threshold, by=r.threshold_by, share=new_share, far=r.far)
             threshold = crossfit_thresholds(queries, fit, length, found.held_out.clusters)
-    held = found.held_out
-    metrics, per_query = evaluate_queries(
-        gallery, held.embeddings, held.labels, found.result, threshold, new_label, length, found.left_out, new_share
-    )
+    rule, held = AnswerRule(threshold, new_label, length, new_share), found.held_out
+    metrics, per_query = evaluate_queries(gallery, found.asked, held.labels, found.result, rule)
     return OpenSetEvaluation(
         metrics, per_query, found.result, queries, curve, new_share, held.clusters, found.centres, found.fusion
     )
@@ -182,65 +198,47 @@ def _relevant(rows: GalleryRows, labels: np.ndarray, left_out: LeftOut | None) -
 
 
 def evaluate_queries(
-    gallery: Gallery,
-    embeddings: np.ndarray,
-    truth: np.ndarray,
-    result: SearchResult,
-    threshold: float | np.ndarray | None,
-    new_label: str | None,
-    length: int = LENGTH,
-    left_out: LeftOut | None = None,
-    share: float | None = None,
+    gallery: Gallery, queries: Queries, truth: NDArray[np.str_], result: SearchResult, rule: AnswerRule
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Compute metrics (see `mean_metrics`) of a search for queries (q, d) with labels `truth` (q,), and each query's contribution.
+    """Compute metrics (see `mean_metrics`) of a search for queries with labels `truth` (q,), and each query's contribution.
 
-    Queries of `new_label` and of individuals that the gallery lacks are new individuals. `threshold`: one value, (q,) values, or
-    None, by which the new label comes last. The embeddings were made by the gallery's model. Lists of `length` names count.
+    Queries of the new label and of individuals that the gallery lacks are new individuals.
     """
-    counts = _relevant(gallery.rows, truth, left_out)
+    counts = _relevant(gallery.rows, truth, queries.left_out)
     known = counts > 0
-    lowest = -np.inf if threshold is None else threshold
-    per_query = metrics_per_query(truth, result.names, result.scores, known, lowest, new_label, length)
-    per_query["map@r"] = _map_at_r(gallery, embeddings, truth, counts, left_out)
-    metrics = mean_metrics(per_query, result.scores, known, share)
-    if new_label is not None:  # the first answer, the new label for a score below the threshold
-        first = rank_with_new(result.names, result.scores, lowest, new_label, 1)
-        right = np.array([names[0] == (name if there else new_label) for names, name, there in zip(first, truth.tolist(), known)])
-        metrics |= open_set_accuracies(truth, right, known)
+    per_query = metrics_per_query(truth, result.names, result.scores, known, rule)
+    per_query["map@r"] = _map_at_r(gallery, queries, truth, counts)
+    metrics = mean_metrics(per_query, result.scores, known, rule.share)
+    if rule.new_label is not None:  # the first answer, the new label for a score below the threshold
+        first = rank_with_new(result.names, result.scores, rule.lowest_score, rule.new_label, 1)
+        expected = np.where(known, truth, rule.new_label)
+        metrics |= open_set_accuracies(truth, np.array([names[0] for names in first]) == expected, known)
     return metrics, per_query
 
 
-def _map_at_r(
-    gallery: Gallery, embeddings: np.ndarray, truth: np.ndarray, counts: NDArray[np.int64], left_out: LeftOut | None
-) -> np.ndarray:
+def _map_at_r(gallery: Gallery, queries: Queries, truth: np.ndarray, counts: NDArray[np.int64]) -> np.ndarray:
     """Return the average precision at R = `counts` of each query, (q,), NaN where it is 0; queries in blocks of similar R."""
     values, known = np.full(len(truth), np.nan), np.flatnonzero(counts > 0)
     for block in blocks(counts[known]):
         rows = known[block]
-        part = None if left_out is None else left_out.take(rows)
-        at = nearest_images(gallery, embeddings[rows], int(counts[rows].max()), gallery.model, part)[2]
+        at = nearest_images(gallery, queries.take(rows), int(counts[rows].max()))[2]
         values[rows] = map_at_r((gallery.rows.labels[at] == truth[rows, None]) & (at >= 0), counts[rows])
     return values
 
 
 def metrics_per_query(
-    truth: Sequence[str] | NDArray[Any],
-    names: NDArray[Any],
-    scores: NDArray[Any],
-    in_gallery: NDArray[np.bool_],
-    threshold: ArrayLike,
-    new_label: str | None,
-    length: int = LENGTH,
+    truth: Sequence[str] | NDArray[Any], names: NDArray[Any], scores: NDArray[Any], in_gallery: NDArray[np.bool_], rule: AnswerRule
 ) -> dict[str, NDArray[np.float64]]:
     """Compute each labelled query's contribution to metrics, under their names in lib.metrics.registry.
 
     truth (q,), names (q, m >= 5) and scores (q, m) best first, in_gallery (q,) whether the gallery has the query's individual; if
-    not, the new label is right. Returns (q,) values whose mean is the metric, NaN for a query that it leaves out: map@5 of lists of
-    `length` names, with the new label where the threshold places it; recall@1 and recall@5 of the known queries, without it.
+    not, the new label is right. Returns (q,) values whose mean is the metric, NaN for a query that it leaves out: map@5 with the
+    new label where the threshold places it; recall@1 and recall@5 of the known queries, without it.
     """
-    right_names = [name if known else new_label or "" for name, known in zip(truth, in_gallery)]
+    right_names = [name if known else rule.new_label or "" for name, known in zip(truth, in_gallery)]
     is_right = names == np.asarray(truth, np.str_)[:, None]
-    values = {"map@5": reciprocal_ranks(right_names, rank_with_new(names, scores, threshold, new_label), length)}
+    ranked = rank_with_new(names, scores, rule.lowest_score, rule.new_label)
+    values = {"map@5": reciprocal_ranks(right_names, ranked, rule.length)}
     for k in (1, 5):
         values[f"recall@{k}"] = np.where(in_gallery, is_right[:, :k].any(axis=1), np.nan)
     return values

@@ -8,6 +8,7 @@ from lib.retrieval.evaluation import evaluate_search, search_held_out
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import ValidationSet, hold_out
 from lib.retrieval.open_set import fit_open_set
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 from tests.retrieval.conftest import unit
@@ -52,7 +53,7 @@ def test_folds_answer_new_about_as_often_as_the_best_threshold_would():
         best = []
         for of in (np.arange(200).repeat(3), np.arange(200, 260).repeat(5)):
             asked = combined(embed(rng, look(of), np.zeros((FOLDS, len(of)), bool)))
-            best.append(search_identities(gallery, asked, recipe.retrieval, "m", 5).best_scores)
+            best.append(search_identities(gallery, Queries(asked), recipe.retrieval, 5).best_scores)
         value = lambda t: 0.7 * (best[0] >= t).mean() + 0.3 * (best[1] < t).mean()  # noqa: B023, E731
         losses.append(max(map(value, np.linspace(0, 1, 201))) - value(threshold))
         rejected.append((best[0] < threshold).mean())

@@ -12,6 +12,7 @@ from lib.retrieval.encounter_search import pool_encounters, search_encounters
 from lib.retrieval.evaluation import evaluate_open_set
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out_catalogue
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import SearchResult
 from tests.retrieval.conftest import made
@@ -34,9 +35,9 @@ def test_scores_of_an_encounter_are_means_over_its_photographs():
 def test_photographs_alone_keep_their_answers():
     x, rows = made()
     gallery = build_gallery(x[:300], rows.take(slice(300)), "m")
-    alone = search_encounters(gallery, x[300:], Retrieval(), 6)
+    alone = search_encounters(gallery, Queries(x[300:]), Retrieval(), 6)
     for encounters in (np.full(100, ""), np.arange(100).astype(str)):
-        for one, other in zip(alone, search_encounters(gallery, x[300:], Retrieval(), 6, encounters=encounters)):
+        for one, other in zip(alone, search_encounters(gallery, Queries(x[300:], encounters=encounters), Retrieval(), 6)):
             np.testing.assert_array_equal(one, other)
 
 
@@ -96,17 +97,21 @@ def test_left_is_compared_with_left():
     side[:15], side[15:30] = "", "Unknown"
     rows = GalleryRows(rows.ids, rows.names, rows.labels, details={"flank": side})
     gallery, r = build_gallery(x[:300], rows.take(slice(300)), "m"), replace(Retrieval(), orientation_column="flank")
-    found = search_encounters(gallery, x[300:], r, 5, viewpoints=side[300:])
+    found = search_encounters(gallery, Queries(x[300:], viewpoints=side[300:]), r, 5)
     for value in ("left", "right"):
         seen = np.isin(side[:300], [value, "", "Unknown"])
-        alone = search_encounters(build_gallery(x[:300][seen], rows.take(slice(300)).take(seen), "m"), x[300:], Retrieval(), 5)
+        alone = search_encounters(
+            build_gallery(x[:300][seen], rows.take(slice(300)).take(seen), "m"), Queries(x[300:]), Retrieval(), 5
+        )
         asked = side[300:] == value
         np.testing.assert_array_equal(found.names[asked], alone.names[asked])
         np.testing.assert_array_equal(found.images[asked], alone.images[asked])
         np.testing.assert_allclose(found.scores[asked], alone.scores[asked], atol=1e-6)
-    everything = search_encounters(gallery, x[300:], r, 5, viewpoints=np.full(100, ""))
-    for one, other in zip(everything, search_encounters(gallery, x[300:], Retrieval(), 5)):
+    everything = search_encounters(gallery, Queries(x[300:], viewpoints=np.full(100, "")), r, 5)
+    for one, other in zip(everything, search_encounters(gallery, Queries(x[300:]), Retrieval(), 5)):
         np.testing.assert_array_equal(one, other)
-    assert (search_encounters(gallery, x[300:], r, 5, viewpoints=np.full(100, "top")).scores > -np.inf).any()  # of unknown flank
+    assert (
+        search_encounters(gallery, Queries(x[300:], viewpoints=np.full(100, "top")), r, 5).scores > -np.inf
+    ).any()  # of unknown flank
     with pytest.raises(FlukeError, match="the gallery has no column 'flanc'; did you mean flank"):
-        search_encounters(gallery, x[300:], replace(r, orientation_column="flanc"), 5, viewpoints=side[300:])
+        search_encounters(gallery, Queries(x[300:], viewpoints=side[300:]), replace(r, orientation_column="flanc"), 5)

@@ -8,6 +8,7 @@ from lib.config.recipe import Recipe, Retrieval
 from lib.metrics.retrieval import open_set_accuracies
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.evaluation import (
+    AnswerRule,
     evaluate_open_set,
     evaluate_queries,
     evaluate_search,
@@ -18,6 +19,7 @@ from lib.retrieval.evaluation import (
 )
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import ValidationSet, hold_out
+from lib.retrieval.queries import Queries
 from lib.retrieval.ranking import Ranking
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
@@ -35,9 +37,11 @@ def test_all_metrics_of_well_separated_individuals():
     truth, known = np.array([f"w{i}" for i in range(80)]), np.arange(80) < 40
     queries = draw(np.arange(80))
     for method in ("best", "mean_n", "vote"):
-        result = search_identities(gallery, queries, Retrieval(method=method, neighbours=len(who)), "m", 5)
+        result = search_identities(gallery, Queries(queries), Retrieval(method=method, neighbours=len(who)), 5)
         curve = threshold_curve(LabelledScores(result.scores, result.names == truth[:, None], known))
-        values, _ = evaluate_queries(gallery, queries, truth, result, fit_threshold(curve, "map@k", 0.5), "new")
+        values, _ = evaluate_queries(
+            gallery, Queries(queries), truth, result, AnswerRule(fit_threshold(curve, "map@k", 0.5), "new")
+        )
         open_set = ["known_accuracy", "new_accuracy", "open_set_accuracy"]
         assert list(values) == ["map@5", "recall@1", "recall@5", "map@r", "auroc", *open_set]
         assert values["map@5"] == pytest.approx(curve.map_at_k(0.5).max())
@@ -62,14 +66,16 @@ def test_open_set_accuracies_weigh_each_individual_alike():
 def test_metrics_leave_out_what_the_queries_do_not_define():
     ranking = Ranking(np.array([[0, -1]]), np.float32([[0.5, -np.inf]]), np.array([[0, -1]]))
     there = np.array([True])
-    each = metrics_per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, 0.9, "new")
+    each = metrics_per_query(["b"], ranking.names(np.array(["a", "b"])), ranking.scores, there, AnswerRule(0.9, "new"))
     assert mean_metrics(each, ranking.scores, there) == {
         "map@5": 0.0,
         "recall@1": 0.0,
         "recall@5": 0.0,
     }  # the padding is not the last class
     score = np.array([[0.5]])
-    assert mean_metrics(metrics_per_query(["x"], np.array([["a"]]), score, ~there, 0.9, "new"), score, ~there) == {"map@5": 1.0}
+    assert mean_metrics(metrics_per_query(["x"], np.array([["a"]]), score, ~there, AnswerRule(0.9, "new")), score, ~there) == {
+        "map@5": 1.0
+    }
 
 
 def test_the_new_share_leaves_out_individuals_that_validation_held_out():
@@ -85,7 +91,7 @@ def test_the_new_share_leaves_out_individuals_that_validation_held_out():
     recipe.data.new_label = "new"
     gallery = build_gallery(images, GalleryRows(np.arange(240), labels, labels), "m")
     found = search_held_out(hold_out(ValidationSet(images, labels, is_query, None), "new"), gallery, recipe)
-    best = search_identities(gallery, queries, recipe.retrieval, "m", 5).best_scores
+    best = search_identities(gallery, Queries(queries), recipe.retrieval, 5).best_scores
     assert evaluate_search(found, gallery, recipe, best).new_share < 0.1
 
 
@@ -111,7 +117,7 @@ def test_the_metric_is_of_the_mixture_that_the_threshold_is_for(share):
 def test_a_query_for_which_the_index_finds_no_image_counts():
     scores_found = np.array([[0.9], [0.2], [-np.inf]], np.float32)
     known = np.array([True, False, False])
-    values = metrics_per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, 0.5, "new")
+    values = metrics_per_query(["a", "b", "a"], np.array([["a"], ["a"], [""]]), scores_found, known, AnswerRule(0.5, "new"))
     assert mean_metrics(values, scores_found, known)["auroc"] == 1.0
 
 

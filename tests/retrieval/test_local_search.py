@@ -13,6 +13,7 @@ from lib.retrieval.held_out import hold_out_catalogue
 from lib.retrieval.local_fusion import Fusion
 from lib.retrieval.local_search import LocalSearch
 from lib.retrieval.open_set import OpenSet, fit_open_set
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.similarity import normalize
 from tests.retrieval.test_discovery import population
@@ -38,7 +39,7 @@ def test_a_candidate_gets_the_score_of_the_fusion_and_others_their_cosine(galler
         return np.sin(queries * 31.0 + ids)
 
     local = LocalSearch(match, 6, fusion)
-    found = search_encounters(gallery, asked, r, 3, None, hidden, None, viewpoints, local)
+    found = search_encounters(gallery, Queries(asked, hidden, None, viewpoints, local), r, 3)
     cosines = asked @ gallery.embeddings(gallery.rows.ids).T
     for q in range(len(asked)):
         seen = (gallery.rows.details["side"] == viewpoints[q]) | (viewpoints[q] == "")
@@ -83,7 +84,7 @@ def test_held_out_queries_fit_what_answers_further_ones(gallery: Gallery, says: 
     open_set = fit_open_set([evaluate_search(searched, gallery, recipe)], recipe)
     stored = OpenSet.from_json(open_set.to_json())
     local = LocalSearch(match, 20, stored.fusion)
-    again = search_encounters(gallery, held_out.embeddings, recipe.retrieval, 5, None, searched.left_out, local=local)
+    again = search_encounters(gallery, replace(searched.asked, local=local), recipe.retrieval, 5)
     assert (again.names == searched.result.names).all()
     assert again.scores == pytest.approx(searched.result.scores)
     assert len(calls) == (1 if says == "nothing" else 2)  # scores without weight aren't computed

@@ -10,6 +10,7 @@ from lib.retrieval.evaluation import evaluate_open_set, evaluate_search, search_
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import ValidationSet, hold_out
 from lib.retrieval.open_set import OpenSet, fit_open_set
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 
@@ -71,7 +72,7 @@ def test_false_acceptance_is_what_was_asked_for_a_gallery_of_any_size(recipe, gr
         gallery = build_gallery(every[0], GalleryRows(np.arange(len(every[1])), every[1], every[1]), "m")
         threshold = fit_open_set([evaluate_search(search_held_out(held_out, gallery, recipe), gallery, recipe)], recipe).threshold
         of_small = fit_open_set([evaluate_open_set(ValidationSet(x, labels, is_query, None), recipe)], recipe).threshold
-        strangers = search_identities(gallery, drawn(rng, 500, 1, 0.8)[0], recipe.retrieval, "m", 5).best_scores
+        strangers = search_identities(gallery, Queries(drawn(rng, 500, 1, 0.8)[0]), recipe.retrieval, 5).best_scores
         rates.append((strangers >= threshold).mean())
         small.append((strangers >= of_small).mean())
     assert np.mean(rates) == pytest.approx(0.05, abs=0.03)

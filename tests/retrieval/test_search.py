@@ -9,6 +9,7 @@ from lib.config.recipe import Retrieval
 from lib.retrieval import search
 from lib.retrieval.class_centres import ClassCentres
 from lib.retrieval.gallery import build_gallery
+from lib.retrieval.queries import Queries
 from lib.retrieval.ranking import METHODS
 from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.search import fit_centre_line, search_identities
@@ -29,8 +30,8 @@ def test_lists_are_full_though_all_neighbours_are_of_one_individual():
     images = (np.eye(6)[np.repeat(np.arange(6), 50)] + 0.1 * rng.normal(size=(300, 6))).astype(np.float32)
     gallery = build_gallery(images, GalleryRows(np.arange(300), labels, labels), "m")
     queries = (np.eye(6) + 0.1 * rng.normal(size=(6, 6))).astype(np.float32)
-    found = search_identities(gallery, queries, Retrieval(neighbours=10), "m", 5)
-    exact = search_identities(gallery, queries, Retrieval(neighbours=300), "m", 5)
+    found = search_identities(gallery, Queries(queries), Retrieval(neighbours=10), 5)
+    exact = search_identities(gallery, Queries(queries), Retrieval(neighbours=300), 5)
     assert (found.names == exact.names).all()
     assert (found.names != "").all()
     assert np.allclose(found.scores[:, 0], exact.scores[:, 0])
@@ -49,10 +50,10 @@ def test_individuals_without_centre_are_not_favoured():
     centres = ClassCentres(looks[:3].astype(np.float32), ("a", "b", "c"))
     for weight in (0.0, 0.3, 0.6):
         r, asked = Retrieval(centre_weight=weight), queries.astype(np.float32)
-        fitted = fit_centre_line(gallery, asked, r, "m", centres, None)
-        found = search_identities(gallery, asked, r, "m", 4, fitted)
+        fitted = fit_centre_line(gallery, Queries(asked), r, centres)
+        found = search_identities(gallery, Queries(asked), r, 4, fitted)
         assert (found.names[:, 0] == np.repeat([*"abcd"], 10)).all()
-        alone = search_identities(gallery, asked[:1], r, "m", 4, fitted)
+        alone = search_identities(gallery, Queries(asked[:1]), r, 4, fitted)
         assert alone.scores[0] == pytest.approx(found.scores[0], abs=1e-6)  # whoever else is asked
         assert np.mean(found.names[:30, 1] == "d") < 0.7  # of the others' queries; a third would be even, all if d were favoured
 
@@ -65,7 +66,7 @@ def test_scores_do_not_depend_on_the_length_of_the_list(method):
     images = (np.eye(8)[np.repeat(np.arange(8), 40)] + 0.3 * rng.normal(size=(320, 8))).astype(np.float32)
     gallery = build_gallery(images, GalleryRows(np.arange(320), labels, labels), "m")
     queries = rng.normal(size=(20, 8)).astype(np.float32)
-    short, long = (search_identities(gallery, queries, Retrieval(neighbours=10, method=method), "m", m) for m in (2, 8))
+    short, long = (search_identities(gallery, Queries(queries), Retrieval(neighbours=10, method=method), m) for m in (2, 8))
     assert (short.names == long.names[:, :2]).all()
     assert (short.scores == long.scores[:, :2]).all()
     assert (np.sort(long.names, axis=1) == [*"abcdefgh"]).all()
@@ -75,8 +76,8 @@ def test_scores_do_not_depend_on_the_length_of_the_list(method):
 def test_query_expansion_changes_the_answers_of_a_query_between_individuals():
     gallery = build_gallery(unit_at([0, 10, 20, 45.5]), GalleryRows(np.arange(4), [*"0123"], [*"aaab"]), "m")
     asked = unit_at([33])
-    assert search_identities(gallery, asked, Retrieval(), "m", 1).names[0, 0] == "b"
-    assert search_identities(gallery, asked, Retrieval(expand=3), "m", 1).names[0, 0] == "a"
+    assert search_identities(gallery, Queries(asked), Retrieval(), 1).names[0, 0] == "b"
+    assert search_identities(gallery, Queries(asked), Retrieval(expand=3), 1).names[0, 0] == "a"
 
 
 def unit_at(degrees):
@@ -90,14 +91,14 @@ def test_images_that_are_left_out_answer_nothing_and_blocks_change_nothing(monke
     gallery = build_gallery(x, rows, "m")
     code = np.unique(rows.labels, return_inverse=True)[1]
     of_row = np.where(np.arange(300) % 3 == 0, code, -2)
-    found = search_identities(gallery, x, Retrieval(), "m", 5, None, LeftOut(code, of_row))
+    found = search_identities(gallery, Queries(x, LeftOut(code, of_row)), Retrieval(), 5)
     scores = unit(x) @ unit(x).T
     scores[(of_row[None, :] == code[:, None])] = -9
     best = scores.argmax(axis=1)
     assert (found.images[:, 0] == rows.ids[best]).all()
     assert found.best_scores == pytest.approx(scores.max(axis=1), abs=1e-5)
     monkeypatch.setattr(search, "_CELLS", 500)
-    again = search_identities(gallery, x, Retrieval(), "m", 5, None, LeftOut(code, of_row))
+    again = search_identities(gallery, Queries(x, LeftOut(code, of_row)), Retrieval(), 5)
     assert all((a == b).all() for a, b in zip(found, again))
 
 
@@ -105,7 +106,7 @@ def test_images_that_are_left_out_answer_nothing_and_blocks_change_nothing(monke
 def test_the_recipes_method_scores_the_individuals(method):
     x, rows = made(200, 8, 12)
     gallery, queries = build_gallery(x, rows, "m"), np.random.default_rng(1).normal(size=(10, 8)).astype(np.float32)
-    found = search_identities(gallery, queries, Retrieval(method=method, n=4, neighbours=200), "m", 12)
+    found = search_identities(gallery, Queries(queries), Retrieval(method=method, n=4, neighbours=200), 12)
     scores = unit(queries) @ unit(x).T
     for q in range(10):
         values = {}

@@ -6,7 +6,7 @@ import pytest
 from lib.errors import FlukeError
 from lib.metrics.retrieval import reciprocal_ranks
 from lib.retrieval.calibration import estimate_new_share
-from lib.retrieval.evaluation import metrics_per_query
+from lib.retrieval.evaluation import AnswerRule, metrics_per_query
 from lib.retrieval.ranking import rank_with_new
 from lib.retrieval.thresholds import LabelledScores, crossfit_thresholds, fit_threshold, new_share_costs, threshold_curve
 
@@ -81,7 +81,7 @@ def score_of(queries, thresholds):
     """Return MAP@5 of queries, each at its own threshold."""
     scores, right, known = queries
     names = np.where(right, "own", np.char.add("other", np.arange(5).astype(str)))
-    return metrics_per_query(np.full(len(known), "own"), names, scores, known, thresholds, "new")["map@5"].mean()
+    return metrics_per_query(np.full(len(known), "own"), names, scores, known, AnswerRule(thresholds, "new"))["map@5"].mean()
 
 
 def test_crossfitted_thresholds_score_as_on_fresh_queries():

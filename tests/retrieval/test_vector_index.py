@@ -15,6 +15,7 @@ from lib.retrieval.candidates import narrow_gallery, take_rows
 from lib.retrieval.encounter_search import search_encounters
 from lib.retrieval.gallery import Gallery, build_gallery, next_generation, open_gallery
 from lib.retrieval.history import save_change, undo_change
+from lib.retrieval.queries import Queries
 from lib.retrieval.rows import GalleryRows
 from lib.retrieval.search import search_identities
 from lib.retrieval.similarity import normalize
@@ -112,11 +113,11 @@ def test_candidates_by_metadata_and_rankings(build: Callable[..., Gallery], vect
     few = take_rows(gallery, np.array([4, 9]))
     assert few.search(asked[:1], 3, "m")[1][0].tolist()[2] == -1
     exact = build_gallery(vectors[:N], rows_of(ids), "m")
-    for found, expected in zip(*(search_identities(g, asked, Retrieval(neighbours=20), "m", 30) for g in (gallery, exact))):
+    for found, expected in zip(*(search_identities(g, Queries(asked), Retrieval(neighbours=20), 30) for g in (gallery, exact))):
         assert (found == expected).all() if found.dtype.kind in "Ui" else found == pytest.approx(expected, abs=1e-5)
     sides = np.array(["A", "B", ""])[np.arange(20) % 3]
     r = Retrieval(orientation_column="site")
-    found, expected = (search_encounters(g, asked, r, 5, viewpoints=sides) for g in (gallery, exact))
+    found, expected = (search_encounters(g, Queries(asked, viewpoints=sides), r, 5) for g in (gallery, exact))
     assert (found.images == expected.images).all()
 
 
