@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise FlukeError(f"--minutes: expected a number above 0 (found {args.minutes:g}).")
     space = read_space(args.space, args.recipe)
 
-    from lib.pipelines.tune import tune  # imports torch: --help and a typo are answered before
+    from lib.pipelines.tune import StudyArguments, tune  # imports torch: --help and a typo are answered before
 
     out = Path(args.out or default_run_folder("tune"))
-    name = Path(args.recipe_file or "recipe").stem
-    return tune(args.recipe, space, out, args.minutes, args.storage, name, args.trials, args.kind == "embedding")
+    study = StudyArguments(out, args.minutes, Path(args.recipe_file or "recipe").stem, args.trials, args.storage)
+    return tune(args.recipe, space, study, args.kind == "embedding")
 
 
 if __name__ == "__main__":

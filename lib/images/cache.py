@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -99,7 +99,8 @@ def open_cache(
         if len(new):
             first = np.sort(np.unique(keys, return_index=True)[1])  # of files that are in several rows
             missing = first[np.isin(keys[first], new)]
-            index = _build(path, index, keys[missing], [parts[i] for i in missing], short_side, workers, stop, channels)
+            images = Missing(keys[missing], [parts[i] for i in missing], short_side, channels)
+            index = _build(path, index, images, workers, stop)
     by_key = index[np.argsort(index["key"])]
     return ImageCache(path, by_key[np.searchsorted(by_key["key"], keys)], channels)
 
@@ -137,26 +138,30 @@ def _header() -> bytes:
     return f"{VERSION}\n".encode().ljust(HEADER, b"\0")
 
 
-def _build(
-    path: Path,
-    index: np.ndarray,
-    keys: np.ndarray,
-    paths: Sequence[tuple[Path, Box | None]],
-    short_side: int,
-    workers: int | None,
-    stop: Callable[[], None],
-    channels: int,
-) -> np.ndarray:
-    """Append images with their `keys` to the cache, and return its index; what was appended is kept if it raises."""
-    needed = _estimate_bytes([path for path, _ in paths], short_side, channels)
+class Missing(NamedTuple):
+    """n images that a cache lacks."""
+
+    keys: np.ndarray
+    """(n,) uint64, as `_key` returns them."""
+    files: list[tuple[Path, Box | None]]
+    """(n,) the files, and the part of each that is kept."""
+    short_side: int
+    """Pixels of the shorter side."""
+    channels: int
+
+
+def _build(path: Path, index: np.ndarray, images: Missing, workers: int | None, stop: Callable[[], None]) -> np.ndarray:
+    """Append images to the cache, and return its index; what was appended is kept if it raises."""
+    keys, files, short_side, channels = images
+    needed = _estimate_bytes([file for file, _ in files], short_side, channels)
     require_free(path.parent, needed / 1e6)
     if not len(index):
         path.unlink(missing_ok=True)  # processes that have mapped a damaged file keep it
         path.write_bytes(_header())
-    loader = ImageLoader(paths, workers, batch_size=BATCH, collate_fn=partial(_decode_batch, short_side=short_side))
+    loader = ImageLoader(files, workers, batch_size=BATCH, collate_fn=partial(_decode_batch, short_side=short_side))
     parts, faults, done = [index], [], 0
     title = f"caching images at {short_side} px ({needed / 1e9:.1f} GB)"
-    with path.open("r+b") as file, tqdm(total=len(paths), desc=title, unit="", **progress_bar_options()) as bar:
+    with path.open("r+b") as file, tqdm(total=len(files), desc=title, unit="", **progress_bar_options()) as bar:
 
         def save() -> np.ndarray:
             """Save and return the index of the images that are on the disk."""
@@ -185,7 +190,7 @@ def _build(
         finally:
             index = save()
     if faults:
-        raise FlukeError(f"{len(faults)} of {len(paths)} images can't be cached: {' '.join(faults[:3])}")
+        raise FlukeError(f"{len(faults)} of {len(files)} images can't be cached: {' '.join(faults[:3])}")
     return index
 
 

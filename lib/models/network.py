@@ -103,6 +103,9 @@ class Network(nn.Module):
         self.compiled: Callable[[Tensor], Tensor] | None = None
         """The backbone's forward pass in training after `compile_training`."""
 
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
     def _pooled_features(self, x: Tensor) -> Tensor:
         backbone = self.compiled if self.training and self.compiled is not None else self.backbone
         with torch.no_grad() if "" in self.frozen else nullcontext():
@@ -143,13 +146,13 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the head, (B, width) float32, for uint8 images (B, C, H, W)."""
-        return self._pooled_features((images.float() - self.mean) / self.std).float()
+        return self._pooled_features(self._normalize(images)).float()
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
         if images.ndim == 2:
             x = images
         else:
-            x = (images.float() - self.mean) / self.std
+            x = self._normalize(images)
             if self.training and targets is not None and self.mix is not None:
                 x, targets = self.mix(x, targets)
             x = self._pooled_features(x).float()

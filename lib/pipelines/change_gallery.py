@@ -39,7 +39,7 @@ def add_to_gallery(session: RetrievalSession, path: Path, image_dir: Path | None
 
 def _load_labelled(session: RetrievalSession, path: Path, image_dir: Path | None) -> Table:
     d = session.recipe.data
-    table = loading.load_images(path, image_dir or Path(d.root) / d.image_dir, d, (), ONE_LABEL)
+    table = loading.load_images(path, [image_dir or Path(d.root) / d.image_dir], d, (), ONE_LABEL)
     if table.labels is None:
         raise FlukeError(f"--add {path}: has no column {d.label_column!r} (data.label_column) of names; add it.")
     table = table.take(single_labels(table) != (d.new_label or ""))

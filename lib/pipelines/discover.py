@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
@@ -35,6 +35,24 @@ LEAST_INDIVIDUALS = 4
 """Held-out individuals of a part from which on it has pseudo-tests of its own."""
 
 
+class PairScores(NamedTuple):
+    """How the pairs of a part's images are scored."""
+
+    size_penalty: float
+    """As `find_size_penalty` returns it."""
+    local: tuple[Fusion, LocalScores] | None
+    """What local scores add to cosines; None without local scores."""
+
+
+class Earlier(NamedTuple):
+    """What is known of the queries beforehand."""
+
+    names: dict[str, str]
+    """Name of the cluster of each image in an earlier answer."""
+    decided: Sequence[Decided]
+    """What a person decided."""
+
+
 def discover(
     session: RetrievalSession,
     folder: DiscoveryFolder,
@@ -55,7 +73,7 @@ def discover(
     def group_and_write() -> dict[str, Any]:
         inputs = read_inputs(session, embedded_train, embedded_queries, frozen)
         decided = [] if decisions is None else read_decisions(decisions, inputs)
-        found, result = group_parts(session, inputs, embedded_queries, read_names(folder), decided)
+        found, result = group_parts(session, inputs, embedded_queries, Earlier(read_names(folder), decided))
         with lock_folder(folder.path):
             write_clusters(session, folder, inputs, found, result)
         hand_in = submit_command(session.runs[0], f"--file {folder.submission}") if folder.submission.exists() else None
@@ -66,13 +84,9 @@ def discover(
 
 
 def group_parts(
-    session: RetrievalSession,
-    inputs: DiscoveryInputs,
-    queries: EmbeddedTable,
-    earlier: dict[str, str],
-    decided: Sequence[Decided] = (),
+    session: RetrievalSession, inputs: DiscoveryInputs, queries: EmbeddedTable, earlier: Earlier
 ) -> tuple[Clusters, dict[str, Any]]:
-    """Return the clusters of the queries, each part on its own, and the metrics by part; `earlier` names of clusters by image."""
+    """Return the clusters of the queries, each part on its own, and the metrics by part."""
     if not any(np.any(~np.isin(fold.labels[fold.held_out], fold.labels[fold.learnt])) for fold in inputs.folds):
         session.log(
             "note: no individual was held out whole, so the threshold is fitted on individuals that the network has learnt and "
@@ -83,8 +97,8 @@ def group_parts(
     size_penalty = find_size_penalty([pair for of_part in pairs.values() for pair in of_part])
     scores = match_images(session, inputs)
     fusions = {} if scores is None else fit_fusions(session, inputs, scores, parts)
-    local = {part: (fusion, scores) for part, fusion in fusions.items() if scores is not None}
-    tests = {part: make_part_tests(inputs, part, size_penalty, local.get(part)) for part in parts}
+    scored = {part: PairScores(size_penalty, None if scores is None else (fusions[part], scores)) for part in parts}
+    tests = {part: make_part_tests(inputs, part, scored[part]) for part in parts}
     every = [test for of_part in tests.values() for test in of_part]
     if not every:
         raise FlukeError(f"{session.runs[0]}: too few photographs were held out to fit a threshold; raise folds.holdout.")
@@ -94,7 +108,7 @@ def group_parts(
     for part in np.unique(inputs.query_parts).tolist():
         others = [test for other, of_other in tests.items() for test in of_other if other != part]
         fitted = fit(tests[part], regret_of(others) if others else None) if tests[part] else fit(every)
-        values = _answer_part(inputs, fitted, part, size_penalty, local.get(part), decided, found, earlier)
+        values = _answer_part(inputs, part, fitted, scored[part], earlier, found)
         values |= {f"{metric}_new": value for metric, value in measure_pairs(pairs[part]).items()}
         of_known = measure_pairs(label_pairs(part_folds(inputs, part), score_cosine, with_known=True))
         values |= {f"{metric}_known": value for metric, value in of_known.items()}
@@ -131,36 +145,28 @@ def fit_fusions(session: RetrievalSession, inputs: DiscoveryInputs, scores: Loca
     return fusions
 
 
-def make_part_tests(
-    inputs: DiscoveryInputs, part: str, size_penalty: float, local: tuple[Fusion, LocalScores] | None
-) -> list[PseudoTest]:
+def make_part_tests(inputs: DiscoveryInputs, part: str, scored: PairScores) -> list[PseudoTest]:
     """Return the pseudo-tests of a part; none where too few of its individuals are held out."""
     folds = part_folds(inputs, part)
     folds = [fold for fold in folds if len(np.unique(fold.labels[fold.held_out])) >= LEAST_INDIVIDUALS]
-    return make_pseudo_tests(folds, len(inputs.views), size_penalty, local)
+    return make_pseudo_tests(folds, len(inputs.views), scored.size_penalty, scored.local)
 
 
 def _answer_part(
-    inputs: DiscoveryInputs,
-    fitted: Fit,
-    part: str,
-    size_penalty: float,
-    local: tuple[Fusion, LocalScores] | None,
-    decided: Sequence[Decided],
-    found: Clusters,
-    earlier: dict[str, str],
+    inputs: DiscoveryInputs, part: str, fitted: Fit, scored: PairScores, earlier: Earlier, found: Clusters
 ) -> dict[str, Any]:
     """Put the clusters of a part's queries into `found`, and return its metrics."""
     rows, labelled = np.flatnonzero(inputs.query_parts == part), np.flatnonzero(inputs.parts == part)
     images, of_labelled = inputs.queries.take(rows), inputs.labelled.take(labelled)
     known = Known.of(of_labelled, inputs.labels[labelled], len(inputs.views))
-    added = None if local is None else add_to_answer(*local, inputs, rows, labelled, known.names)
-    grouping = group_images(images, known, elements_of(decided, inputs, rows, known.names), size_penalty, added)
+    added = None if scored.local is None else add_to_answer(*scored.local, inputs, rows, labelled, known.names)
+    elements_decided = elements_of(earlier.decided, inputs, rows, known.names)
+    grouping = group_images(images, known, elements_decided, scored.size_penalty, added)
     clusters, individual = grouping.cut(fitted.threshold)
     found.probability[rows] = fitted.probability(find_places(images, grouping, clusters, individual).margin(fitted.threshold))
     found.is_known[rows] = individual >= 0
     names = [inputs.query_table.names[i] for i in rows]
-    found.names[rows] = name_clusters(names, clusters, individual, known.names, part, earlier)
+    found.names[rows] = name_clusters(names, clusters, individual, known.names, part, earlier.names)
     elements = [*known.names.tolist(), *names]
     found.contradictions.extend([("link or decision", elements[i], elements[j]) for i, j in grouping.contradictions])
     of_known = np.searchsorted(known.names, inputs.labels[labelled])
@@ -171,7 +177,7 @@ def _answer_part(
     least, most = fitted.count.expected_clusters(len(rows))
     result: dict[str, Any] = {
         "threshold": fitted.threshold,
-        "size_penalty": size_penalty,
+        "size_penalty": scored.size_penalty,
         **{name: value for name, value in fitted.metrics.items() if not np.isnan(value)},
         "images": len(rows),
         "clusters": number,
@@ -179,8 +185,9 @@ def _answer_part(
         "individuals": middle,
         "individuals_interval": [low, high],
     }
-    if local is not None:
-        result |= {"local_ratio": local[0].ratio} | {name: v for name, v in local[0].metrics.items() if not np.isnan(v)}
+    if scored.local is not None:
+        fusion, _ = scored.local
+        result |= {"local_ratio": fusion.ratio} | {name: v for name, v in fusion.metrics.items() if not np.isnan(v)}
     for view, name in enumerate(inputs.views[1:], 1):
         result[f"clusters_{name}"] = len(np.unique(clusters[images.views == view]))
     if not least <= number <= most:

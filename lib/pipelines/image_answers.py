@@ -33,7 +33,7 @@ def load_index(data: Data, index: str | None) -> Table | None:
         return None
     path = Path(data.root) / index
     if not path.is_dir():
-        return load_images(path, test_folders(data)[0], data, (), ONE_LABEL, with_labels=False)
+        return load_images(path, test_folders(data), data, (), ONE_LABEL, with_labels=False)
     names = walk_images(path)
     if not names:
         raise FlukeError(f"{path}: holds no images (predict.index).")

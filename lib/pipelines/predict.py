@@ -175,9 +175,10 @@ def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: Network
             raise FlukeError(f"--run {arguments.run}: its recipe has no test images; name a table or a folder with --table.")
     else:
         path = Path(arguments.table)
-        folder = path.parent if recipe is None else loading.test_folders(data)[0]
+        folders = [path.parent] if recipe is None else loading.test_folders(data)
+        folders = folders if arguments.image_dir is None else [Path(arguments.image_dir)]
         has_labels = arguments.sample is None or os.path.realpath(path) != os.path.realpath(arguments.sample)
-        table = loading.load_images(path, Path(arguments.image_dir or folder), data, spec.classes, spec.target, has_labels)
+        table = loading.load_images(path, folders, data, spec.classes, spec.target, has_labels)
     return table, replace(recipe or Recipe(), data=data)
 
 

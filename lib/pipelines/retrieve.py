@@ -106,7 +106,7 @@ def load_queries(
         return add_boxes(loading.load_files(paths, classes, ONE_LABEL, d), d)
     if paths is not None:
         path = paths[0]
-        return loading.load_images(path, image_dir or loading.test_folders(d)[0], d, classes, ONE_LABEL)
+        return loading.load_images(path, [image_dir] if image_dir else loading.test_folders(d), d, classes, ONE_LABEL)
     found = loading.load_test(d, classes, ONE_LABEL)
     if found is None:
         raise FlukeError(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate.utils.memory import clear_device_cache
@@ -36,15 +36,26 @@ COMPARED = 8
 """Runs that the next command names."""
 
 
-def tune(
-    recipe: Recipe, space: Space, out: Path, minutes: float, storage: str | None, study: str, trials: int | None, embedding: bool
-) -> dict[str, Any]:
-    """Run trials for `minutes`, or until the study has `trials`; print the table, write it and the best recipe into `out`.
+class StudyArguments(NamedTuple):
+    """Where a study is kept, and how much of it is run."""
+
+    out: Path
+    """Folder of the trials' runs, the table and the best recipe."""
+    minutes: float
+    name: str
+    trials: int | None = None
+    """Trials after which the study ends, those of earlier calls and other machines included; None: the minutes end it."""
+    storage: str | None = None
+    """File or database URL of the study; None: study.log in `out`."""
+
+
+def tune(recipe: Recipe, space: Space, study: StudyArguments, embedding: bool) -> dict[str, Any]:
+    """Run trials for the study's minutes, or until it has its trials; print and write the table, and write the best recipe.
 
     Returns the metric, the best trial's value, and by how much the choice flatters it, where that is known. Raises FlukeError for a
     recipe that can't be trained; Interrupted when a signal came.
     """
-    stop_at = time.monotonic() + 60 * minutes
+    out, stop_at = study.out, time.monotonic() + 60 * study.minutes
     target = recipe_target(recipe.data.label_separator, embedding, recipe.data.task)
     check_task(recipe, target)
     metric = resolve_metric(recipe.train.metric, target)
@@ -54,12 +65,12 @@ def tune(
 
     def open_study() -> None:
         nonlocal shared
-        shared = Trials(recipe, space, out, storage, study, METRICS[metric].higher_is_better)
+        shared = Trials(recipe, space, out, study.storage, study.name, METRICS[metric].higher_is_better)
 
     run_on_main(processes, open_study)
     failed = 0
     while failed < FAULTS:
-        plan = broadcast_from_main(processes, lambda: shared.next(trials) if shared and time.monotonic() < stop_at else None)
+        plan = broadcast_from_main(processes, lambda: shared.next(study.trials) if shared and time.monotonic() < stop_at else None)
         if plan is None:
             break
         try:

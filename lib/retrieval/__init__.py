@@ -14,6 +14,7 @@ class_centres      ArcFace's weight vectors as a second source of scores
 pair_model         log-odds that two images show one individual
 local_fusion       cosines and local scores of pairs together
 local_search       candidates of queries scored by points that match, too
+queries            images that are asked, with what their search respects
 search             the best identities of queries, as the recipe's retrieval section says
 encounter_search   photographs of one encounter asked together; left flanks compared with left ones
 thresholds         the threshold for the new label: its curve, the rules, cross-fitting

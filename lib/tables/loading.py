@@ -23,6 +23,7 @@ from lib.tables.long_form import wide_header
 from lib.tables.readers import read_columns, read_header, read_mapping, refuse_blanks
 from lib.tables.regression_target import is_number
 from lib.tables.rows import (
+    SelectedRows,
     add_labels,
     add_labels_by_pattern,
     add_labels_of,
@@ -104,22 +105,22 @@ def load_test(data: Data, classes: tuple[str, ...], target: Target) -> Table | N
     from a sample submission, whose labels are placeholders. Raises FlukeError.
     """
     root = Path(data.root)
-    folder, *more = test_folders(data)
+    folders = test_folders(data)
     source = data.test_csv or (data.train_csv if data.test_where else None)
     names_sample = source is not None and _same_file(root / source, root / (data.sample_submission or ""))
     if source is not None and not names_sample:
         data = replace(data, image_column=data.test_image_column or data.image_column)
-        table = _without_placeholders(load_images(root / source, folder, data, classes, target, where=data.test_where, more=more))
+        table = _without_placeholders(load_images(root / source, folders, data, classes, target, where=data.test_where))
         return table if data.sample_submission is None else _with_ids(table, root / data.sample_submission, data)
     if (sample := data.sample_submission) is not None:
         header = read_header(root / sample)
         if header:  # samples may call it "id"
             data = replace(data, image_column=header[find_id_column(header, data.image_column)])
-        table = load_images(root / sample, folder, data, classes, target, with_labels=False, more=more)
+        table = load_images(root / sample, folders, data, classes, target, with_labels=False)
         return _with_ids(table, root / sample, data)
-    if more:
+    if len(folders) > 1:
         raise FlukeError("data.test_dir: several folders need a table of the test images: data.test_csv or data.sample_submission.")
-    return None if data.test_dir is None else load_images(folder, folder, data, classes, target)
+    return None if data.test_dir is None else load_images(folders[0], folders, data, classes, target)
 
 
 def test_folders(data: Data) -> list[Path]:
@@ -193,46 +194,56 @@ def load_files(paths: Sequence[Path], classes: tuple[str, ...], target: Target, 
 
 def load_images(
     path: Path,
-    folder: Path,
+    folders: Sequence[Path],
     data: Data,
     classes: tuple[str, ...],
     target: Target,
     with_labels: bool = True,
     where: Mapping[str, str | list[str]] | None = None,
-    more: Sequence[Path] = (),
 ) -> Table:
-    """Return images to predict: those that the table `path` names, below `folder` or one of `more`, or all of the folder `path`.
+    """Return images to predict: those that the table `path` names, below one of `folders`, or all of the folder `path`.
 
     Only the rows that are as `where` says are taken. Labels are read if `with_labels` and the file has the recipe's columns of
     labels, in which any row is not blank. Raises FlukeError, also for a missing image, because each row needs a prediction.
     """
     if path.is_dir():
-        names, folders, others = list_images(path)
-        deeper = walk_images(path) if not names else []
-        if not names and not deeper:
-            found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
-            raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
-        table, missing = find_rows(path, path, names or deeper, data)
-        notes = (f"{path}: {len(deeper):,} images in its sub-folders ({first_few(folders, 3)})",) if deeper else ()
-        table = replace(table, notes=(*table.notes, *notes, *_ignored_entries(path, [] if deeper else folders, others)))
+        table, missing = _read_folder(path, data)
     else:
-        header, wanted = wide_header(path, data), {"data.image_column": data.image_column}
+        header = wide_header(path, data)
         labels = label_fields(path, header, data) if with_labels and has_labels(header, data) else {}
-        taken = read_rows(path, wanted | labels, where or {}, "data.test_where", data)
-        columns, lines, rows = taken.columns, taken.lines, taken.rows
-        table, missing = find_rows(path, folder, columns["data.image_column"], data, lines, rows)
-        for other in more if missing else ():
-            elsewhere, still_missing = find_rows(path, other, columns["data.image_column"], data, lines, rows)
-            paths = [new if i in missing else old for i, (old, new) in enumerate(zip(table.paths, elsewhere.paths))]
-            table = replace(table, paths=paths, notes=(*table.notes, *elsewhere.notes))
-            missing = {i: reason for i, reason in missing.items() if i in still_missing}
-        if any(cell.strip() for field in labels for cell in columns[field]):
-            table, missing = add_labels_of(table, missing, columns, labels, data, target.several)
+        taken = read_rows(path, {"data.image_column": data.image_column} | labels, where or {}, "data.test_where", data)
+        table, missing = _find_in_folders(path, folders, taken, data)
+        if any(cell.strip() for field in labels for cell in taken.columns[field]):
+            table, missing = add_labels_of(table, missing, taken.columns, labels, data, target.several)
             table, missing = map_classes(table, {old: new for old, new in data.class_map.items() if old in table.counts()}, missing)
         table = replace(table, notes=(*taken.notes, *table.notes))
     table = drop_unreadable(replace(table, classes=classes, target=target), missing, "error", what="test")
     refuse_repeats(table)
     return add_boxes(table, data)
+
+
+def _read_folder(path: Path, data: Data) -> tuple[Table, dict[int, str]]:
+    """Return all images of a folder, of its sub-folders where it has none itself, and {position: reason} of missing ones."""
+    names, folders, others = list_images(path)
+    deeper = walk_images(path) if not names else []
+    if not names and not deeper:
+        found = f"only folders: {first_few(folders)}" if folders else f"{len(others):,} other files"
+        raise FlukeError(f"{path}: holds no images ({found}); name a folder of images.")
+    table, missing = find_rows(path, path, names or deeper, data)
+    notes = (f"{path}: {len(deeper):,} images in its sub-folders ({first_few(folders, 3)})",) if deeper else ()
+    return replace(table, notes=(*table.notes, *notes, *_ignored_entries(path, [] if deeper else folders, others))), missing
+
+
+def _find_in_folders(path: Path, folders: Sequence[Path], taken: SelectedRows, data: Data) -> tuple[Table, dict[int, str]]:
+    """Return the images of rows of the table `path`, each in the first folder that has it, and reasons of missing ones."""
+    names = taken.columns["data.image_column"]
+    table, missing = find_rows(path, folders[0], names, data, taken.lines, taken.rows)
+    for other in folders[1:] if missing else ():
+        elsewhere, still_missing = find_rows(path, other, names, data, taken.lines, taken.rows)
+        paths = [new if i in missing else old for i, (old, new) in enumerate(zip(table.paths, elsewhere.paths))]
+        table = replace(table, paths=paths, notes=(*table.notes, *elsewhere.notes))
+        missing = {i: reason for i, reason in missing.items() if i in still_missing}
+    return table, missing
 
 
 def read_labelled_rows(data: Data, group_column: str | None) -> tuple[Table, dict[int, str]]:

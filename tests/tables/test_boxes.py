@@ -66,7 +66,7 @@ def test_the_most_confident_animal_of_megadetector(tmp_path):
     (tmp_path / "md.json").write_text(json.dumps({"images": images, "detection_categories": names}))
     data = Data(root=str(tmp_path), detections="md.json")
     assert load_train(data, Folds()).boxes == [Box(0.1, 0.1, 0.2, 0.3, relative=True), None, None]
-    assert load_images(tmp_path, tmp_path, data, (), ONE_LABEL).boxes == [Box(0.1, 0.1, 0.2, 0.3, relative=True), None, None]
+    assert load_images(tmp_path, [tmp_path], data, (), ONE_LABEL).boxes == [Box(0.1, 0.1, 0.2, 0.3, relative=True), None, None]
     (tmp_path / "md.json").write_text(json.dumps({"images": images[:2]}))
     with pytest.raises(FlukeError, match=r"md.json: lacks 1 of the images \(c.png\)"):
         load_train(data, Folds())

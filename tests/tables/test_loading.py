@@ -377,9 +377,9 @@ def test_sources_of_the_test_rows(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("image\nb.jpg\nz\n")
     with pytest.raises(FlukeError, match=r"1 of 2 images .* line 3 'z'.*every test row"):
         load_test(Data(root=str(tmp_path), test_csv="test.csv", test_dir="test", on_unreadable="drop"), ("x", "y"), ONE_LABEL)
-    assert load_images(tmp_path / "other", tmp_path, Data(), ("x",), ONE_LABEL).paths == [tmp_path / "other/x.png"]
+    assert load_images(tmp_path / "other", [tmp_path], Data(), ("x",), ONE_LABEL).paths == [tmp_path / "other/x.png"]
     (tmp_path / "blank.csv").write_text("image,label\nb.jpg,\na,\n")
-    assert load_images(tmp_path / "blank.csv", tmp_path / "test", Data(), ("x", "y"), ONE_LABEL).labels is None
+    assert load_images(tmp_path / "blank.csv", [tmp_path / "test"], Data(), ("x", "y"), ONE_LABEL).labels is None
 
 
 # --- filters and groups -----------------------------------------------------------------------------------------------------------
