@@ -62,8 +62,10 @@ def test_images_are_normalized_with_the_backbones_mean_and_deviation() -> None:
     network = make_network("tf_efficientnet_lite0").eval()  # mean = deviation = 0.5
     x = random_images()
     with torch.no_grad():
-        expected = network.head(network.backbone(x / 127.5 - 1))
-        assert torch.allclose(network(x)["output"], expected, atol=1e-5)
+        expected = network.backbone(x / 127.5 - 1)
+        assert torch.allclose(network(x)["output"], network.head(expected), atol=1e-5)
+        assert torch.allclose(network.features(x), expected, atol=1e-5)
+        assert torch.allclose(network(network.features(x))["output"], network.head(expected), atol=1e-5)
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------------------------
@@ -231,6 +233,23 @@ def test_mix_prob_is_the_share_of_mixed_batches(prob: float, least: int, most: i
     torch.manual_seed(0)
     mixed = 0 if mix is None else sum(mix(x, y)[1].ndim == 2 for _ in range(200))
     assert least <= mixed <= most
+
+
+def test_a_network_is_trained_on_mixed_images_with_their_mixed_targets() -> None:
+    """The loss is that of labels which are shared as the pixels are."""
+    torch.manual_seed(1)
+    network = Network(make_network().spec, Objective(mixup=1.0))
+    network.objective = make_classification_loss(Objective(), np.arange(3), CLASSES, ONE_LABEL)
+    network.freeze(("",))  # BatchNorm as in evaluation
+    network.head.eval()
+    images, targets = random_images(3), torch.arange(3)
+    torch.manual_seed(5)
+    loss = network(images, targets)["loss"]
+    torch.manual_seed(5)
+    x, mixed = make_mixup(Objective(mixup=1.0), 3)((images - network.mean) / network.std, targets)
+    assert mixed.shape == (3, 3)
+    logits = network.head(network.pool(network.backbone(x)))
+    assert loss.item() == pytest.approx(-(mixed * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
 
 
 def test_mixing_depends_on_the_seed_and_is_off_in_evaluation() -> None:

@@ -18,9 +18,9 @@ def test_a_probability_is_the_frequency():
         near = (scores >= low) & (scores < low + 0.05)
         assert fit(scores[near]).mean() == pytest.approx(right[near].mean(), abs=0.02)
     assert fit(-np.inf) == 0
-    even = fit_probability(scores, right, prior=0.5)  # the odds at each score times wrong / right
-    shift = np.log((~right).sum() / right.sum())
-    assert even.intercept == pytest.approx(fit.intercept + shift, abs=0.15)
+    for prior in (0.2, 0.5, 0.9):  # Bayes: the odds at each score times the odds of the prior over those of the scores
+        shift = np.log(prior / (1 - prior) * (~right).sum() / right.sum())
+        assert fit_probability(scores, right, prior).intercept == pytest.approx(fit.intercept + shift, abs=0.15)
 
 
 @pytest.mark.parametrize("right", [[True, True, False, False], [True] * 4, [False] * 4])

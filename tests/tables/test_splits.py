@@ -1,6 +1,7 @@
 """Splits: exact sizes, stratified, grouped, a training image for every class, reproducible."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lib.tables.splits import (
     describe_copies,
     describe_folds,
     describe_split,
+    keep_split,
     keep_together,
     split_holdout,
     split_identities,
@@ -350,6 +352,17 @@ def test_identical_images_stay_on_one_side_and_classes_keep_their_shares() -> No
         for label, size in zip(plain.classes, (100, 60, 40)):
             assert abs(np.isin(position[label], held_out).sum() - 0.2 * size) <= 2
             assert np.ptp(np.bincount(fold[position[label]], minlength=5)) <= 2
+
+
+def test_a_run_goes_on_with_its_split_alone(tmp_path: Path) -> None:
+    """An image that changes sides, appears or vanishes is named."""
+    named = lambda names: replace(table([("x",)] * len(names)), names=list(names))  # noqa: E731
+    keep_split(tmp_path / "split.csv", named("ab"), named("c"), begun=False)
+    assert (tmp_path / "split.csv").read_text() == "image,side\na,train\nb,train\nc,held out\n"
+    keep_split(tmp_path / "split.csv", named("ba"), named("c"), begun=True)
+    for train, held_out, changed in (("ac", "b", "b, c"), ("ab", "cd", "d"), ("a", "c", "b"), ("abc", "", "c")):
+        with pytest.raises(FlukeError, match=rf"{len(changed.split(','))} images were .* \({changed}\)"):
+            keep_split(tmp_path / "split.csv", named(train), named(held_out), begun=True)
 
 
 def test_contradicting_labels_come_first(tmp_path: Path) -> None:
