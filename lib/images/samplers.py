@@ -124,6 +124,8 @@ class ShardedBatches(Sampler[list[tuple[int, int, int]]]):
         self.order, self.rank, self.num_processes = order, rank, num_processes
         self.share = batch_size // num_processes
         """Images per batch and process."""
+        self.size = self.share * num_processes
+        """Images per batch of all processes: fewer than `batch_size` where there are fewer rows."""
         self.count = n // batch_size
         """Batches per epoch."""
         self.epoch, self.start = 0, 0

@@ -186,12 +186,12 @@ class Trainer:
                 times.wait()
         if times.batches > 1:
             self._measure_steps(times)
-        self.speed, state.batch = times.speed(t.images_per_batch), self.batches.count
+        self.speed, state.batch = times.speed(self.batches.size), self.batches.count
         return True
 
     def _measure_steps(self, times: BatchTimes) -> None:
         seconds, batches = times.after_first()
-        images = batches * self.batches.share * self.accelerator.num_processes
+        images = batches * self.batches.size
         self.budget.measure_steps(seconds, batches, images if self.reads_images else None)
 
     def start_epoch(self) -> None:

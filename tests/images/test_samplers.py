@@ -62,6 +62,7 @@ def test_shares_of_all_processes_are_the_batches_of_one(num_processes: int, n: i
     shares = [positions_of(each) for each in ranks]
     assert len({tuple(map(len, each)) for each in shares}) == 1  # every process has an equal share of every batch
     joined = [functools.reduce(operator.iadd, parts, []) for parts in zip(*shares)]
+    assert {each.size for each in ranks} == {len(batch) for batch in joined}
     expected = order(epoch).tolist()
     if n >= size:
         one = ShardedBatches(order, n, size)
