@@ -39,11 +39,11 @@ def test_workers_are_started_where_they_pay(method: str, images: int, expected: 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="this process forks")
 def test_a_run_is_the_same_however_its_workers_start(arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.py").write_text(RUN)
-    command = [sys.executable, str(tmp_path / "run.py"), "spawn", *arguments(tmp_path / "spawn", data_workers=2, train_epochs=1)]
+    command = [sys.executable, str(tmp_path / "run.py"), "spawn", *arguments(tmp_path / "spawn", data_workers=1, train_epochs=1)]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     for constant in ("WORTH_A_WORKER", "WORTH_AN_IMPORT"):
         monkeypatch.setattr(loader, constant, 4)
-    train_classifier.main(arguments(tmp_path / "fork", data_workers=2, train_epochs=1))
+    train_classifier.main(arguments(tmp_path / "fork", data_workers=1, train_epochs=1))
     fork, spawn = (json.loads((tmp_path / method / "metrics.json").read_text()) for method in ("fork", "spawn"))
     assert fork == spawn

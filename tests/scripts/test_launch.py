@@ -344,7 +344,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, arguments: Callable[..., lis
     return finals(out)
 
 
-STOPS = ("rank 0 killed", "launcher terminated", "rank 1 killed", "all killed", "all terminated")
+STOPS = ("launcher terminated", "rank 0 killed", "rank 1 killed", "all killed", "all terminated")
 
 
 def wait_for(child: subprocess.Popen[str], run: Path, epochs: int) -> None:
@@ -363,7 +363,7 @@ def ranks_of(launcher: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", STOPS if "KILLS" in os.environ else STOPS[:2])  # `make kills` tries all
+@pytest.mark.parametrize("how", STOPS if "KILLS" in os.environ else STOPS[:1])  # `make kills` tries all
 def test_two_processes_are_stopped_and_go_on(how: str, whole: dict, arguments: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
     argv = arguments(run, **LONG)
