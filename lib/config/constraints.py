@@ -57,7 +57,6 @@ def _tables(recipe: Recipe) -> Table:
             "data.order is for one label per image (data.label_separator null, data.task not number)",
         ),
         (d.number_columns and not numbers, "data.number_columns needs data.task number"),
-        (numbers and folder, "data.task number needs data.train_csv, not data.train_dir"),
         (
             numbers and (d.min_images > 1 or d.take or d.only_classes),
             "data.only_classes, min_images and take are for classes (data.task not number)",

@@ -83,11 +83,13 @@ class Data:
     sample_submission: str | None = None
     """The contest's sample submission, whose columns, rows and order the submission has; null: no submission is written."""
     image_column: str = "image"
-    """Column of image names, with or without extension or folder."""
+    """Column of image names, with or without extension or folder. Or columns that make up the names:
+    `"{experiment}/Plate{plate}/{well}"`."""
     test_image_column: str | None = None
     """Column of image names of `test_csv` where it isn't called as that of `train_csv`; null: `image_column`."""
     label_column: str = "label"
-    """Column of labels; they stay strings ("01", "NA" and "1e5" survive)."""
+    """Column of labels; they stay strings ("01", "NA" and "1e5" survive). Of lists in text files without column names, the first
+    column of train.txt is train_1."""
     label_columns: list[str] = field(default_factory=list)
     """Instead of `label_column`: one-hot columns by name or pattern (`"ETT*"`); a row's labels are the columns whose cell is above
     0. One label per row, or with `label_separator` any number."""

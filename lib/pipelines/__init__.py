@@ -37,6 +37,7 @@ discovery_output     the files and the page of discover
 discover             the test images grouped into individuals
 compare              runs side by side
 prepare              a first recipe from a contest's folder
+prepare_lists        its fields where text files list the images
 prepare_long         its fields where the sample has a row per image and label
 prepare_table        its fields where a table lists the training images
 prepare_labels       its fields of the labels

@@ -14,6 +14,7 @@ from lib.config.schema import PATH as SCHEMA
 from lib.errors import FlukeError, first_few
 from lib.files import write_text
 from lib.images.checking import describe_sizes
+from lib.pipelines.prepare_lists import describe_folder_lists, describe_table_lists
 from lib.pipelines.prepare_long import read_long_form
 from lib.pipelines.prepare_table import describe_table_fields
 from lib.process import announce
@@ -54,9 +55,11 @@ def prepare_recipe(folder: Path, out: Path) -> str:
     train = choose_train_table(survey)
     try:
         if train is None:
-            _describe_folders(survey, draft)
+            if not describe_folder_lists(survey, draft):
+                _describe_folders(survey, draft)
         else:
             describe_table_fields(survey, train, draft)
+            describe_table_lists(survey, train, draft)
     except FlukeError:
         if parts is not None:
             raise FlukeError(f"{folder}: {parts}.") from None

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lib.errors import FlukeError, did_you_mean, first_few
-from lib.tables import json_tables
+from lib.tables import json_tables, text_lists
 from lib.tables.folders import image_stem
 
 DELIMITER_SAMPLE = 20_000
@@ -123,7 +123,22 @@ class JsonReader:
         return columns, list(range(1, len(records) + 1))
 
 
-Reader = type[CsvReader] | type[ParquetReader] | type[JsonReader]
+class ListReader:
+    """Read lists in text files (lib/tables/text_lists.py)."""
+
+    unit = "line"
+
+    @staticmethod
+    def header(path: Path) -> list[str]:
+        return text_lists.list_header(path)
+
+    @staticmethod
+    def columns(path: Path, header: list[str], fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
+        columns, lines = text_lists.read_list(path, header)
+        return {field: columns[column] for field, column in fields.items()}, lines
+
+
+Reader = type[CsvReader] | type[ParquetReader] | type[JsonReader] | type[ListReader]
 READERS: dict[str, Reader] = {
     ".parquet": ParquetReader,
     ".pq": ParquetReader,
@@ -131,12 +146,12 @@ READERS: dict[str, Reader] = {
     ".jsonl": JsonReader,
     ".ndjson": JsonReader,
 }
-"""Readers by lower-case suffix; every other file is read as CSV."""
+"""Readers by lower-case suffix; every other file is read as CSV, or as a list if it is one."""
 
 
 def reader_of(path: Path) -> Reader:
-    """Return the reader of a file."""
-    return READERS.get(path.suffix.lower(), CsvReader)
+    """Return the reader of a file. Raises OSError and UnicodeDecodeError."""
+    return READERS.get(path.suffix.lower(), ListReader if text_lists.is_list(path) else CsvReader)
 
 
 def read_header(path: Path) -> list[str]:

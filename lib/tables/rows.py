@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 
@@ -41,7 +42,9 @@ def read_rows(source: Path, fields: dict[str, str], where: Mapping[str, str | li
     Raises FlukeError, also for a row that needs a cell of the joined table and has no match there.
     """
     named = not data.pixel_columns or data.image_column in read_header(source)
-    wanted = fields | {f"{field} {column}": column for column in where}
+    parts = name_parts(fields["data.image_column"])
+    wanted = {name: column for name, column in fields.items() if not parts or name != "data.image_column"}
+    wanted |= {f"data.image_column {column}": column for column in parts} | {f"{field} {column}": column for column in where}
     if not named:  # rows of pixels may have no name, but one column at least has to be read
         wanted = {name: column for name, column in wanted.items() if name != "data.image_column"}
         wanted["data.image_column"] = read_header(source)[0]
@@ -49,11 +52,25 @@ def read_rows(source: Path, fields: dict[str, str], where: Mapping[str, str | li
     columns, lines = joined.columns, joined.lines
     if not named:
         columns["data.image_column"] = [str(i + 1) for i in range(len(lines))]
+    if parts:
+        cells = zip(*(columns.pop(f"data.image_column {column}") for column in parts))
+        columns["data.image_column"] = [fields["data.image_column"].format_map(dict(zip(parts, row))) for row in cells]
     rows = np.arange(len(lines), dtype=np.int64)
     if where:
         rows = select_rows(source, field, where, {column: columns[f"{field} {column}"] for column in where})
     refuse_unmatched(source, data, columns["data.image_column"], joined, rows, set(fields))
     return SelectedRows({name: [cells[i] for i in rows] for name, cells in columns.items()}, lines[rows], rows, joined.notes)
+
+
+def name_parts(image_column: str) -> list[str]:
+    """Return the columns of which a data.image_column such as "{patient}/{image}.png" composes names; [] for a column."""
+    try:
+        parts = [(name, form) for _, name, form, _ in Formatter().parse(image_column) if name is not None]
+    except ValueError:
+        parts = [("", "")]
+    if any(form or not name or not name.strip() or set(name) & set(".[]!") for name, form in parts):
+        raise FlukeError(f"data.image_column {image_column!r}: names columns between {{ and }}, such as {{patient}}/{{image}}.png.")
+    return list(dict.fromkeys(name for name, _ in parts))
 
 
 def find_rows(

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lib.errors import FlukeError, first_few
+from lib.tables import text_lists
 from lib.tables.folders import image_stem, walk_images
 from lib.tables.pixels import find_pixel_columns
 from lib.tables.readers import READERS, read_columns, read_header
@@ -51,6 +52,8 @@ class Survey:
     sample_path: str | None
     notes: list[str] = field(default_factory=list)
     """What was seen and left aside."""
+    lists: list[FoundTable] = field(default_factory=list)
+    """Text files that only name images, one per line."""
 
     @cached_property
     def stems(self) -> dict[str, list[str]]:
@@ -65,7 +68,8 @@ class Survey:
         found = []
         for cell in (cell.replace("\\", "/") for cell in cells):
             if same := self.stems.get(image_stem(cell)):
-                found.append(next((image for image in same if f"/{image}".endswith(f"/{cell}")), same[0]))
+                endings = tuple(f"/{cell}{suffix}" for suffix in ("", *{os.path.splitext(image)[1] for image in same}))
+                found.append(next((image for image in same if f"/{image}".endswith(endings)), same[0]))
         return found
 
     def image_column(self, table: FoundTable) -> tuple[str, float] | None:
@@ -84,7 +88,9 @@ def survey_folder(folder: Path) -> Survey:
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
         for parent, folders, files in os.walk(folder)
         for name in files
-        if os.path.splitext(name)[1].lower() in TABLE_SUFFIXES and not name.startswith(".") and not _is_deep(parent, folder)
+        if os.path.splitext(name)[1].lower() in (*TABLE_SUFFIXES, *text_lists.SUFFIXES)
+        and not name.startswith(".")
+        and not _is_deep(parent, folder)
     )
     tables, notes, samples = [], [], []
     for path in paths:
@@ -98,6 +104,8 @@ def survey_folder(folder: Path) -> Survey:
             kept = [name for name in header if once[name] == 1 and not any(fnmatchcase(name, each) for each in pixels)]
             columns = read_columns(folder / path, {name: name for name in kept})[0] if kept else {}
         except FlukeError as error:
+            if path.lower().endswith(text_lists.SUFFIXES):
+                continue  # most text files are no tables
             notes.append(f"{path}: not read ({str(error).removeprefix(f'{folder / path}: ')})")
             continue
         if SAMPLE_NAME.search(Path(path).name):
@@ -106,6 +114,9 @@ def survey_folder(folder: Path) -> Survey:
             tables.append(FoundTable(path, columns, tuple(pixels), math.isqrt(count)))
     chosen = min(samples, key=lambda path: (not re.search("sub", path, re.IGNORECASE), path.count("/"), len(path)), default=None)
     images = walk_images(folder)
+    sample = None if chosen is None else read_sample(folder / chosen)
+    survey = _part_lists(Survey(folder, images, tables, sample, chosen, notes))
+    tables = survey.tables
     seen = "".join(f" ({note})" for note in notes)
     if not images and not tables:
         raise FlukeError(f"{folder}: holds neither images nor tables; unpack the contest's archive there{seen}.")
@@ -116,7 +127,6 @@ def survey_folder(folder: Path) -> Survey:
         )
     if len(samples) > 1:
         notes.append(f"other samples: {', '.join(path for path in samples if path != chosen)}")
-    survey = Survey(folder, images, tables, None if chosen is None else read_sample(folder / chosen), chosen, notes)
     for i, table in enumerate(tables):
         if table.pixels and (column := survey.image_column(table)) is not None and column[1] > 0.9:
             notes.append(
@@ -124,6 +134,18 @@ def survey_folder(folder: Path) -> Survey:
             )
             tables[i] = replace(table, pixels=())
     return survey
+
+
+def _part_lists(survey: Survey) -> Survey:
+    """Return the survey with text files that only name images apart, and without other texts."""
+    tables, lists = [], []
+    for table in survey.tables:
+        is_text = table.path.lower().endswith(text_lists.SUFFIXES)
+        if not is_text or (len(table.columns) > 1 and survey.image_column(table) is not None):
+            tables.append(table)
+        elif len(survey.images_of(next(iter(table.columns.values()), []))) == len(table) > 0:
+            lists.append(table)
+    return replace(survey, tables=tables, lists=lists)
 
 
 def _is_deep(parent: str, folder: Path) -> bool:
