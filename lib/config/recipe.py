@@ -161,7 +161,8 @@ class Data:
     """Keep only the first n rows of a class: {new_whale: 18}. `min_images` and `only_classes` don't apply to such a class."""
     on_unreadable: Literal["error", "drop"] = "error"
     """Training images that are missing or can't be decoded: stop, or leave them out and log them (for archives with broken files).
-    Test rows are never dropped, because a contest wants an answer for each."""
+    Test rows are never dropped, because a contest wants an answer for each: with drop, damaged ones are decoded as far as they
+    go."""
     duplicates: Literal["identical", "near", "off"] = "identical"
     """identical: training images whose files have the same bytes stay on one side of a split, because a network knows the ones that
     it was trained on by heart; `folds.csv` is not changed, only compared. duplicates.csv lists them, those with several labels

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib.errors import FlukeError, first_few, one_line
 from lib.images.arrays import load_planes
-from lib.images.opening import cut_out, exif_transpose, open_image, to_rgb
+from lib.images.opening import as_far_as_it_goes, cut_out, exif_transpose, open_image, to_rgb
 from lib.tables.box import Box
 from lib.tables.image_path import MAX_PIXELS, ImagePath, files_of, parts_of
 from lib.tables.pixels import load_pixels
@@ -57,7 +57,8 @@ def decode(path: Path, short_side: int | None = None, box: Box | None = None) ->
             if short_side is not None and box is None:
                 source.draft(None, (short_side, short_side))
                 _seek_reduced(source, short_side)
-            source.load()
+            with as_far_as_it_goes(path):
+                source.load()
             image = _with_channels(source, channels)
             transpose = exif_transpose(source)
             if box is not None:

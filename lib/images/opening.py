@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lib.errors import FlukeError, one_line
 from lib.images.arrays import ARRAY_SUFFIXES, open_array
@@ -86,6 +86,21 @@ def _without_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def as_far_as_it_goes(path: Path) -> Iterator[None]:
+    """Let Pillow decode a file that is known to be damaged, within the context, and leave the missing pixels grey or black."""
+    if not getattr(path, "damaged", False):
+        yield
+        return
+    with _LIMIT:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def exif_transpose(source: Image.Image) -> Image.Transpose | None:

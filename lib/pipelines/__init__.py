@@ -1,6 +1,7 @@
 """What the scripts call, in reading order.
 
 runs                 open a run: choose and lock its folder; start, resume or done
+readable             test images that are damaged
 run_tables           the tables of a run, and their images as datasets
 features             features of a frozen backbone, computed once and kept
 frozen               heads that start fitted; training on features

@@ -21,6 +21,7 @@ from lib.images.augmentation import make_eval_transform
 from lib.images.checking import find_unreadable
 from lib.images.dataset import ImageDataset
 from lib.models.weights import load_network, read_spec
+from lib.pipelines.readable import require_test_images
 from lib.pipelines.run_tables import make_dataset
 from lib.retrieval.class_centres import ClassCentres, make_class_centres
 from lib.retrieval.similarity import check_embeddings
@@ -99,7 +100,7 @@ def embed_table(
     if cached is not None:
         return table.take(np.isin(table.rows, cached.rows)), cached.logits
     bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
-    table = drop_unreadable(table, bad, d.on_unreadable, what)
+    table = drop_unreadable(table, bad, d.on_unreadable) if what == "train" else require_test_images(table, bad, d.on_unreadable)
     network = load_network(run.weights).to(accelerator.device).to(memory_format=torch.channels_last)
     pictures = make_dataset(recipe, table, make_eval_transform(d))
     options = InferenceOptions(recipe.predict.batch_size or 64, d.workers, tuple(sorted(set(recipe.predict.tta))))

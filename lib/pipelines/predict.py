@@ -24,6 +24,7 @@ from lib.metrics import registry
 from lib.metrics.intervals import bootstrap_interval
 from lib.models.network import NetworkSpec
 from lib.models.weights import load_network, read_spec
+from lib.pipelines.readable import require_test_images
 from lib.pipelines.run_tables import make_dataset
 from lib.process import announce, is_main_process
 from lib.run_folder import RunFolder, default_run_folder, run_of_weights, submit_command
@@ -33,7 +34,7 @@ from lib.scores.score_file import Scores, save_scores
 from lib.submission.choice import check_sample
 from lib.submission.decisions import PLAIN, Decisions, read_decisions
 from lib.submission.writing import submit
-from lib.tables import filters, loading
+from lib.tables import loading
 from lib.tables.sample import Sample, load_sample, read_recipe_sample, without_extension
 from lib.tables.table import Table
 from lib.training.accelerator import make_inference_accelerator
@@ -80,7 +81,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
     d = recipe.data
     bad = broadcast_from_main(accelerator, lambda: find_unreadable(table.paths, d.workers, d.check))
-    table = filters.drop_unreadable(table, bad, "error", what="test")
+    table = require_test_images(table, bad, d.on_unreadable)
     outputs = predict_average(files, recipe, table, accelerator, _deadline_check(arguments, len(table)))
     classes = () if spec.target.outputs == "embeddings" else spec.classes
     source = {"run": arguments.run, "model": spec.model.name, "networks": len(files), "table": str(table.source)}

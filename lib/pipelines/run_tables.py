@@ -19,6 +19,7 @@ from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.dataset import ImageDataset
 from lib.images.duplicates import find_identical
 from lib.images.near_duplicates import SIDE, find_copies
+from lib.pipelines.readable import require_test_images
 from lib.submission.choice import check_sample
 from lib.tables import filters, loading, splits
 from lib.tables.extra import group_copies, join_extra, load_extra
@@ -94,7 +95,7 @@ def load_tables(recipe: Recipe, run: Run, target: Target) -> ContestTables:
     if extra is not None:
         extra = filters.drop_unreadable(extra, bad[1], d.on_unreadable)
     if test is not None:
-        test = filters.drop_unreadable(test, bad[-1], "error", what="test")
+        test = require_test_images(test, bad[-1], d.on_unreadable)
     if d.duplicates != "off":
         readable = np.delete(np.arange(len(paths)), sorted(unreadable))
         found = thumbnails[readable] if thumbnails is not None else None

@@ -35,11 +35,13 @@ class ImagePath(_Path):
     """Of an image whose pixels stood in a table: the file of all of these (lib/tables/pixels.py). The path itself is no file."""
     row: int = 0
     """Its position in `array`."""
+    damaged: bool = False
+    """Whether the file is decoded as far as it goes, and the rest stays grey."""
     box: Box | None = None
     """The part that pages show and local matching reads; a dataset has its boxes beside the paths."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        about = str(self), self.channels, self.max_pixels, tuple(map(str, self.files)), self.array, self.row
+        about = str(self), self.channels, self.max_pixels, tuple(map(str, self.files)), self.array, self.row, self.damaged
         return (make_image_path, about) if self.box is None else (cut_path, (make_image_path(*about), self.box))
 
     def __eq__(self, other: object) -> bool:
@@ -50,12 +52,18 @@ class ImagePath(_Path):
 
 
 def make_image_path(
-    path: str | Path, channels: int, max_pixels: int, files: Sequence[str | Path] = (), array: Path | None = None, row: int = 0
+    path: str | Path,
+    channels: int,
+    max_pixels: int,
+    files: Sequence[str | Path] = (),
+    array: Path | None = None,
+    row: int = 0,
+    damaged: bool = False,
 ) -> ImagePath:
     """Return `path` as one that is read so."""
     made = ImagePath(path)
     made.channels, made.max_pixels, made.files = channels, max_pixels, tuple(Path(file) for file in files)
-    made.array, made.row = array, row
+    made.array, made.row, made.damaged = array, row, damaged
     return made
 
 
@@ -63,9 +71,22 @@ def cut_path(path: Path, box: Box | None) -> Path:
     """Return `path` with the part of its image that is read, None for the whole image."""
     if box is None:
         return path
-    about = [getattr(path, name, getattr(ImagePath, name)) for name in ("channels", "max_pixels", "files", "array", "row")]
-    made = make_image_path(path, *about)
+    made = _copy(path)
     made.box = box
+    return made
+
+
+def salvage_path(path: Path) -> ImagePath:
+    """Return `path` as one of a damaged file, which is decoded as far as it goes."""
+    made = _copy(path)
+    made.damaged = True
+    return made
+
+
+def _copy(path: Path) -> ImagePath:
+    fields = ("channels", "max_pixels", "files", "array", "row", "damaged")
+    made = make_image_path(path, *(getattr(path, name, getattr(ImagePath, name)) for name in fields))
+    made.box = box_of(path)
     return made
 
 
@@ -98,7 +119,7 @@ def parts_of(path: Path) -> list[Path]:
     """Return the files of an image, each with the size limit of the image; the path itself where it is one file, or none."""
     if not isinstance(path, ImagePath) or not path.files:
         return [path]
-    return [make_image_path(file, 1, path.max_pixels) for file in path.files]
+    return [make_image_path(file, 1, path.max_pixels, damaged=path.damaged) for file in path.files]
 
 
 def count_channels(data: Data) -> int:

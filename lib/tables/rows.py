@@ -18,7 +18,7 @@ from lib.tables.image_path import read_as, stack_files
 from lib.tables.joining import read_joined, refuse_unmatched
 from lib.tables.labels import expand_columns, from_one_hot, from_pattern, join_rows_of_an_image, select_rows
 from lib.tables.pixels import pixel_paths
-from lib.tables.readers import read_header, refuse_blanks
+from lib.tables.readers import read_columns, read_header, refuse_blanks
 from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, label_target
 
@@ -173,7 +173,21 @@ def label_fields(source: Path, header: list[str], data: Data) -> dict[str, str]:
         return {f"{_number_field(data)} {name}": name for name in number_columns(data)}
     if data.label_columns:
         return {f"data.label_columns {name}": name for name in expand_columns(source, header, data.label_columns)}
+    if data.label_pattern is None and data.label_column not in header:
+        refuse_one_hot(source, header, data.label_column)
     return {} if data.label_pattern is not None else {"data.label_column": data.label_column}
+
+
+def refuse_one_hot(source: Path, header: list[str], label_column: str) -> None:
+    """Raise FlukeError where a table without `label_column` has a column of 0 and 1 per class, as far as it can be read."""
+    own = [column for column in read_header(source) if column in header and header.count(column) == 1]
+    columns, _ = read_columns(source, {column: column for column in own})
+    named = [column for column, cells in columns.items() if cells and {cell.strip() for cell in cells} == {"0", "1"}]
+    if len(named) > 1:
+        raise FlukeError(
+            f"{source}: has no column {label_column!r} (data.label_column), but one-hot columns of 0 and 1: {first_few(named)}; "
+            "name them in data.label_columns, and set data.label_separator where an image may have several labels."
+        )
 
 
 def add_labels_of(

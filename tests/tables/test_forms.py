@@ -152,6 +152,16 @@ def test_ids_of_coco_images_are_found_and_several_images_may_have_one(tmp_path: 
     assert named.ids == ["1", "2", "3"]
 
 
+def test_one_hot_columns_are_said_where_the_label_column_is_missing(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png")
+    table(tmp_path / "train.csv", "image ant bee year\n1.png 1 0 2020\n2.png 0 1 2021\n")
+    with pytest.raises(FlukeError, match=r"no column 'label' .*, but one-hot columns of 0 and 1: ant, bee; name them"):
+        train(tmp_path)
+    table(tmp_path / "train.csv", "image labels is_old\n1.png a 0\n2.png b 1\n")
+    with pytest.raises(FlukeError, match="did you mean labels"):
+        train(tmp_path)
+
+
 def test_test_images_lie_in_several_folders(tmp_path: Path) -> None:
     images(tmp_path, "a/1.png", "b/2.png", "b/1.png")
     table(tmp_path / "s.csv", "image label\n1 x\n2 x\n")
