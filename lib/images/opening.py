@@ -19,6 +19,7 @@ from lib.errors import FlukeError, one_line
 from lib.images.arrays import ARRAY_SUFFIXES, open_array
 from lib.tables.box import Box
 from lib.tables.folders import IMAGE_FORMATS
+from lib.tables.foreign import describe_foreign
 from lib.tables.image_path import MAX_PIXELS, ImagePath
 from lib.tables.pixels import load_pixels
 
@@ -53,6 +54,8 @@ def open_image(path: Path) -> Image.Image:
         with _without_limit():
             source = Image.open(path, formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
+        if (kind := describe_foreign(path)) is not None and " image" not in kind:
+            raise FlukeError(f"{path}: is {kind}.") from None
         with path.open("rb") as file:
             start = file.read(16)
         named = next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)

@@ -3,6 +3,7 @@
 image_path      paths of images with the way in which they are read
 folders         images in folders: listings, and the paths of the images that a table names
 json_tables     COCO's and other JSON as rows of text
+foreign         files that aren't what their names say
 text_lists      lists in text files, without column names
 readers         columns of CSV, Parquet and JSON files, and of lists, as strings
 target_base     what each kind of prediction says of itself

@@ -15,6 +15,7 @@ import numpy as np
 from lib.errors import FlukeError, did_you_mean, first_few
 from lib.tables import json_tables, text_lists
 from lib.tables.folders import image_stem
+from lib.tables.foreign import describe_foreign, find_nul
 
 DELIMITER_SAMPLE = 20_000
 """Characters at a file's start that decide on its delimiter."""
@@ -32,12 +33,16 @@ class CsvReader:
     @staticmethod
     def header(path: Path) -> list[str]:
         """Return the column names."""
+        if (kind := describe_foreign(path)) is not None:
+            raise FlukeError(f"{path}: is {kind}.")
         with open(path, encoding="utf-8-sig", newline="") as handle:
             return next(_csv_rows(handle), [])
 
     @staticmethod
     def columns(path: Path, header: list[str], fields: dict[str, str]) -> tuple[dict[str, list[str]], list[int]]:
         """Return the columns that `fields` names, under its keys, and the position of each row."""
+        if (at := find_nul(path)) is not None:
+            raise FlukeError(f"{path}: holds NUL bytes, from byte {at:,} on, as files do that weren't copied whole; copy it again.")
         records: list[list[str]] = []
         lines: list[int] = []
         with open(path, encoding="utf-8-sig", newline="") as handle:

@@ -67,7 +67,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "cut.png": "truncated",
         "flipped.png": "can't be decoded",
         "svg.jpg": "<svg",
-        "page.png": "<!DOCTYPE",
+        "page.png": "is a web page",
         "eps.jpg": "%!PS-Adobe",
         "empty.jpg": "empty",
         "folder.jpg": "not a regular file",

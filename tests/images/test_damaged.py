@@ -51,7 +51,7 @@ def test_without_leave_they_are_refused(table: Table) -> None:
     with pytest.raises(FlukeError, match=r"3 of 4 images can't be read.* Damaged files are .* with data.on_unreadable: drop"):
         require_test_images(table, bad, "error")
     table.paths[1].write_bytes(b"<html>404</html>")
-    with pytest.raises(FlukeError, match=r"1 of 4 images can't be read: 'tail.jpg' \(not an image"):
+    with pytest.raises(FlukeError, match=r"1 of 4 images can't be read: 'tail.jpg' \(is a web page"):
         require_test_images(table, find_unreadable(table.paths, 0, "decode"), "drop")
 
 
