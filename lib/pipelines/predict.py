@@ -171,6 +171,11 @@ def load_table(arguments: PredictArguments, recipe: Recipe | None, spec: Network
         named = arguments.label_column is not None and len(spec.classes) == 1
         data = replace(data, number_columns=[data.label_column] if named else list(spec.classes))
     if arguments.table is None:
+        if not Path(data.root).is_dir():
+            raise FlukeError(
+                f"--run {arguments.run}: its recipe's data.root {data.root} isn't there, for the data has moved; name "
+                "a table or folder, its images and the sample with --table, --image_dir and --sample."
+            )
         table = loading.load_test(data, spec.classes, spec.target)
         if table is None:
             raise FlukeError(f"--run {arguments.run}: its recipe has no test images; name a table or a folder with --table.")

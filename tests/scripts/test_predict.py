@@ -201,3 +201,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(run: Path, contest: Path, 
     refused(r"1 of 3 images can't be read: 'torn.png'", "--run", model, "--table", photos)
     with pytest.raises(FlukeError, match=r"holds recipe.yaml and scores_test.npz and submission.csv already"):
         predict.main(["--run", str(run), "--out", str(run)])
+
+
+def test_data_that_has_moved_is_said(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    recipe = (moved / "recipe.yaml").read_text()
+    root = next(line.split(": ", 1)[1] for line in recipe.splitlines() if line.startswith("  root:"))
+    (moved / "recipe.yaml").write_text(recipe.replace(root, "/no/such/folder"))
+    with pytest.raises(FlukeError, match=r"data.root /no/such/folder isn't there, .* with --table, --image_dir and --sample"):
+        predict.main(["--run", str(moved), "--out", str(tmp_path / "out")])
