@@ -36,11 +36,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = command_line.parse(parser, argv)
     results = {}
     if args.scores:
+        from lib.scores.alignment import encode_targets
         from lib.scores.score_file import load_scores
 
         scores = load_scores(Path(args.scores))
         for metric in args.metrics or [scores.target.default_metric]:
-            results[f"{metric}, {args.rows} rows"] = _measure(metric, scores.logits, scores.targets(), args.rows, args.repeats)
+            results[f"{metric}, {args.rows} rows"] = _measure(metric, scores.logits, encode_targets(scores), args.rows, args.repeats)
         _report(results)
         return results
     for positives in (10, 200):
