@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
         scores = load_scores(Path(args.scores))
         for metric in args.metrics or [scores.target.default_metric]:
-            results[f"{metric}, {args.rows} rows"] = _measure(metric, scores.logits, encode_targets(scores), args.rows, args.repeats)
+            targets = encode_targets(scores)
+            results[f"{metric}, {args.rows} rows"] = _measure(metric, scores.logits, targets, args.rows, args.repeats)
         _report(results)
         return results
     for positives in (10, 200):
