@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lib.metrics.registry import METRICS
+from lib.metrics.registry import METRICS, metric_from_logits
 from lib.scores.decisions import AdjustmentOptions, fit_adjustment
 from lib.scores.out_of_fold import inner_folds
 from lib.tables.target import Target
@@ -17,8 +17,11 @@ LARGE = 20_000_000
 
 
 def decision_options(metric: str, target: Target) -> AdjustmentOptions:
-    """Return what has to be fitted before a metric of what is handed in can be computed; nothing for other metrics."""
-    fits = target.decision_fit if METRICS[metric].handed_in else "none"
+    """Return what has to be fitted before a metric of what is handed in can be computed; nothing for other metrics.
+
+    The loss chooses the epoch alone: the target's default metric says what is handed in.
+    """
+    fits = target.decision_fit if METRICS[metric_from_logits(metric, target)].handed_in else "none"
     return AdjustmentOptions(thresholds=fits == "thresholds", cut_points=fits == "cut_points")
 
 

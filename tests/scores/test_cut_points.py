@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from lib.scores.cut_points import cut_at, expected_place, fit_cut_points
-from lib.scores.decided import decide_out_of_fold
-from lib.tables.target import ORDINAL
+from lib.scores.decided import decide_out_of_fold, decision_options
+from lib.tables.target import ONE_LABEL, ORDINAL
 
 
 def kappa(targets: np.ndarray, given: np.ndarray, classes: int) -> float:
@@ -41,3 +41,9 @@ def test_a_rows_class_does_not_depend_on_its_own_fold() -> None:
     before, after = (decide_out_of_fold(logits, y, ORDINAL, "quadratic_kappa", folds) for y in (targets, changed))
     assert np.array_equal(before[folds == 1], after[folds == 1])
     assert not np.array_equal(before[folds != 1], after[folds != 1])
+
+
+def test_an_epoch_chosen_by_the_loss_is_handed_in_as_the_targets_metric_wants_it() -> None:
+    """A single run and a k-fold run alike: the loss says nothing of what a contest wants."""
+    assert decision_options("loss", ORDINAL).cut_points
+    assert not decision_options("loss", ONE_LABEL).any
