@@ -4,7 +4,8 @@
 
 Upload the folder as a data set, open its notebook.ipynb there, add the contest's files, and switch the internet off. The cells
 install the wheels without an index, predict the hidden test images with all runs within --minutes, combine them as ensemble.py
-does, and write submission.csv. Wheels are downloaded by pip; --wheels names what the other machine lacks (nothing: no wheels).
+does, and write submission.csv; embeddings answer as retrieve.py does, or as discover.py where the sample asks for clusters.
+Wheels are downloaded by pip; --wheels names what the other machine lacks (nothing: no wheels).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.config.recipe import Recipe
 from lib.errors import first_few
 from lib.files import atomic_write, write_json
 from lib.pipelines.discovery_inputs import DiscoveryInputs
@@ -22,7 +23,7 @@ from lib.retrieval.review_pairs import ReviewPair
 from lib.run_folder import DiscoveryFolder
 from lib.submission.writing import submit_ranking
 from lib.tables.readers import read_columns
-from lib.tables.sample import load_sample
+from lib.tables.sample import Sample, load_sample
 from lib.tables.table import Table
 
 SHOWN_CLUSTERS, SHOWN_IMAGES, SHOWN_PAIRS = 60, 8, 10
@@ -74,14 +75,24 @@ def write_clusters(
     _write_page(folder, table, found, pairs, result)
     write_review_page(folder.review, pairs)
     session.log(f"clusters: {folder.clusters}")
-    sample = load_sample(replace(session.recipe, predict=replace(session.recipe.predict, submission="auto")))
-    if sample is not None and not re.search("cluster|group", " ".join(sample.prediction_columns), re.IGNORECASE):
+    sample = read_sample(session.recipe)
+    if sample is not None and not asks_for_clusters(sample):
         session.log(f"no submission: {sample.path} asks for {first_few(sample.prediction_columns)}, not for a cluster")
     elif sample is not None and len(sample.prediction_columns) == 1:
         p = replace(session.recipe.predict, submission="label")
         names = table.ids or table.names
         submit_ranking(p, folder.submission, sample, names, [[name] for name in found.names.tolist()], sorted(set(found.names)))
         session.log(f"submission: {folder.submission}, a cluster for each of {len(sample.ids):,} images")
+
+
+def read_sample(recipe: Recipe) -> Sample | None:
+    """Return the sample submission, which predict.submission says nothing about; None without one. Raises FlukeError."""
+    return load_sample(replace(recipe, predict=replace(recipe.predict, submission="auto")))
+
+
+def asks_for_clusters(sample: Sample) -> bool:
+    """Return whether a column of the sample is called after clusters or groups."""
+    return re.search("cluster|group", " ".join(sample.prediction_columns), re.IGNORECASE) is not None
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

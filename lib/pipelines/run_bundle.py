@@ -15,13 +15,15 @@ from lib.config.command_line import load_recipe
 from lib.config.recipe import Recipe
 from lib.errors import FlukeError
 from lib.files import read_json, write_text
+from lib.pipelines.discover import discover
+from lib.pipelines.discovery_output import asks_for_clusters, read_sample
 from lib.pipelines.embed import find_embedding_runs
 from lib.pipelines.ensemble import EnsembleArguments, combine_runs
 from lib.pipelines.predict import OutOfTime, PredictArguments, predict_table
 from lib.pipelines.retrieval_session import RetrievalSession
 from lib.pipelines.retrieve import answer_queries
 from lib.process import announce, as_a_step
-from lib.run_folder import BundleFolder, RetrievalFolder, RunFolder
+from lib.run_folder import BundleFolder, DiscoveryFolder, RetrievalFolder, RunFolder
 from lib.scores.decisions import AdjustmentOptions
 from lib.training.accelerator import make_inference_accelerator
 
@@ -115,13 +117,18 @@ def _predict_run(packed: RunFolder, work: Path, data: Path, deadline: float) -> 
 
 
 def _identify(packed: Sequence[RunFolder], work: Path, data: Path) -> Path:
-    """Return the submission of embeddings: ranked names of the gallery of the contest's training images."""
+    """Return the submission of embeddings: clusters where the sample asks for them, else ranked names of the individuals that the
+    contest's training images show."""
     copies = [_copy_run(run, work, data) for run in packed]
     runs = find_embedding_runs([str(run) for run, _ in copies])  # of a k-fold run its folds
     recipes = [replace(recipe, data=copies[0][1].data) for run in runs if (recipe := load_recipe(run.recipe)) is not None]
-    folder = RetrievalFolder(work / "retrieval")
+    folder, clusters = RetrievalFolder(work / "answers"), DiscoveryFolder(work / "answers")
     accelerator = make_inference_accelerator(recipes[0].train.precision, folder.path)
-    answer_queries(RetrievalSession(runs, recipes, "concat", accelerator, folder, None), None, None, metrics_only=False)
+    session = RetrievalSession(runs, recipes, "concat", accelerator, folder, None)
+    if (sample := read_sample(recipes[0])) is not None and asks_for_clusters(sample):
+        discover(session, clusters, None, None)
+        return clusters.submission
+    answer_queries(session, None, None, metrics_only=False)
     return folder.submission
 
 

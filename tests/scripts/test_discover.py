@@ -1,6 +1,7 @@
 """scripts/discover.py on individuals of two kinds in one table."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from lib.errors import FlukeError
-from scripts import discover, train_embedding
+from scripts import bundle, discover, run_bundle, train_embedding
 from tests.conftest import paint
 
 KNOWN, STRANGERS = [f"{kind}{i}" for kind in ("ox", "elk") for i in range(8)], ["ox98", "ox99", "elk98", "elk99"]
@@ -185,3 +186,14 @@ def test_decisions_of_a_person_are_followed(frozen: list[str], tmp_path: Path) -
     decided.assign(first="nowhere.jpg").to_csv(tmp_path / "decisions.csv", index=False)
     with pytest.raises(FlukeError, match=r"1 images are neither asked nor labelled: 'nowhere.jpg'"):
         discover.main([*frozen, "--out", str(folder), "--apply", str(tmp_path / "decisions.csv")])
+
+
+def test_a_bundle_answers_with_clusters(run: Path, herd: Path, tmp_path: Path) -> None:
+    """The notebook of a contest without internet groups the hidden images as discover.py does."""
+    discover.main(["--run", str(run), "--out", str(tmp_path / "here")])
+    bundle.main(["--runs", str(run), "--out", str(tmp_path / "bundle"), "--wheels"])
+    moved = tmp_path / "input"
+    shutil.copytree(herd, moved)
+    answered = ["--bundle", str(tmp_path / "bundle"), "--data", str(moved), "--out", str(tmp_path / "submission.csv")]
+    assert run_bundle.main(answered)["runs"] == [run.name]
+    assert (tmp_path / "submission.csv").read_bytes() == (tmp_path / "here" / "submission.csv").read_bytes()
