@@ -125,7 +125,10 @@ def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, pairs: l
         shown = [pair for pair in pairs if pair.merged == merged][:SHOWN_PAIRS]
         if shown:
             images[what] = [
-                (side.path, f"{i}. {Path(side.image).name}: {side.images} of {side.name}; one individual: {pair.probability:.0%}")
+                (
+                    side.path,
+                    f"pair {i}, the same with {pair.probability:.0%}: {Path(side.image).name}, one of {side.images} of {side.name}",
+                )
                 for i, pair in enumerate(shown, 1)
                 for side in (pair.first, pair.second)
             ]
@@ -137,4 +140,9 @@ def _write_page(folder: DiscoveryFolder, table: Table, found: Clusters, pairs: l
         rows = rows[np.argsort(found.probability[rows], kind="stable")][:SHOWN_IMAGES]
         title = f"{name}: {sizes[name]} images, right with probability {sure[name]:.2f}"
         images[title] = [(pictures[i], table.names[i]) for i in rows.tolist()]
-    html.write_page(folder.page, html.Page("Individuals", images=images, facts=result["parts"]))
+    known = len(np.unique(found.names[found.is_known].astype(str)))
+    subtitle = (
+        f"{len(found.names):,} images in {len(sure):,} clusters, {known:,} of them known by name. Shown are the least sure merges "
+        f"and clusters; {folder.clusters.name} has all, {folder.review.name} takes decisions."
+    )
+    html.write_page(folder.page, html.Page("Individuals", images=images, facts=result["parts"], subtitle=subtitle))
