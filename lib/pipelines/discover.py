@@ -191,7 +191,7 @@ def _answer_part(
     for view, name in enumerate(inputs.views[1:], 1):
         result[f"clusters_{name}"] = len(np.unique(clusters[images.views == view]))
     if not least <= number <= most:
-        result["warning"] = f"{number:,} clusters of {len(rows):,} images; the folds expect {least:.0f} to {most:.0f}"
+        result["warning"] = f"{number:,} clusters of {len(rows):,} images; the folds expect {least:,} to {most:,}"
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,10 @@ class CountRatio:
         middle, factor = clusters * self.ratio, float(np.exp(Z * self.spread))
         return middle, middle / factor, middle * factor
 
-    def expected_clusters(self, images: int) -> tuple[float, float]:
+    def expected_clusters(self, images: int) -> tuple[int, int]:
         """Return the lowest and the highest number of clusters of `images` that the pseudo-tests let expect."""
         low, high = self.images_per_cluster
-        return images / high, images / low
+        return math.floor(images / high), max(math.ceil(images / low), 1)
 
 
 def fit_count(tests: Sequence[tuple[Grouping, np.ndarray]], threshold: float, images: float, seed: int = 0) -> CountRatio:
