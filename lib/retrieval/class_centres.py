@@ -87,7 +87,8 @@ def estimate_missing_scores(scores: NDArray[np.float32], ranking: Ranking, line:
 
 
 def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, topk: int) -> Ranking:
-    """Rank all classes by (1 - weight) * neighbours' score + weight * centre score, and keep the best `topk`.
+    """Rank all classes by (1 - weight) * neighbours' score + weight * centre score, and keep the best `topk`; -1 where there are
+    fewer.
 
     So the winners of happywhale 2022 combined ArcFace's logits with nearest neighbours. centre_scores (q, C): cosine similarities,
     NaN for a class without a centre, which keeps its neighbours' score. `ranking`: cosine scores of all identities among the
@@ -103,4 +104,10 @@ def add_centres(ranking: Ranking, centre_scores: NDArray[Any], weight: float, to
     blended[at], matches[at] = ranking.scores[found], ranking.matches[found]
     blended += np.float32(weight) * np.where(np.isnan(centre_scores), 0, centre_scores - blended)
     order = np.argsort(-blended, axis=1, kind="stable")[:, :topk]
-    return Ranking(order, np.take_along_axis(blended, order, 1), np.take_along_axis(matches, order, 1))
+    scores, matches = np.take_along_axis(blended, order, 1), np.take_along_axis(matches, order, 1)
+    none = (0, 0), (0, max(topk - n_classes, 0))
+    return Ranking(
+        np.pad(order, none, constant_values=-1),
+        np.pad(scores, none, constant_values=-np.inf),
+        np.pad(matches, none, constant_values=-1),
+    )

@@ -106,6 +106,7 @@ def test_the_metric_is_of_the_mixture_that_the_threshold_is_for(share):
     values, known = found.per_query["map@5"], found.queries.in_gallery
     assert found.metrics["map@5"] == pytest.approx((1 - share) * values[known].mean() + share * values[~known].mean())
     assert found.metrics["map@5_known"] == pytest.approx(values[known].mean())
+    assert found.metrics["map@5_new"] == pytest.approx(values[~known].mean())
     low, high = found.interval("map@5")
     assert low < found.metrics["map@5"] < high
     # of lists of one name, both the threshold and the metric are of one name

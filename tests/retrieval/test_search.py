@@ -58,6 +58,19 @@ def test_individuals_without_centre_are_not_favoured():
         assert np.mean(found.names[:30, 1] == "d") < 0.7  # of the others' queries; a third would be even, all if d were favoured
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_centres_have_their_share_of_a_score(weight):
+    """The nearest image is a's, the nearest centre b's."""
+    gallery = build_gallery(unit_at([0, 40]), GalleryRows(np.arange(2), [*"01"], [*"ab"]), "m")
+    centres = ClassCentres(unit_at([90, 20]), ("a", "b"), (0.0, 1.0))
+    found = search_identities(gallery, Queries(unit_at([10])), Retrieval(centre_weight=weight), 3, centres)
+    scores = {"a": (10, 80), "b": (30, 10)}  # degrees to the image and to the centre
+    expected = {name: (1 - weight) * np.cos(np.deg2rad(i)) + weight * np.cos(np.deg2rad(c)) for name, (i, c) in scores.items()}
+    assert dict(zip(found.names[0].tolist()[:2], found.scores[0].tolist())) == pytest.approx(expected, abs=1e-6)
+    assert found.names[0, 2] == ""
+    assert found.images[0, 2] == -1  # no third individual
+
+
 @pytest.mark.parametrize("method", ["best", "mean_n", "vote"])
 def test_scores_do_not_depend_on_the_length_of_the_list(method):
     """A longer list needs more neighbours, which mustn't raise the votes of the names that are there."""
