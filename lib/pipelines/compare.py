@@ -54,15 +54,37 @@ def compare_runs(folders: Sequence[str], metric: str | None, out: Path | None) -
     for row, recipe in zip(rows, recipes):
         row |= {field: "" if recipe is None else _value(recipe, field) for field in differing}
     table = pd.DataFrame([rows[i] for i in order])
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep=""))
+    shown = table.copy()
+    if "common_rows" in table:  # the best run has none
+        shown["common_rows"] = ["" if np.isnan(n) else f"{n:.0f}" for n in table["common_rows"]]
+        shown["differs"] = table["differs"].fillna("")
+    print(shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep=""))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(out / "compare.csv") as temporary:
             table.to_csv(temporary, index=False)
-        html.write_page(out / "compare.html", html.Page("Runs compared", tables={f"Runs by {name}": table}))
+        html.write_page(out / "compare.html", _page(shown, name))
     files = [] if out is None else [out / "compare.csv", out / "compare.html"]
     announce(files, f"python scripts/ensemble.py --runs {' '.join(folders)}")
     return table
+
+
+def _page(table: pd.DataFrame, metric: str) -> html.Page:
+    """Return the page of the table: its columns in words, and what they mean."""
+    words = {
+        "low": "from",
+        "high": "to",
+        "common_rows": "rows in common",
+        "gain": "difference",
+        "gain_low": "from ",
+        "gain_high": "to ",
+    }
+    shown = table.rename(columns=words).assign(minutes=[f"{value:.1f}" for value in table["minutes"]])
+    explained = (
+        f"{metric} with its 95% interval; difference to the first run on the rows that both hold out, with its {LEVEL:.0%} "
+        "interval, which allows for the training seed. Columns called section.field are those in which the recipes differ."
+    )
+    return html.Page("Runs compared", tables={f"Runs by {metric}": shown}, subtitle=explained)
 
 
 def _held_out(run: RunFolder) -> Scores:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
@@ -165,7 +166,7 @@ def fit(tests: Sequence[PseudoTest], pooled: np.ndarray | None = None) -> Fit:
         margins.append(find_places(test.images, test.grouping, clusters, individual).margin(threshold))
         right.append(is_right(test.labels, clusters, individual, test.grouping.known))
     model = fit_probability(np.concatenate(margins), np.concatenate(right))
-    metrics = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0] if name != "new"}
+    metrics = {str(name): float(value) for name, value in pd.DataFrame(rows).drop(columns="new").mean().items()}
     for share in sorted({row["new"] for row in rows}):
         for name in ("adjusted_rand", "best_adjusted_rand"):
             metrics[f"{name}_{share:.0%}_new"] = float(np.mean([row[name] for row in rows if row["new"] == share]))
