@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from lib.errors import FlukeError
-from scripts import bundle, discover, run_bundle, train_embedding
+from scripts import bundle, catalogue, discover, retrieve, run_bundle, train_embedding
 from tests.conftest import paint
 
 KNOWN, STRANGERS = [f"{kind}{i}" for kind in ("ox", "elk") for i in range(8)], ["ox98", "ox99", "elk98", "elk99"]
@@ -197,3 +197,16 @@ def test_a_bundle_answers_with_clusters(run: Path, herd: Path, tmp_path: Path) -
     answered = ["--bundle", str(tmp_path / "bundle"), "--data", str(moved), "--out", str(tmp_path / "submission.csv")]
     assert run_bundle.main(answered)["runs"] == [run.name]
     assert (tmp_path / "submission.csv").read_bytes() == (tmp_path / "here" / "submission.csv").read_bytes()
+
+
+def test_clusters_become_a_change_of_the_catalogue(run: Path, herd: Path, tmp_path: Path) -> None:
+    """New individuals join the gallery under the names that they got, in one change that can be undone."""
+    retrieve.main(["--run", str(run), "--out", str(tmp_path / "asked")])
+    discover.main(["--run", str(run), "--out", str(tmp_path / "found")])
+    gallery, table = str(tmp_path / "asked" / "gallery"), tmp_path / "found" / "clusters.csv"
+    before = catalogue.main(["--gallery", gallery, "--errors", "--out", str(tmp_path / "errors")])["images"]
+    columns = ["--data.image_column", "image", "--data.label_column", "cluster", "--data.id_column", "null"]
+    more = retrieve.main(["--run", str(run), "--gallery", gallery, "--add", str(table), "--image_dir", str(herd), *columns])
+    clusters = pd.read_csv(table, dtype=str)
+    assert more == {"images": before + len(clusters), "individuals": len({*KNOWN, *clusters["cluster"]})}
+    assert catalogue.main(["--gallery", gallery, "--undo"])["images"] == before
