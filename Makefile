@@ -1,5 +1,5 @@
 # make demo: install into .venv, then the main job end to end on scikit-learn's digits, about 2 minutes after the install.
-# make test: the fast tests, under 5 minutes.  make test-all: the slow ones too.  make gpu: tests and timings on a CUDA GPU.
+# make test: the fast tests, about 6 minutes.  make test-all: the slow ones too.  make gpu: tests and timings on a CUDA GPU.
 # make kills: 200 runs killed and resumed.  make mutants: faults planted in a copy, and how many of them the tests notice, an hour.
 # make check: ruff and mypy.
 PYTHON ?= python3
