@@ -8,7 +8,7 @@
 Each fold is a run in fold0, fold1, ... of the run's folder; a finished one is skipped. folds.csv holds the fold of each row. When
 all folds are finished, oof.npz and cv.json (mean, spread, interval) are written and, from one pass over the test images,
 scores_test.npz and submission.csv. With --final, models of all rows follow, without a hold-out: OUT/final has their mean prediction
-of the test; the score to cite is that of the folds.
+of the test, and predict.py --run OUT/final that of other images; the score to cite is that of the folds.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from lib.files import write_json, write_text
 from lib.models.weights import read_spec
 from lib.pipelines.predict import find_networks
 from lib.process import announce
-from lib.run_folder import BundleFolder, RunFolder
+from lib.run_folder import BundleFolder, FinalFolder, RunFolder
 from lib.scores.alignment import load_aligned_scores
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,8 @@ def check_run(run: Path) -> str:
     """Return what the networks of a run put out, "logits" or "embeddings". Raises FlukeError for what can't be packed."""
     if run.is_file():
         raise FlukeError(f"--runs {run}: a file; name the run's folder, whose recipe says where the test images are.")
+    if FinalFolder(run).final.exists():
+        raise FlukeError(f"--runs {run}: models of all rows hold out no row by which runs are combined; name the k-fold run.")
     files, recipe = find_networks(run)
     if recipe is None:
         raise FlukeError(f"--runs {run}: has no recipe.yaml that names the test images; name a run's folder.")

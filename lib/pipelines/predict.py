@@ -17,7 +17,7 @@ from scipy.special import logit
 from lib.config.command_line import load_recipe
 from lib.config.recipe import Data, Recipe
 from lib.errors import FlukeError, first_few
-from lib.files import write_json
+from lib.files import read_json, write_json
 from lib.images.augmentation import ResizeToSquare
 from lib.images.checking import find_unreadable
 from lib.metrics import registry
@@ -27,7 +27,7 @@ from lib.models.weights import load_network, read_spec
 from lib.pipelines.readable import require_test_images
 from lib.pipelines.run_tables import make_dataset
 from lib.process import announce, is_main_process
-from lib.run_folder import RunFolder, default_run_folder, run_of_weights, submit_command
+from lib.run_folder import FinalFolder, RunFolder, default_run_folder, run_of_weights, submit_command
 from lib.scores.cut_points import cut_at
 from lib.scores.decided import give_one_label
 from lib.scores.score_file import Scores, save_scores
@@ -74,8 +74,7 @@ def predict_table(arguments: PredictArguments) -> dict[str, Any]:
     spec = read_network_spec(arguments, files)
     table, recipe = load_table(arguments, recipe, spec)
     sample = find_sample(arguments, recipe, spec, table)
-    trained = run_of_weights(files[0]) if Path(arguments.run).is_file() else RunFolder(arguments.run)
-    decisions = read_decisions(trained, spec.classes, spec.target)
+    decisions = read_decisions(run_of(Path(arguments.run)), spec.classes, spec.target)
 
     accelerator = make_inference_accelerator(recipe.train.precision, folder.path)
     folder = broadcast_from_main(accelerator, lambda: folder)  # without --out, its name depends on the clock
@@ -119,13 +118,19 @@ def _deadline_check(arguments: PredictArguments, images: int) -> Callable[[], No
 
 
 def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
-    """Return the weights files of a run (of a k-fold run, one per fold) and its recipe, if it has one. Raises FlukeError."""
+    """Return the weights files of a run and its recipe, if it has one; of a k-fold run one per fold, of its `final` one per seed.
+
+    Raises FlukeError.
+    """
     if run.is_file():
         return [run], None
-    folder = RunFolder(run)
+    final = FinalFolder(run)
+    folder = RunFolder(run.parent) if final.final.exists() else RunFolder(run)
     recipe = load_recipe(folder.recipe)
     parts = [folder]
-    if folder.is_kfold and recipe is not None:
+    if final.final.exists():
+        parts = [final.seed(seed) for seed in read_json(final.final)["seeds"]]
+    elif folder.is_kfold and recipe is not None:
         parts = [folder.fold(k) for k in range(recipe.folds.n)]
     missing = [part.name for part in parts if not part.weights.exists()]
     if missing and len(parts) > 1:
@@ -135,10 +140,20 @@ def find_networks(run: Path) -> tuple[list[Path], Recipe | None]:
     if missing:
         found = f"has no {folder.weights.relative_to(run)}" if run.is_dir() else "no such folder or file"
         raise FlukeError(f"--run {run}: {found}; is it a run?")
-    unfinished = [part.name for part in parts if recipe is not None and not part.metrics.exists()]
+    unfinished = [part.name for part in parts if recipe is not None and not final.final.exists() and not part.metrics.exists()]
     if unfinished and is_main_process():
         print(f"note: {', '.join(unfinished)} isn't finished; these are the best weights so far")
     return [part.weights for part in parts], recipe
+
+
+def run_of(run: Path) -> RunFolder | None:
+    """Return the run whose recipe and fitted decisions hold: of models of all rows (kfold.py --final) the k-fold run.
+
+    None for a file of weights that is in no run.
+    """
+    if run.is_file():
+        return run_of_weights(run)
+    return RunFolder(run.parent if FinalFolder(run).final.exists() else run)
 
 
 def choose_folder(arguments: PredictArguments) -> RunFolder:

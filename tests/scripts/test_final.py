@@ -15,7 +15,8 @@ from lib.images.dataset import ImageDataset
 from lib.models.weights import load_network
 from lib.scores.score_file import load_scores
 from lib.training.inference import InferenceOptions, predict
-from scripts import kfold
+from scripts import bundle, kfold
+from scripts import predict as predict_script
 
 
 def test_final_models_learn_all_rows_for_the_folds_best_epochs_and_are_not_validated(
@@ -47,6 +48,11 @@ def test_final_models_learn_all_rows_for_the_folds_best_epochs_and_are_not_valid
     assert scores.logits == pytest.approx(np.mean(each, axis=0), abs=1e-5)
     given, folds = (pd.read_csv(path / "submission.csv", dtype=str) for path in (out / "final", out))
     assert given["image"].tolist() == folds["image"].tolist()
+    predict_script.main(["--run", str(out / "final"), "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "submission.csv").read_bytes() == (out / "final" / "submission.csv").read_bytes()
+    assert load_scores(tmp_path / "again" / "scores_test.npz").logits == pytest.approx(scores.logits, abs=1e-6)
+    with pytest.raises(FlukeError, match="models of all rows hold out no row"):
+        bundle.main(["--runs", str(out / "final"), "--out", str(tmp_path / "bundle"), "--wheels"])
     before = (out / "final/seed5/best/model.safetensors").stat().st_mtime_ns
     kfold.main([*argv, "--resume", "--final", "--seeds", "5"])
     assert (out / "final/seed5/best/model.safetensors").stat().st_mtime_ns == before
