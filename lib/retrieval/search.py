@@ -165,5 +165,5 @@ def _expand(gallery: Gallery, queries: Queries, k: int) -> Queries:
     scores, ids, _ = nearest_images(gallery, queries, k)
     neighbours = gallery.embeddings(np.where(ids < 0, gallery.rows.ids[0], ids).ravel())
     neighbours = neighbours.reshape(*ids.shape, queries.embeddings.shape[1])
-    expanded = expand_queries(normalize(queries.embeddings), np.where(ids < 0, 0, scores), neighbours)
+    expanded = expand_queries(normalize(queries.embeddings), scores, neighbours)  # -inf weighs nothing
     return replace(queries, embeddings=expanded)

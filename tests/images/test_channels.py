@@ -16,6 +16,7 @@ from lib.images.checking import describe_sizes, find_unreadable
 from lib.images.decoding import decode
 from lib.images.duplicates import find_identical
 from lib.images.near_duplicates import SIDE
+from lib.images.opening import open_image
 from lib.reports.thumbnails import thumbnail
 from lib.tables.image_path import make_image_path
 from lib.tables.loading import load_files, load_train
@@ -113,6 +114,16 @@ def test_arrays_of_planes_and_bands_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(FlukeError, match="has 3 channels, but data.channels is 4"):
         decode(make_image_path(rgb, 4, 10**8))
     assert decode(make_image_path(rgb, 1, 10**8)).shape == (1, 8, 9)
+
+
+def test_pages_show_the_first_three_planes_as_red_green_and_blue(tmp_path: Path) -> None:
+    planes = np.full((5, 8, 8), 128, np.uint8) * np.array([1, 0, 0, 1, 1], np.uint8)[:, None, None]
+    np.save(tmp_path / "a.npy", planes)
+    with open_image(make_image_path(tmp_path / "a.npy", 5, 10**8)) as shown:
+        assert np.array(shown)[0, 0].tolist() == [128, 0, 0]
+    np.save(tmp_path / "b.npy", planes[2:4])
+    with open_image(make_image_path(tmp_path / "b.npy", 2, 10**8)) as shown:
+        assert np.array(shown)[0, 0].tolist() == [0, 128, 128]
 
 
 def test_larger_images_are_allowed_by_a_field_and_read_scaled(tmp_path: Path) -> None:

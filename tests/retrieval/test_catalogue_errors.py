@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lib.retrieval.catalogue_errors import EXPECTED, error_probabilities, find_errors
+from lib.retrieval.catalogue_errors import EXPECTED, _block_scores, _own_scores, _Space, error_probabilities, find_errors
+from tests.retrieval.conftest import unit as unit_vectors
 
 
 def catalogue(seed=0, individuals=40, images=6, noise=0.9, d=24):
@@ -85,3 +86,22 @@ def test_small_catalogues_are_no_fault(labels):
     x = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
     for each in find_errors(x, np.array(labels), np.array(["s"] * len(labels))):
         assert 0 <= each.probability <= 1
+
+
+def test_scores_are_means_over_the_other_images_of_each_individual():
+    """Against plain loops: each similarity in standard deviations above the mean of either image's similarities."""
+    rng = np.random.default_rng(0)
+    code, unit = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3, 4])
+    space = _Space(unit_vectors(rng.normal(size=(6, 3))).astype(np.float32), rng.normal(size=6), rng.uniform(1, 2, 6))
+
+    def mean(i, among):
+        similar = [(space.vectors[i] @ space.vectors[j], j) for j in among]
+        scaled = [((s - space.mean[i]) / space.deviation[i] + (s - space.mean[j]) / space.deviation[j]) for s, j in similar]
+        return np.mean(scaled) / np.sqrt(2) if scaled else np.nan
+
+    others = [[mean(i, [j for j in range(6) if j != i and code[j] == c]) for c in range(3)] for i in range(6)]
+    apart = [mean(i, [j for j in range(6) if code[j] == code[i] and unit[j] != unit[i]]) for i in range(6)]
+    rows = np.array([4, 0, 5, 2])
+    found = _block_scores(space, code, np.bincount(code), rows)
+    np.testing.assert_allclose(np.where(np.isfinite(found), found, np.nan), np.array(others)[rows], atol=1e-5)
+    np.testing.assert_allclose(_own_scores(space, code, unit, rows), np.array(apart)[rows], atol=1e-5)

@@ -13,9 +13,9 @@ from lib.retrieval.evaluation import evaluate_open_set
 from lib.retrieval.gallery import build_gallery
 from lib.retrieval.held_out import HeldOut, ValidationSet, hold_out_catalogue
 from lib.retrieval.queries import Queries
-from lib.retrieval.rows import GalleryRows
+from lib.retrieval.rows import GalleryRows, LeftOut
 from lib.retrieval.search import SearchResult
-from tests.retrieval.conftest import made
+from tests.retrieval.conftest import made, unit
 
 
 def test_scores_of_an_encounter_are_means_over_its_photographs():
@@ -39,6 +39,16 @@ def test_photographs_alone_keep_their_answers():
     for encounters in (np.full(100, ""), np.arange(100).astype(str)):
         for one, other in zip(alone, search_encounters(gallery, Queries(x[300:], encounters=encounters), Retrieval(), 6)):
             np.testing.assert_array_equal(one, other)
+
+
+def test_more_names_than_are_asked_for_are_pooled():
+    """The individual that is second in each photograph is the answer, also where one name is asked for."""
+    x = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    gallery = build_gallery(x, GalleryRows(np.arange(3), ["a.jpg", "b.jpg", "c.jpg"], ["a", "b", "c"]), "m")
+    queries = Queries(np.array([[0.7, 0.6, 0.0], [0.0, 0.6, 0.7]], np.float32), encounters=np.array(["e", "e"]))
+    found = search_encounters(gallery, queries, Retrieval(), 1)
+    assert found.names.tolist() == [["b"], ["b"]]
+    np.testing.assert_allclose(found.scores, 0.6 / np.hypot(0.7, 0.6), atol=1e-6)
 
 
 def noisy(encounter_column, seed=0):
@@ -115,3 +125,23 @@ def test_left_is_compared_with_left():
     ).any()  # of unknown flank
     with pytest.raises(FlukeError, match="the gallery has no column 'flanc'; did you mean flank"):
         search_encounters(gallery, Queries(x[300:], viewpoints=side[300:]), replace(r, orientation_column="flanc"), 5)
+
+
+def test_images_that_are_left_out_are_so_among_those_of_a_flank():
+    x, rows = made(80, classes=6)
+    side = np.where(np.arange(80) % 2 == 0, "left", "right")
+    rows = GalleryRows(rows.ids, rows.names, rows.labels, details={"flank": side})
+    gallery, r = build_gallery(x, rows, "m"), replace(Retrieval(), orientation_column="flank", method="best")
+    found = search_encounters(gallery, Queries(x, LeftOut(np.arange(80), np.arange(80)), viewpoints=side), r, 1)
+    cosines = unit(x) @ unit(x).T
+    cosines[(side[:, None] != side) | np.eye(80, dtype=bool)] = -1
+    np.testing.assert_array_equal(found.images[:, 0], rows.ids[cosines.argmax(axis=1)])
+
+
+def test_a_flank_is_searched_exactly_whatever_the_gallerys_index():
+    x, rows = made(200, classes=10)
+    rows = GalleryRows(rows.ids, rows.names, rows.labels, details={"flank": np.where(np.arange(200) % 2 == 0, "left", "right")})
+    asked, r = Queries(x[:9], viewpoints=np.full(9, "left")), replace(Retrieval(), orientation_column="flank")
+    exact = search_encounters(build_gallery(x, rows, "m"), asked, r, 5)
+    cells = search_encounters(build_gallery(x, rows, "m", factory="IVF4,Flat"), asked, replace(r, search={"nprobe": 1}), 5)
+    np.testing.assert_array_equal(cells.names, exact.names)

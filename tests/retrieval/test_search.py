@@ -93,6 +93,25 @@ def test_query_expansion_changes_the_answers_of_a_query_between_individuals():
     assert search_identities(gallery, Queries(asked), Retrieval(expand=3), 1).names[0, 0] == "a"
 
 
+def test_a_querys_length_changes_nothing_also_where_it_is_expanded():
+    x, rows = made(60, 8, 12)
+    gallery, asked = build_gallery(x, rows, "m"), x[:10] + 0.5 * np.random.default_rng(1).normal(size=(10, 8)).astype(np.float32)
+    for r in (Retrieval(), Retrieval(expand=3), Retrieval(expand=100)):  # of more images than there are, too
+        found, scaled = (search_identities(gallery, Queries(factor * asked), r, 5) for factor in (1, 20))
+        assert (found.names == scaled.names).all()
+        assert found.scores == pytest.approx(scaled.scores, abs=1e-5)
+        assert np.isfinite(found.scores).all()
+
+
+def test_names_beyond_the_neighbours_come_by_their_nearest_image():
+    """By votes c, with two images, would be before b."""
+    labels = np.array([*"aaabcc"])
+    gallery = build_gallery(unit_at([0, 1, 2, 30, 31, 32]), GalleryRows(np.arange(6), labels, labels), "m")
+    found = search_identities(gallery, Queries(unit_at([0])), Retrieval(neighbours=3, method="vote"), 3)
+    assert found.names.tolist() == [["a", "b", "c"]]
+    assert found.images.tolist() == [[0, 3, 4]]
+
+
 def unit_at(degrees):
     """Return unit vectors at these angles."""
     radians = np.deg2rad(degrees)

@@ -25,6 +25,8 @@ def test_out_of_fold_probabilities_are_those_of_scikit_learn(digits: tuple[np.nd
     found = cross_fit("logistic", pixels, targets, 10, fold)
     assert np.exp(found) == pytest.approx(np.maximum(expected, 1e-6), abs=1e-5)
     assert (found.argmax(axis=1) == targets).mean() > 0.9
+    expected = cross_val_predict(model, pixels, targets % 2, cv=PredefinedSplit(fold), method="predict_proba")
+    assert np.exp(cross_fit("logistic", pixels, targets % 2, 2, fold)) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", heads_for(ONE_LABEL))

@@ -62,6 +62,8 @@ def test_labels_in_names_and_in_folders_of_any_depth(tmp_path: Path) -> None:
     for pattern, fault in (("(cow)", "finds no label in any of 4 image names"), ("(cow", "not a regular expression")):
         with pytest.raises(FlukeError, match=fault):
             train(tmp_path, train_csv=None, train_dir="t", label_pattern=pattern)
+    second = train(tmp_path, train_csv=None, train_dir="t", label_pattern=r"(cat|dog)\.(\d)")
+    assert labels(second)["dog.1.png"] == ("dog",)  # of several groups without a name, the first
 
 
 def test_classes_are_merged_renamed_and_left_out(tmp_path: Path) -> None:
@@ -73,6 +75,13 @@ def test_classes_are_merged_renamed_and_left_out(tmp_path: Path) -> None:
     assert any("is no class, because data.test_dir is there" in note for note in found.notes)
     with pytest.raises(FlukeError, match="no label 'Covr'; did you mean Cover"):
         train(tmp_path, class_map={"Covr": "0"}, **fields)
+
+
+def test_images_without_a_label_stay_where_a_label_is_left_out(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    table(tmp_path / "train.csv", "image x y z\na 1 1 0\nb 0 1 0\nc 0 0 0\nd 1 0 1\n")
+    found = train(tmp_path, label_columns=["x", "y", "z"], label_separator=" ", class_map={"y": None})
+    assert labels(found) == {"a": ("x",), "c": (), "d": ("x", "z")}
 
 
 def test_a_row_for_each_label_of_an_image(tmp_path: Path) -> None:

@@ -100,3 +100,10 @@ def test_a_column_with_repeated_values_is_no_key(root: Path) -> None:
     found = train(root, Folds(group_column="patient"))
     assert found.groups is not None
     assert found.groups.tolist() == ["P1", "P1", "P1"]
+
+
+def test_of_equal_columns_those_of_one_name_are_the_key(root: Path) -> None:
+    """Visits and doctors have the same numbers: joined on another column, all rows would get a wrong patient, without a word."""
+    table(root / "train.csv", "image doctor visit label\na 2 1 x\nb 3 2 y\nc 1 3 y\n")
+    table(root / "meta.csv", "visit patient\n1 P1\n2 P2\n3 P3\n")
+    assert train(root, label_column="patient").labels == [("P1",), ("P2",), ("P3",)]
