@@ -18,7 +18,7 @@ from scipy.sparse import csr_array  # noqa: E402
 
 from lib.matching.geometry import find_inliers, match_keypoints  # noqa: E402
 from lib.matching.keypoints import KeptImage, KeypointOptions, Keypoints, find_keypoints, load_keypoints  # noqa: E402
-from lib.matching.scoring import score_images, score_pair  # noqa: E402
+from lib.matching.scoring import _in_square, score_images, score_pair  # noqa: E402
 from lib.retrieval import clustering  # noqa: E402
 from lib.retrieval.discovery import Images, Known, group_images  # noqa: E402
 from lib.retrieval.individual_folds import fold_frozen  # noqa: E402
@@ -57,6 +57,14 @@ def test_matches_of_one_animal_lie_where_the_perspective_says(tmp_path: Path) ->
     assert score_pair(a, nothing) == 0
     assert np.isfinite(a.root).all()
     assert np.linalg.norm(a.root, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_points_are_shown_where_they_are_in_wide_and_in_high_images() -> None:
+    points = np.array([[0, 0], [200, 100], [50, 100]], np.float32)
+    wide = Keypoints(points, np.empty((3, 128), np.uint8), (200, 100))
+    assert _in_square(wide, np.array([0, 1, 2])).tolist() == [[0, 0.25], [1, 0.75], [0.25, 0.75]]
+    high = Keypoints(points[:, ::-1], np.empty((3, 128), np.uint8), (100, 200))
+    assert _in_square(high, np.array([1])).tolist() == [[0.75, 1]]
 
 
 def test_keypoints_outside_a_mask_are_left_out_and_the_picture_is_untouched(

@@ -1,5 +1,6 @@
 """scripts/compare.py: scores, paired differences and differing fields of runs."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from lib.errors import FlukeError
-from lib.pipelines.compare import difference
+from lib.pipelines.compare import difference, minutes_of_training
+from lib.run_folder import RunFolder
 from lib.scores.score_file import Scores, load_scores, save_scores
 from lib.tables.target import ONE_LABEL
 from scripts import compare, train_classifier
@@ -41,6 +43,18 @@ def test_runs_are_compared_on_the_rows_that_both_held_out(
     assert pd.read_csv(tmp_path / "c" / "compare.csv")["run"].tolist() == table["run"].tolist()
     assert "Runs by accuracy" in (tmp_path / "c" / "compare.html").read_text()
     assert "optim.lr" in capsys.readouterr().out
+    by_loss = compare.main([str(tmp_path / "b"), str(tmp_path / "a"), "--metric", "log_loss"])
+    assert [Path(run).name for run in by_loss["run"]] == ["a", "b"]  # the lower, the better
+    assert by_loss["log_loss"][0] < by_loss["log_loss"][1]
+
+
+def test_minutes_are_those_of_all_folds(tmp_path: Path) -> None:
+    for fold, seconds in enumerate(([30.0, 60.0], [90.0])):
+        folder = RunFolder(str(tmp_path)).fold(fold)
+        folder.path.mkdir()
+        folder.history.write_text("".join(json.dumps({"epoch": 1, "seconds": each}) + "\n" for each in seconds))
+        folder.recipe.write_text("")
+    assert minutes_of_training(RunFolder(str(tmp_path))) == 3
 
 
 def test_fewer_than_two_runs_are_one_sentence(tmp_path: Path) -> None:
@@ -67,3 +81,4 @@ def test_runs_that_differ_in_the_seed_alone_are_rarely_called_different() -> Non
     assert called.count("yes") <= 2
     better = replace(runs[0], logits=(shared + 2 * right).astype(np.float32))
     assert difference(better, runs[1], "accuracy", "a", "b")["differs"] == "yes"
+    assert difference(runs[1], better, "accuracy", "a", "b")["differs"] == "yes"  # better on the rows that both held out
