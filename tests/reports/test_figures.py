@@ -126,6 +126,8 @@ def test_calibration_error_agrees_with_the_metric() -> None:
     error = registry.compute_metrics(ONE_LABEL, logits, targets)["ece"]
     assert f"calibration error {error:.3f}." in figure.get_label()
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == 500
+    counts, _ = np.histogram(probabilities.max(axis=1), np.linspace(0, 1, len(figure.axes[1].patches) + 1))
+    assert [bar.get_height() for bar in figure.axes[1].patches] == counts.tolist()
 
 
 def test_undefined_average_precisions_are_left_out() -> None:
@@ -147,7 +149,10 @@ def test_retrieval_figures_draw_their_values() -> None:
     assert line(figures.roc_curve(curve, "known against unknown"), f"known against unknown (area {5 / 6:.3f})")[1] == list(
         curve.true_accept
     )
-    drawing.png_bytes(figures.score_histograms(known, unknown, 0.45, "cosine"))
+    figure = figures.score_histograms(known, unknown, 0.45, "cosine")
+    tallest = [drawn.get_xy()[:, 1].max() for drawn in figure.axes[0].patches]
+    assert tallest == pytest.approx([1 / 3, 1 / 2])  # shares of each group, whose values are all in bins of their own
+    drawing.png_bytes(figure)
     drawing.png_bytes(figures.score_histograms(known[:0], np.array([0.5]), 0.5, "cosine"))  # one kind of query, one value
 
 

@@ -47,6 +47,16 @@ def test_each_label_has_its_threshold() -> None:
     assert "over 8 labels" in shown.figures["Calibration"].get_label()
 
 
+def test_probabilities_are_calibrated_and_classes_judged_by_the_answers() -> None:
+    names = list("abcd")
+    table = Table(np.arange(4), names, [Path("no.png")] * 4, [("x",), ("x",), ("y",), ("y",)], ("x", "y"), None, ORDINAL)
+    logits = np.array([[9, 0], [0, 9], [0, 9], [0, 9]], np.float32)
+    shown = class_results(HeldOutScores(table, logits, decided=np.eye(2)[[0, 0, 1, 1]], calibrated=logits / 9))
+    assert "calibration error 0.019." in shown.figures["Calibration"].get_label()  # 0.75 right, at 1 / (1 + exp(-1))
+    assert shown.tables["Classes"].set_index("class")["recall"].tolist() == [1, 1]
+    assert "accuracy 100.0%" in shown.figures["Confusion"].get_label()
+
+
 def test_ordered_classes_have_their_cut_points() -> None:
     table = Table(np.arange(3), list("abc"), [Path("no.png")] * 3, [("8",), ("9",), ("10",)], ("8", "9", "10"), None, ORDINAL)
     shown = class_results(HeldOutScores(table, np.eye(3, dtype=np.float32), decisions=Decisions(cut_points=[0.4, 1.7])))

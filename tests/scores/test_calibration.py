@@ -15,9 +15,24 @@ from lib.run_folder import RunFolder
 from lib.scores.alignment import encode_targets
 from lib.scores.calibration import fit_calibration
 from lib.scores.score_file import load_scores
-from lib.submission.decisions import PLAIN, read_decisions
+from lib.submission.decisions import PLAIN, fit_decisions, read_decisions
+from lib.tables.table import Table
 from lib.tables.target import ONE_LABEL, SEVERAL_LABELS
 from scripts import ensemble, kfold, predict, train_classifier
+
+
+def test_images_of_a_group_are_calibrated_by_other_groups(tmp_path: Path) -> None:
+    logits, targets = draw(300, 4)
+    groups, labels = np.repeat(np.arange(60), 5).astype(str), [("abcd"[target],) for target in targets]
+    names = [str(i) for i in range(300)]
+    table = Table(np.arange(300), names, [Path("no.png")] * 300, labels, tuple("abcd"), groups, ONE_LABEL)
+    fitted = fit_decisions(table, ONE_LABEL, 5 * logits, "accuracy", RunFolder(str(tmp_path)))
+    assert fitted.calibration is not None
+    assert fitted.calibrated is not None
+    assert fitted.decisions.temperature == fitted.calibration.temperature == pytest.approx(5, rel=0.3)
+    temperature = (5 * logits / fitted.calibrated).reshape(60, 20)
+    assert temperature == pytest.approx(np.broadcast_to(temperature[:, :1], (60, 20)), rel=1e-4)
+    assert len(np.unique(temperature[:, 0].round(3))) == 5
 
 
 def draw(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

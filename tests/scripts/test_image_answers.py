@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lib.errors import FlukeError
+from lib.pipelines.image_answers import _answers
 from scripts import retrieve, train_classifier, train_embedding
 from tests.conftest import paint
 
@@ -76,3 +77,12 @@ def test_a_classifier_refuses_names_of_images(shop: Path, arguments: Callable[..
     fields = {"data_root": shop, "data_test_csv": "test.csv", "data_sample_submission": "sample.csv", "train_epochs": 1}
     with pytest.raises(FlukeError, match="names of images are answers of retrieve.py, after train_embedding"):
         train_classifier.main(arguments(tmp_path / "run", **fields, predict_submission="matches"))
+
+
+def test_images_of_one_name_are_one_answer_by_the_most_similar() -> None:
+    """Each asked name has two images; own names are first, whatever their score, and -1 stands for no image."""
+    scores = np.array([[0.9, 0.8, 0.7], [0.95, 0.6, -np.inf]])
+    at = np.array([[0, 1, 2], [2, 1, -1]])
+    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, -np.inf) == {"q": ["c", "a", "b"]}
+    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, 0.9) == {"q": ["c", "a"]}
+    assert _answers(["q", "q"], ["b", "b"], ["a", "b", "c"], scores, at, 0.9) == {"q": ["b", "c", "a"]}

@@ -11,6 +11,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from lib.errors import FlukeError
+from lib.pipelines.submit import COLUMNS, _find_scores, _find_submission
+from lib.run_folder import RunFolder
 from scripts import submit, train_classifier
 
 CLIENT = """#!{python}
@@ -68,13 +70,37 @@ def test_validation_and_leaderboard_are_compared_from_five_submissions_on(
     run: Path, client: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     validation = [0.4, 0.5, 0.6, 0.7, 0.8]
+    earlier = [{"competition": "birds", "validation": 0.9, "public": 0.1}, {"competition": "leaves", "public": 0.1}]
+    with open(run.parent / "submissions.csv", "w", newline="") as handle:  # of another contest, and of a run without validation
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(earlier)
     metrics = json.loads((run / "metrics.json").read_text())
     for i, value in enumerate(validation):
         (run / "metrics.json").write_text(json.dumps(metrics | {"accuracy": value}))
         submit.main(["--run", str(run), "--competition", "leaves", "--message", f"attempt {i}"])
     expected = spearmanr(validation, [0.5, 0.6, 0.55, 0.7, 0.65]).statistic
-    assert f"rank correlation {expected:.2f} (" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"rank correlation {expected:.2f} (" in said
+    assert "over 5 submissions" in said
     assert (run.parent / "submissions.png").exists()
+
+
+def test_the_scores_are_those_of_the_submission_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [{"description": "theirs", "publicScore": 0.9}, {"description": "mine", "publicScore": 0.7, "privateScore": 0.6}]
+    monkeypatch.setattr("lib.pipelines.submit.call_client", lambda command: json.dumps(listed))
+    assert _find_scores("leaves", "mine") == {"public": "0.7", "private": "0.6"}
+    assert _find_scores("leaves", "not listed yet") == {"public": "", "private": ""}
+
+
+def test_the_models_of_all_rows_are_handed_in_where_there_are_some(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    with pytest.raises(FlukeError, match=r"holds no submission\.csv"):
+        _find_submission(folder)
+    for path in (folder.submission, folder.final.submission):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+        assert _find_submission(folder) == path
 
 
 def test_without_a_client_the_command_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
