@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 from lib.errors import FlukeError
+from lib.pipelines.bundle import copy_run
+from lib.run_folder import RunFolder
 from scripts import bundle, kfold, predict, retrieve, run_bundle, train_classifier, train_embedding
 from tests.conftest import paint
 
@@ -158,3 +160,14 @@ def test_individuals_are_answered_as_retrieve_does(arguments: Callable[..., list
     folder = pack([str(run)], tmp_path / "b")
     run_bundle.main(["--bundle", str(folder), "--data", str(root), "--out", str(tmp_path / "s.csv")])
     assert (tmp_path / "s.csv").read_bytes() == (run / "retrieval" / "submission.csv").read_bytes()
+
+
+def test_what_was_fitted_on_held_out_rows_is_packed_with_a_run_and_its_folds(tmp_path: Path) -> None:
+    run, packed = RunFolder(str(tmp_path / "run")), RunFolder(str(tmp_path / "packed"))
+    kept = [run.recipe, run.thresholds, run.cut_points, run.calibration, run.fold(0).recipe, run.fold(0).calibration]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    copy_run(run, packed)
+    for path in kept:
+        assert (packed.path / path.relative_to(run.path)).read_text() == path.name

@@ -81,8 +81,8 @@ def test_a_classifier_refuses_names_of_images(shop: Path, arguments: Callable[..
 
 def test_images_of_one_name_are_one_answer_by_the_most_similar() -> None:
     """Each asked name has two images; own names are first, whatever their score, and -1 stands for no image."""
-    scores = np.array([[0.9, 0.8, 0.7], [0.95, 0.6, -np.inf]])
-    at = np.array([[0, 1, 2], [2, 1, -1]])
-    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, -np.inf) == {"q": ["c", "a", "b"]}
-    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, 0.9) == {"q": ["c", "a"]}
+    scores = np.array([[0.92, 0.9, 0.7], [0.95, 0.6, -np.inf]])
+    at = np.array([[1, 0, 2], [2, 1, -1]])
+    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, -np.inf) == {"q": ["c", "b", "a"]}
+    assert _answers(["q", "q"], None, ["a", "b", "c"], scores, at, 0.91) == {"q": ["c", "b"]}
     assert _answers(["q", "q"], ["b", "b"], ["a", "b", "c"], scores, at, 0.9) == {"q": ["b", "c", "a"]}
