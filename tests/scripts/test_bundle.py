@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from lib.errors import FlukeError
-from lib.pipelines.bundle import copy_run
+from lib.pipelines.bundle import copy_run, download_wheels
 from lib.run_folder import RunFolder
 from scripts import bundle, kfold, predict, retrieve, run_bundle, train_classifier, train_embedding
 from tests.conftest import paint
@@ -171,3 +171,19 @@ def test_what_was_fitted_on_held_out_rows_is_packed_with_a_run_and_its_folds(tmp
     copy_run(run, packed)
     for path in kept:
         assert (packed.path / path.relative_to(run.path)).read_text() == path.name
+
+
+def test_wheels_for_older_glibc_are_taken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip takes each platform literally: a wheel for manylinux_2_17 runs on Ubuntu 22.04 as well."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("lib.pipelines.bundle.subprocess.run", run)
+    assert download_wheels(["timm"], "3.12", tmp_path / "wheels") == []
+    (command,) = commands
+    platforms = {command[i + 1] for i, word in enumerate(command) if word == "--platform"}
+    assert {"manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_35_x86_64", "manylinux2014_x86_64"} <= platforms
+    assert "manylinux_2_36_x86_64" not in platforms

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from lib.config.command_line import load_recipe
 from lib.errors import FlukeError
 from lib.retrieval.gallery import open_gallery
 from scripts import retrieve
@@ -77,6 +78,10 @@ def test_photographs_of_an_encounter_are_asked_together(weights: Path, tmp_path:
     table.to_csv(tmp_path / "train.csv", index=False)
     given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
     retrieve.main([*given, "--folds.group_column", "sighting", "--retrieval.encounter_column", "sighting"])
+    held_out = open_gallery(tmp_path / "out" / "gallery").held_out
+    assert held_out is not None
+    assert held_out.sightings is not None
+    assert held_out.sightings.tolist() == table["sighting"].tolist()
     new = paint(tmp_path / "images", [*"aab"], 2)
     asked = pd.DataFrame({"image": [*new, table["image"][0]], "sighting": ["x", "x", "", "s00"]})
     asked.to_csv(tmp_path / "asked.csv", index=False)
@@ -101,6 +106,7 @@ def test_flanks_are_compared_with_their_like(weights: Path, tmp_path: Path, caps
     table.to_csv(tmp_path / "train.csv", index=False)
     given = ["--model", "resnet10t", "--weights", str(weights), *options, "--out", str(tmp_path / "out")]
     retrieve.main([*given, "--retrieval.orientation_column", "flank"])
+    assert load_recipe(tmp_path / "out" / "network" / "recipe.yaml").data.size == 32  # as asked, not the network's own
     held_out = open_gallery(tmp_path / "out" / "gallery").held_out
     assert held_out is not None
     assert held_out.viewpoints is not None

@@ -37,7 +37,9 @@ def test_a_catalogue_is_renamed_merged_split_and_all_is_undone(made: Path, tmp_p
     assert renamed == {image: "Luna" if name == "a" else name for image, name in first.items()}
     assert open_gallery(made).about["open_set"]["threshold"] == pytest.approx(before.about["open_set"]["threshold"], abs=1e-6)
     assert catalogue.main([*given, "--merge", "Luna", "b", "c"]) == {"images": 32, "individuals": 6}
-    assert open_gallery(made).about["validation"] != before.about["validation"]  # fitted again
+    merged = open_gallery(made)
+    assert merged.about["validation"] != before.about["validation"]  # fitted again
+    assert merged.about["classes"] == {"a": "Luna", "b": "", "c": ""}  # class centres of b and c stand for nobody
     images = [image for image, name in first.items() if name == "d"][:2]
     assert catalogue.main([*given, "--split", "Rex", *images]) == {"images": 32, "individuals": 7}
     assert {image for image, name in names(open_gallery(made)).items() if name == "Rex"} == set(images)
