@@ -110,8 +110,7 @@ def export_network(run: Path, out: Path) -> dict[str, Any]:
     with torch.inference_mode():
         found["model.pt2"] = torch.export.load(out / "model.pt2").module()(images).numpy()
     differences = {name: float(np.abs(np.asarray(values) - expected).max()) for name, values in found.items()}
-    if wrong := [f"{name} by {value:.1e}" for name, value in differences.items() if not value <= TOLERANCE]:
-        raise FlukeError(f"{out}: the outputs of {' and '.join(wrong)} differ from the run's; don't use them.")
+    refuse_differences(out, differences)
     about = {
         "run": str(run),
         "model": spec.model.name,
@@ -131,6 +130,12 @@ def export_network(run: Path, out: Path) -> dict[str, Any]:
     names = ("model.onnx", "model.pt2", "model.json", "example.py")
     announce([out / name for name in names], f"python {out / 'example.py'} photo.jpg")
     return about
+
+
+def refuse_differences(out: Path, differences: dict[str, float]) -> None:
+    """Raise FlukeError when an exported file's outputs differ from the run's by more than TOLERANCE, or aren't finite."""
+    if wrong := [f"{name} by {value:.1e}" for name, value in differences.items() if not value <= TOLERANCE]:
+        raise FlukeError(f"{out}: the outputs of {' and '.join(wrong)} differ from the run's; don't use them.")
 
 
 def _describe_output(model: Answer) -> str:

@@ -145,7 +145,7 @@ def _report(shared: Trials, metric: str, out: Path, embedding: bool, failed: int
     said = f"best of {len(done)} finished trials: trial {best['trial']}, {metric} {best[metric]:.4f}"
     if len(done) > 1:
         said += ". The best of several looks better than it is"
-        if (flattery := _measure_choice(done["run"].tolist(), metric, embedding)) is not None:
+        if (flattery := measure_choice(done["run"].tolist(), metric, embedding)) is not None:
             result["flattery"] = flattery
             said += f", here by about {flattery:.4f} (bootstrap bias correction, Tsamardinos et al. 2018)"
         said += "; rows that nothing was chosen on, such as other folds (--folds.seed), say what it is worth"
@@ -157,7 +157,7 @@ def _report(shared: Trials, metric: str, out: Path, embedding: bool, failed: int
     return result
 
 
-def _measure_choice(folders: Sequence[str], metric: str, embedding: bool) -> float | None:
+def measure_choice(folders: Sequence[str], metric: str, embedding: bool) -> float | None:
     """Return by how much the choice of the best run flatters its score, at least 0; None where that can't be computed here."""
     runs = [RunFolder(folder) for folder in folders if RunFolder(folder).scores_val.exists()]  # others are on other machines
     if embedding or len(runs) < 2:

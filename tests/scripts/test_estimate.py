@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.config.recipe import Recipe, Train
 from lib.errors import FlukeError
 from lib.pipelines import estimate
 from lib.training import loop
@@ -111,3 +112,10 @@ def test_time_left_is_that_of_batches_validations_and_predictions() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (89, "89 s"), (91, "2 min"), (3540, "59 min"), (7500, "2 h 05 min")])
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert describe_duration(seconds) == words
+
+
+@pytest.mark.parametrize(("minutes", "too_short"), [(None, False), (1.4, True), (1.6, False)])
+def test_a_limit_that_ends_the_job_before_is_said(minutes: float | None, too_short: bool) -> None:
+    found = estimate.Estimate(90.0, 60.0, 10.0, 20.0, 1.0, None, 0.1)
+    recipe = Recipe(train=Train(max_minutes=minutes))
+    assert ("train.max_minutes 1.4 ends it before" in estimate.describe_estimate(found, recipe, 1, 0)) == too_short

@@ -12,6 +12,12 @@ from safetensors.torch import load_file
 
 from lib.config.command_line import load_recipe
 from lib.errors import FlukeError
+from lib.metrics.intervals import corrected_for_choice
+from lib.metrics.registry import METRICS
+from lib.pipelines.trials import FAILED, FINISHED, Plan
+from lib.pipelines.tune import measure_choice
+from lib.scores.alignment import encode_targets
+from lib.scores.score_file import load_scores
 from lib.training import loop
 from scripts import digits, train_classifier, tune
 from tests.test_files import HOLD
@@ -50,6 +56,12 @@ def test_each_trial_is_a_run_and_the_best_recipe_is_written(argv: Callable, tmp_
     assert load_recipe(out / "best.yaml").optim.lr == table["optim.lr"][0]
     assert f"next: python scripts/compare.py {table['run'][0]} " in printed
     assert "The best of several looks better than it is, here by about" in printed
+    held_out = [load_scores(Path(row["run"]) / "scores_val.npz") for row in table.to_dict("records")]
+    logits, targets = [scores.logits for scores in held_out], encode_targets(held_out[0])
+    losses = [METRICS["log_loss"].function(each, targets) for each in logits]
+    flattery = max(corrected_for_choice("log_loss", logits, targets) - min(losses), 0.0)  # smaller is better
+    assert measure_choice(table["run"].tolist(), "log_loss", False) == pytest.approx(flattery)
+    assert flattery > 0
     # The study goes on where it was, with values that it hasn't drawn before.
     tune.main(argv(4))
     assert pd.read_csv(out / "trials.csv")["optim.lr"].nunique() == 4
@@ -113,6 +125,17 @@ def test_hopeless_and_failing_trials_end_early(argv: Callable, tmp_path: Path, m
     assert "no longer finite" in table["note"][0]
     assert "below the median of other trials" in table["note"][5]
     assert "4 finished; 2 pruned; 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("states", "trials"), [("ffoffoffo", 9), ("offfo", 4)])
+def test_trials_that_fail_one_after_the_other_end_the_study(
+    states: str, trials: int, argv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_trial(plan: Plan, *_: object) -> tuple[str, float | None, str]:
+        return (FAILED, None, "planted") if states[plan.number] == "f" else (FINISHED, 0.5, "")
+
+    monkeypatch.setattr("lib.pipelines.tune._run_trial", run_trial)
+    assert tune.main(argv(len(states)))["trials"] == trials
 
 
 def test_a_fault_of_all_trials_stops_at_once_and_may_be_corrected(argv: Callable, tmp_path: Path) -> None:
