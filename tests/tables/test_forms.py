@@ -161,6 +161,13 @@ def test_ids_of_coco_images_are_found_and_several_images_may_have_one(tmp_path: 
     assert named.ids == ["1", "2", "3"]
 
 
+def test_grades_are_ordered_as_numbers(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png", "3.png")
+    table(tmp_path / "train.csv", "image label\n1.png 10\n2.png 9\n3.png 2\n")
+    assert train(tmp_path, task="ordinal").classes == ("2", "9", "10")
+    assert train(tmp_path).classes == ("10", "2", "9")
+
+
 def test_one_hot_columns_are_said_where_the_label_column_is_missing(tmp_path: Path) -> None:
     images(tmp_path, "1.png", "2.png")
     table(tmp_path / "train.csv", "image ant bee year\n1.png 1 0 2020\n2.png 0 1 2021\n")
